@@ -1,0 +1,61 @@
+"""The members of a torch zip file in the order torch.save writes them."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Mapping, Sequence
+
+#: The archive format's version that torch 2.x writes.
+VERSION = b"3\n"
+SERIALIZATION_ID = ".data/serialization_id"
+
+
+def root_name(file: str | None) -> str:
+    """The archive's root folder: the file's name without its last suffix, as torch names it.
+
+    ``archive`` for a file object (None), for a path that is not plain ASCII, and where nothing is
+    left of the name.
+    """
+    if file is None or not file.isascii():
+        return "archive"
+    name = file.replace("\\", "/").rpartition("/")[2]
+    stem, dot, _ = name.rpartition(".")
+    return (stem if dot else name) or "archive"
+
+
+def sizes(
+    pickle: bytes, storages: Sequence[int], *, headers: Mapping[str, bytes], record: bytes | None
+) -> list[tuple[str, int]]:
+    """Names and sizes (bytes) of all members, for ``write.layout``.
+
+    ``headers`` are the small members between the pickle and the storages; the record, when there is
+    one, goes behind the last storage, where torch.load ignores it.
+    """
+    return [
+        ("data.pkl", len(pickle)),
+        *((name, len(data)) for name, data in headers.items()),
+        *((f"data/{key}", nbytes) for key, nbytes in enumerate(storages)),
+        *([("holdfast.json", len(record))] if record is not None else []),
+        ("version", len(VERSION)),
+        (SERIALIZATION_ID, 40),
+    ]
+
+
+def headers(*, alignment: int | None) -> dict[str, bytes]:
+    """The small members between pickle and storages; older torch versions (None) write fewer."""
+    if alignment is None:
+        return {"byteorder": sys.byteorder.encode()}
+    return {
+        ".format_version": b"1",
+        ".storage_alignment": str(alignment).encode(),
+        "byteorder": sys.byteorder.encode(),
+    }
+
+
+def serialization_id(crcs: Mapping[str, int]) -> bytes:
+    """Forty digits made of the names and CRCs of all other members; nobody checks them."""
+    digest = hashlib.sha256(repr(sorted(crcs.items())).encode()).digest()
+    return f"{int.from_bytes(digest, 'big') % 10**40:040d}".encode()
+
+

@@ -1,0 +1,174 @@
+"""The layout of a torch zip file, known whole before its first byte is written.
+
+Byte for byte what ``torch.save`` writes (torch 2.13, miniz inside): every member stored, its data
+aligned by an ``FB`` extra field, sizes and CRC in a descriptor behind it, a ZIP64 end record always.
+As every offset is known beforehand, the bytes can be written in any order, and the CRCs last.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+from holdfast.io.checksum import crc32
+
+if TYPE_CHECKING:
+    from holdfast.io.commit import Buffer
+
+    Payload: TypeAlias = Buffer | Callable[[Mapping[str, int]], bytes]
+
+ALIGNMENT = 64
+#: From here on a size or an offset needs ZIP64 fields (miniz compares with >=).
+ZIP64_FROM = 0xFFFFFFFF
+
+_HAS_DESCRIPTOR, _UTF8 = 0x0008, 0x0800
+_LOCAL = struct.Struct("<4s5H3I2H")
+_CENTRAL = struct.Struct("<4s6H3I5H2I")
+_END64 = struct.Struct("<4sQ2H2I4Q")
+_LOCATOR64 = struct.Struct("<4sIQI")
+_END = struct.Struct("<4s4H2IH")
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One member of the archive with its place.
+
+    ``header_offset`` is where the local header starts, ``data_offset`` where the ``nbytes`` of data
+    do; the descriptor follows the data.
+    """
+
+    name: str
+    nbytes: int
+    header_offset: int
+    data_offset: int
+
+    @property
+    def is_zip64(self) -> bool:
+        """Whether sizes or the header's offset need 64 bits."""
+        return self.nbytes >= ZIP64_FROM or self.header_offset >= ZIP64_FROM
+
+    @property
+    def descriptor_nbytes(self) -> int:
+        """The bytes of the descriptor: 0 for an empty member, else 16 or 24."""
+        if self.nbytes == 0:
+            return 0
+        return 24 if self.is_zip64 else 16
+
+    @property
+    def end(self) -> int:
+        """The offset just behind the descriptor."""
+        return self.data_offset + self.nbytes + self.descriptor_nbytes
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where every byte of the archive goes; ``nbytes`` is the size of the whole file."""
+
+    members: tuple[Member, ...]
+    alignment: int = ALIGNMENT
+
+    @property
+    def directory_offset(self) -> int:
+        """Where the central directory starts."""
+        return self.members[-1].end if self.members else 0
+
+    @property
+    def nbytes(self) -> int:
+        """The size of the whole file in bytes."""
+        return self.directory_offset + len(directory(self, {}))
+
+
+def layout(root: str, sizes: Sequence[tuple[str, int]], *, alignment: int = ALIGNMENT) -> Layout:
+    """Place members of the given names and sizes (bytes) in the folder ``root``, in order."""
+    members = []
+    cursor = 0
+    for name, nbytes in sizes:
+        member = _place(f"{root}/{name}", nbytes, cursor, alignment)
+        members.append(member)
+        cursor = member.end
+    return Layout(tuple(members), alignment)
+
+
+def _place(name: str, nbytes: int, cursor: int, alignment: int) -> Member:
+    start = cursor + _LOCAL.size + len(name.encode()) + len(_zip64(nbytes, 0, cursor)) + 4
+    return Member(name, nbytes, cursor, start + -start % alignment)
+
+
+def local_header(member: Member) -> bytes:
+    """The bytes before a member's data: header, name, ZIP64 field, padding up to the data."""
+    name = member.name.encode()
+    # The sizes are not known to torch's writer when it writes this; the compressed one stays 0.
+    extra = _zip64(member.nbytes, 0, member.header_offset)
+    room = member.data_offset - member.header_offset - _LOCAL.size - len(name) - len(extra) - 4
+    extra += struct.pack("<2sH", b"FB", room) + b"Z" * room
+    flags = _UTF8 | (_HAS_DESCRIPTOR if member.nbytes else 0)
+    fields = (b"PK\x03\x04", 0, flags, 0, 0, 0, 0, 0, 0, len(name), len(extra))
+    return _LOCAL.pack(*fields) + name + extra
+
+
+def descriptor(member: Member, crc: int) -> bytes:
+    """The bytes behind a member's data: CRC-32 and sizes; nothing for an empty member."""
+    if member.nbytes == 0:
+        return b""
+    form = "<4sIQQ" if member.is_zip64 else "<4sIII"
+    return struct.pack(form, b"PK\x07\x08", crc, member.nbytes, member.nbytes)
+
+
+def directory(plan: Layout, crcs: Mapping[str, int]) -> bytes:
+    """The central directory and the end records; a CRC that is missing is written as 0."""
+    entries = b"".join(_central(member, crcs.get(member.name, 0)) for member in plan.members)
+    start, count = plan.directory_offset, len(plan.members)
+    end = start + len(entries)
+    end64 = _END64.pack(
+        b"PK\x06\x06", _END64.size - 12, 0x031E, 45, 0, 0, count, count, len(entries), start
+    )
+    locator = _LOCATOR64.pack(b"PK\x06\x07", 0, end, 1)
+    few = min(count, 0xFFFF)
+    last = _END.pack(
+        b"PK\x05\x06", 0, 0, few, few, min(len(entries), ZIP64_FROM), min(start, ZIP64_FROM), 0
+    )
+    return entries + end64 + locator + last
+
+
+def _central(member: Member, crc: int) -> bytes:
+    name = member.name.encode()
+    extra = _zip64(member.nbytes, member.nbytes, member.header_offset)
+    size = min(member.nbytes, ZIP64_FROM)
+    flags = _UTF8 | (_HAS_DESCRIPTOR if member.nbytes else 0)
+    offset = min(member.header_offset, ZIP64_FROM)
+    head = (b"PK\x01\x02", 0, 0, flags, 0, 0, 0, crc if member.nbytes else 0, size, size)
+    return _CENTRAL.pack(*head, len(name), len(extra), 0, 0, 0, 0, offset) + name + extra
+
+
+def _zip64(nbytes: int, compressed_nbytes: int, header_offset: int) -> bytes:
+    """The ZIP64 extra field, with the fields that do not fit in 32 bits; empty when all fit."""
+    fields = b""
+    if nbytes >= ZIP64_FROM:
+        fields += struct.pack("<QQ", nbytes, compressed_nbytes)
+    if header_offset >= ZIP64_FROM:
+        fields += struct.pack("<Q", header_offset)
+    return struct.pack("<HH", 1, len(fields)) + fields if fields else b""
+
+
+def fill(
+    plan: Layout, payloads: Iterable[Payload], write: Callable[[Buffer], object]
+) -> dict[str, int]:
+    """Write the whole file front to back through ``write``; return each member's CRC-32.
+
+    ``payloads`` gives the bytes of each member in the layout's order, as a buffer or as a function
+    of the CRCs so far (torch writes a digest of the others as its last member); each is asked for
+    only when its turn comes.
+    """
+    crcs: dict[str, int] = {}
+    for member, payload in zip(plan.members, payloads, strict=True):
+        data = memoryview(payload(crcs) if callable(payload) else payload).cast("B")
+        if data.nbytes != member.nbytes:
+            raise ValueError(f"{member.name}: {data.nbytes} bytes where {member.nbytes} were planned")
+        crcs[member.name] = crc32(data)
+        write(local_header(member))
+        write(data)
+        write(descriptor(member, crcs[member.name]))
+    write(directory(plan, crcs))
+    return crcs

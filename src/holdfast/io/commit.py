@@ -1,0 +1,205 @@
+"""A file is wholly there or not there: write beside the target, make it durable, rename.
+
+The order is what the promise rests on: space check, exclusive temp in the same folder, bytes,
+fsync of the file, rename, fsync of the folder. An error ends the attempt and removes the temp; an
+fsync that failed is never tried again (the kernel may have dropped the pages it could not write).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import secrets
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TypeAlias
+
+from holdfast.errors import FileError, HoldfastError, NoSpaceError
+from holdfast.io import locks
+from holdfast.io.folders import fsync_file, fsync_folder, make_folders
+
+log = logging.getLogger("holdfast")
+
+Buffer: TypeAlias = bytes | bytearray | memoryview
+Fill: TypeAlias = Callable[[Callable[[Buffer], object]], None]
+
+#: Small pieces are gathered up to this many bytes before they go to the system.
+GATHER_NBYTES = 1 << 20
+#: No single write is longer, so that Linux never shortens it (it stops at 2 GiB).
+WRITE_NBYTES = 1 << 30
+
+
+def commit(path: str | os.PathLike[str], nbytes: int, fill: Fill) -> None:
+    """Write ``nbytes`` to ``path`` all or nothing; durable when this returns.
+
+    ``fill`` gets a function that takes the bytes in order. Symbolic links are followed; what exists
+    and is no regular file (a pipe, a device) is written directly.
+
+    Raises:
+        NoSpaceError: the disk cannot hold it, seen before or while writing.
+        FileError: any other refusal of the file system.
+    """
+    target = Path(os.path.realpath(path))
+    with _explained(target, nbytes):
+        existing = _existing(target)
+        if existing is not None and not stat.S_ISREG(existing.st_mode):
+            _write_directly(target, fill)
+            return
+        make_folders(target.parent)
+        _check_space(target, nbytes)
+        _commit_regular(target, existing, nbytes, fill)
+
+
+def _commit_regular(
+    target: Path, existing: os.stat_result | None, nbytes: int, fill: Fill
+) -> None:
+    temp, fd = _create_temp(target)
+    try:
+        try:
+            if existing is not None:
+                _take_over_permissions(fd, existing)
+            _fill(fd, nbytes, fill)
+            fsync_file(fd)
+            os.replace(temp, target)
+        finally:
+            locks.close(fd)
+    except BaseException:
+        temp.unlink(missing_ok=True)
+        raise
+    try:
+        fsync_folder(target.parent)
+    except OSError:
+        if existing is None:  # nothing may claim to be there that a power cut could take away
+            target.unlink(missing_ok=True)
+        raise
+
+
+def _existing(target: Path) -> os.stat_result | None:
+    try:
+        found = target.stat()
+    except FileNotFoundError:
+        return None
+    if stat.S_ISDIR(found.st_mode):
+        raise FileError(
+            "a file was to be written where a folder is",
+            errno=errno.EISDIR,
+            file=target,
+            cure="Give a file name inside the folder, such as "
+            f"{str(target / 'checkpoint.pt')!r}.",
+        )
+    return found
+
+
+def _write_directly(target: Path, fill: Fill) -> None:
+    with target.open("wb") as file:
+        fill(file.write)
+
+
+def _check_space(target: Path, nbytes: int) -> None:
+    if not hasattr(os, "statvfs"):
+        return
+    space = os.statvfs(target.parent)
+    blocks = space.f_bfree if getattr(os, "geteuid", lambda: 1)() == 0 else space.f_bavail
+    free = blocks * space.f_frsize
+    if free < nbytes:
+        raise NoSpaceError(
+            "the disk has no room for this checkpoint; nothing was written",
+            errno=errno.ENOSPC,
+            file=target,
+            wanted=f"{nbytes:,} bytes free",
+            found=f"{free:,}",
+            cure="Free some space, or keep fewer checkpoints: keep=holdfast.keep.latest(2).",
+        )
+
+
+def _create_temp(target: Path) -> tuple[Path, int]:
+    """Create an exclusive, locked temp beside the target: a lock tells the living from the dead."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0)
+    flags |= getattr(os, "O_BINARY", 0)
+    # A name may have 255 bytes; the temp's is longer than the target's.
+    stem = os.fsdecode(os.fsencode(target.name)[:230])
+    temp = target.with_name(f".{stem}.{secrets.token_hex(4)}.tmp")
+    fd = locks.open_locked(temp, flags, 0o666)
+    return temp, fd
+
+
+def _take_over_permissions(fd: int, existing: os.stat_result) -> None:
+    if hasattr(os, "fchown") and os.fstat(fd)[4:6] != (existing.st_uid, existing.st_gid):
+        try:
+            os.fchown(fd, existing.st_uid, existing.st_gid)
+        except PermissionError as error:
+            log.debug("the new file keeps our owner, not that of the old one: %s", error)
+    if hasattr(os, "fchmod"):
+        os.fchmod(fd, stat.S_IMODE(existing.st_mode))
+
+
+def _fill(fd: int, nbytes: int, fill: Fill) -> None:
+    gathered = bytearray()
+    written = 0
+
+    def flush() -> None:
+        write_all(fd, gathered)
+        gathered.clear()
+
+    def write(data: Buffer) -> None:
+        nonlocal written
+        written += len(data)
+        if len(gathered) + len(data) > GATHER_NBYTES:
+            flush()
+        if len(data) >= GATHER_NBYTES:
+            write_all(fd, data)
+        else:
+            gathered.extend(data)
+
+    fill(write)
+    flush()
+    if written != nbytes:
+        raise ValueError(f"{written} bytes written where {nbytes} were planned")
+
+
+def write_all(fd: int, data: Buffer) -> None:
+    """Write all of ``data`` at the descriptor's position, however short single writes are."""
+    with memoryview(data) as view:
+        at = 0
+        while at < len(view):
+            at += os.write(fd, view[at : at + WRITE_NBYTES])
+
+
+@contextlib.contextmanager
+def _explained(target: Path, nbytes: int) -> Iterator[None]:
+    """Turn the system's errors into letters; the original stays the cause."""
+    try:
+        yield
+    except HoldfastError:
+        raise
+    except OSError as error:
+        raise explain(error, target, nbytes) from error
+
+
+_FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
+_CURES = {
+    errno.EACCES: "Check who owns the folder and its permissions: ls -ld {folder}",
+    errno.EPERM: "Check who owns the folder and its permissions: ls -ld {folder}",
+    errno.EROFS: "The file system is mounted read-only: save somewhere else, or remount it.",
+    errno.EDQUOT: "The quota is used up: free some space, or keep fewer checkpoints.",
+    errno.EFBIG: "A file-size limit is set: see ulimit -f, or the file system's own limit.",
+    errno.ENOSPC: "Free some space, or keep fewer checkpoints: keep=holdfast.keep.latest(2).",
+    errno.ENAMETOOLONG: "Give it a shorter name.",
+    errno.ENOTDIR: "A part of the path is a file, not a folder: choose another path.",
+}
+
+
+def explain(error: OSError, target: Path, nbytes: int | None = None) -> FileError:
+    """The system's error while writing ``target`` as a letter, errno kept."""
+    cls = NoSpaceError if error.errno in _FULL else FileError
+    cure = _CURES.get(error.errno or 0, "Nothing was lost: what was there before is still there.")
+    return cls(
+        f"the checkpoint could not be written: {error.strerror or error}",
+        errno=error.errno,
+        file=target,
+        wanted=None if nbytes is None or cls is FileError else f"{nbytes:,} bytes",
+        cure=cure.format(folder=target.parent),
+    )

@@ -1,0 +1,66 @@
+"""Folders made durable: a name survives a power cut only when its folder was synced."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+from collections.abc import Sequence
+from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+#: What systems answer that cannot sync a folder (Windows, some network file systems).
+_CANNOT_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
+
+
+def fsync_file(fd: int) -> None:
+    """Make a file's bytes durable; on macOS through the drive's own cache (F_FULLFSYNC)."""
+    full = getattr(fcntl, "F_FULLFSYNC", None)
+    if full is None:
+        os.fsync(fd)
+    else:
+        fcntl.fcntl(fd, full)
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make the names in a folder durable, where the system can do that at all."""
+    if os.name == "nt":  # a folder cannot be opened there; the rename is what there is
+        return
+    fd = os.open(folder, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | os.O_CLOEXEC)
+    try:
+        fsync_file(fd)
+    except OSError as error:
+        if error.errno not in _CANNOT_SYNC:
+            raise
+    finally:
+        os.close(fd)
+
+
+def make_folders(folder: Path) -> None:
+    """Create a folder and its parents; each one's name is made durable in its parent."""
+    if folder.is_dir():
+        return
+    make_folders(folder.parent)
+    folder.mkdir(exist_ok=True)
+    fsync_folder(folder.parent)
+
+
+def trash(paths: Sequence[Path]) -> None:
+    """Remove files of one folder so that none is ever half gone.
+
+    Each is renamed to ``.trash-...``, the folder is synced, and only then are they unlinked: after
+    a power cut in the middle a file is either whole under its name or no checkpoint any more.
+    """
+    doomed = []
+    for path in paths:
+        target = path.with_name(f".trash-{secrets.token_hex(4)}-{path.name}"[:250])
+        path.rename(target)
+        doomed.append(target)
+    for folder in {path.parent for path in doomed}:
+        fsync_folder(folder)
+    for path in doomed:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,61 @@
+"""Advisory locks on open files, where the system has them.
+
+A lock is held by the open file, so a forked child shares it: descriptors opened here are closed in
+the child, without unlocking, so that a living DataLoader worker never keeps a dead parent's lock.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+_open: set[int] = set()
+
+
+def open_locked(path: Path, flags: int, mode: int) -> int:
+    """Open ``path`` and lock it for this process alone; where there are no locks, open it."""
+    fd = os.open(path, flags, mode)
+    _open.add(fd)
+    try:
+        try_lock(fd)
+    except BaseException:
+        close(fd)
+        raise
+    return fd
+
+
+def try_lock(fd: int) -> bool:
+    """Lock an open file at once; False when the system or the file system has no locks.
+
+    Raises:
+        BlockingIOError: another open file holds the lock.
+    """
+    if fcntl is None:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError:  # ENOLCK, EOPNOTSUPP: this file system has none
+        return False
+    return True
+
+
+def close(fd: int) -> None:
+    """Close a descriptor opened here, and with it its lock."""
+    _open.discard(fd)
+    os.close(fd)
+
+
+def _forget_in_child() -> None:
+    for fd in list(_open):
+        close(fd)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_in_child)

@@ -1,0 +1,1 @@
+"""Doing it: saving in the foreground and behind, and stopping by signal."""

@@ -1,0 +1,111 @@
+"""Write an encoded object to a file, all or nothing, or into an open binary file."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from holdfast.errors import UsageError
+from holdfast.formats.torch_zip import members, write
+from holdfast.io.commit import Buffer, commit
+from holdfast.tensors import encode
+
+log = logging.getLogger("holdfast")
+
+
+@dataclass(frozen=True, slots=True)
+class SaveInfo:
+    """What a finished save wrote: where (None for a file object), how much, how long it took.
+
+    ``nbytes`` is the file's size; ``seconds`` the time from encoding to durable.
+    """
+
+    path: str | None
+    nbytes: int
+    seconds: float
+
+    def to_json(self) -> dict[str, object]:
+        """The same as JSON values."""
+        return {"path": self.path, "nbytes": self.nbytes, "seconds": self.seconds}
+
+
+def save_encoded(
+    encoded: encode.Encoded,
+    file: str | os.PathLike[str] | BinaryIO,
+    *,
+    record: bytes | None = None,
+    started: float | None = None,
+) -> SaveInfo:
+    """Write what ``encode`` gave to a path (durable) or a binary file object (flushed).
+
+    Raises:
+        FileError: the file system said no; what was there before is untouched.
+        UsageError: ``file`` is neither a path nor a binary file object.
+    """
+    started = time.monotonic() if started is None else started
+    path = _path_of(file)
+    alignment = encode.alignment()
+    headers = members.headers(alignment=alignment)
+    sizes = members.sizes(
+        encoded.pickle,
+        [storage.nbytes() for storage in encoded.storages],
+        headers=headers,
+        record=record,
+    )
+    plan = write.layout(members.root_name(path), sizes, alignment=alignment or write.ALIGNMENT)
+
+    def fill(sink: Callable[[Buffer], object]) -> None:
+        write.fill(plan, _payloads(encoded, headers, record), sink)
+
+    nbytes = plan.nbytes
+    if path is not None:
+        commit(path, nbytes, fill)
+    else:
+        fill(file.write)  # type: ignore[union-attr]
+        file.flush()  # type: ignore[union-attr]
+    return SaveInfo(path, nbytes, time.monotonic() - started)
+
+
+def _payloads(
+    encoded: encode.Encoded, headers: dict[str, bytes], record: bytes | None
+) -> Iterable[write.Payload]:
+    yield encoded.pickle
+    yield from headers.values()
+    for storage in encoded.storages:
+        yield encode.storage_bytes(storage)
+    if record is not None:
+        yield record
+    yield members.VERSION
+    yield members.serialization_id
+
+
+def _path_of(file: str | os.PathLike[str] | BinaryIO) -> str | None:
+    if isinstance(file, str | os.PathLike):
+        return os.fspath(file)
+    if isinstance(file, io.TextIOBase) or not callable(getattr(file, "write", None)):
+        raise UsageError(
+            "save() writes to a path or a binary file object",
+            found=f"{type(file).__module__}.{type(file).__qualname__}",
+            cure='Open the file in binary mode: open(path, "wb").',
+        )
+    return None
+
+
+def warn_of_slices(encoded: encode.Encoded) -> None:
+    """Warn of storages more than twice as large as what the object's tensors refer to."""
+    pairs = zip(encoded.storages, encoded.referenced, strict=True)
+    dragged = [(s.nbytes(), used) for s, used in pairs if used is not None and s.nbytes() > 2 * used]
+    if dragged:
+        whole, used = (sum(column) for column in zip(*dragged, strict=True))
+        log.warning(
+            "%d of the saved tensors are views of larger storages: %s bytes are written where %s "
+            "are referred to, as torch.save does. Save view.clone() to write only the view.",
+            len(dragged),
+            f"{whole:,}",
+            f"{used:,}",
+        )
