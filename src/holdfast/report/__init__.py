@@ -1,0 +1,1 @@
+"""Index → facts: what a checkpoint holds, whether its bytes are whole."""
