@@ -1,0 +1,1 @@
+"""A run folder as values: what lies in it, what its files are called, what stays and what goes."""
