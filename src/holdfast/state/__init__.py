@@ -1,0 +1,1 @@
+"""Live objects ↔ trees: capture them, match them with a checkpoint, restore them."""

@@ -1,0 +1,114 @@
+"""Live parts → one tree, ready to be encoded, and what the record must know of it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from holdfast.errors import UsageError
+from holdfast.state import names
+from holdfast.state.compact import compact
+from holdfast.state.parts import LoaderPart, OptimizerPart, Part, modules_of
+from holdfast.state.plain import to_plain
+from holdfast.state.rng import capture_rng
+
+
+@dataclass(frozen=True, slots=True)
+class Captured:
+    """A tree of plain values and tensors, not yet copied, and notes for the record.
+
+    ``parameters`` has the names of each optimizer's parameters per group and index, ``converted``
+    what stood at which pointer before it was made plain.
+    """
+
+    tree: dict[str, Any]
+    parameters: dict[str, list[list[str | None]]] = field(default_factory=dict)
+    converted: dict[str, str] = field(default_factory=dict)
+
+    def watched(self, parts: Mapping[str, Part]) -> dict[str, Any]:
+        """A copy of what must not change between a save and the end of the loop's body."""
+        small = {n: self.tree[n] for n, part in parts.items() if part.is_watched}
+        small.update({n: self.tree[n] for n in ("extra", "rng") if n in self.tree})
+        return copy.deepcopy(small)
+
+
+def capture(parts: Mapping[str, Part], extra: Mapping[str, Any], *, rng: bool = True) -> Captured:
+    """Read the state of all parts: loaders first, the global generators last.
+
+    A loader that has not started yet starts when it is asked for its state, and draws from the
+    generators; read in this order both are saved as they are afterwards.
+
+    Raises:
+        CaptureError: a part whose state cannot be read, or holds what cannot be saved.
+        UsageError: an optimizer with a parameter that belongs to no part.
+    """
+    converted: dict[str, str] = {}
+    ordered = sorted(parts.values(), key=lambda part: not isinstance(part, LoaderPart))
+    states = {part.name: to_plain(part.capture(), (part.name,), converted) for part in ordered}
+    tree = {name: states[name] for name in parts}
+    if extra:
+        tree["extra"] = to_plain(_checked_extra(extra), ("extra",), converted)
+    if rng:
+        tree["rng"] = to_plain(capture_rng(), ("rng",), converted)
+    return Captured(compact(tree), optimizer_names(parts), converted)
+
+
+def _checked_extra(extra: Any) -> dict[str, Any]:
+    if not isinstance(extra, Mapping):
+        raise UsageError("extra must be a dict", found=type(extra).__qualname__)
+    return dict(extra)
+
+
+def optimizer_names(parts: Mapping[str, Part]) -> dict[str, list[list[str | None]]]:
+    """The names of the parameters of every optimizer among the parts."""
+    known = names.parameter_names(modules_of(parts))
+    return {
+        name: list(names.optimizer_names(name, part.live, known))
+        for name, part in parts.items()
+        if isinstance(part, OptimizerPart)
+    }
+
+
+def check(parts: Mapping[str, Part], extra: Mapping[str, Any]) -> None:
+    """Find out now what could not be captured later; nothing live is changed.
+
+    A loader is asked only for what its dataset and sampler can say: asked for its own state it
+    would start, and draw from the generators.
+
+    Raises:
+        CaptureError: a part that cannot be captured.
+        UsageError: an optimizer with a parameter that belongs to no part.
+    """
+    for part in parts.values():
+        if isinstance(part, LoaderPart):
+            _check_loader(part)
+        else:
+            to_plain(part.capture(), (part.name,), {})
+    to_plain(_checked_extra(extra), ("extra",), {})
+    optimizer_names(parts)
+
+
+def _check_loader(part: LoaderPart) -> None:
+    for attribute in ("dataset", "sampler", "batch_sampler"):
+        source = getattr(part.live, attribute, None)
+        if callable(getattr(source, "state_dict", None)):
+            state = Part(f"{part.name}.{attribute}", source).capture()
+            to_plain(state, (part.name, attribute), {})
+
+
+def stray_tensors(parts: Mapping[str, Part]) -> dict[str, str]:
+    """Tensors a module keeps as plain attributes: name → the line that would save them too."""
+    found = {}
+    for part, module in modules_of(parts).items():
+        for path, owner in names.unwrap(module).named_modules():
+            for attribute, value in vars(owner).items():
+                if isinstance(value, torch.Tensor):
+                    name = ".".join(filter(None, (part, path, attribute)))
+                    found[name] = f'self.register_buffer("{attribute}", self.{attribute})'
+    return found
+
+

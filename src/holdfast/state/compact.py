@@ -1,0 +1,125 @@
+"""Only referenced bytes are stored: a slice does not drag its whole storage along."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from holdfast.state.plain import tensors_of
+
+
+def compact(value: Any) -> Any:
+    """Replace tensors that use a part of their storage by equal ones in storages of their own.
+
+    Views of the same bytes go on sharing them, as the views of one tied weight do. Tensors that
+    use the whole storage, and quantized or sparse ones, stay the objects they are.
+    """
+    groups: dict[int, dict[int, torch.Tensor]] = defaultdict(dict)
+    for tensor in tensors_of(value):
+        if _can_move(tensor):
+            groups[tensor.untyped_storage()._cdata][id(tensor)] = tensor
+    moved: dict[int, torch.Tensor] = {}
+    for group in groups.values():
+        views = list(group.values())
+        if _is_sparse_use(views):
+            moved.update(_move(views))
+    return _replace(value, moved) if moved else value
+
+
+def _can_move(tensor: torch.Tensor) -> bool:
+    if tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type == "meta":
+        return False
+    return tensor.numel() > 0
+
+
+def _is_sparse_use(views: Sequence[torch.Tensor]) -> bool:
+    nbytes = views[0].untyped_storage().nbytes()
+    covered = sum(stop - start for start, stop, _ in _islands(views))
+    return covered < nbytes or (len(views) == 1 and _used(views[0]) < nbytes)
+
+
+def _used(tensor: torch.Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
+
+
+def _span(tensor: torch.Tensor) -> tuple[int, int]:
+    """The bytes of its storage that a tensor reaches over: start, stop."""
+    reach = sum((n - 1) * step for n, step in zip(tensor.shape, tensor.stride(), strict=True))
+    start = tensor.storage_offset()
+    return start * tensor.element_size(), (start + reach + 1) * tensor.element_size()
+
+
+def _islands(views: Sequence[torch.Tensor]) -> list[tuple[int, int, list[torch.Tensor]]]:
+    """The runs of bytes that the views cover together, each with its views."""
+    islands: list[tuple[int, int, list[torch.Tensor]]] = []
+    for view in sorted(views, key=_span):
+        start, stop = _span(view)
+        if islands and start < islands[-1][1]:
+            begin, end, members = islands[-1]
+            islands[-1] = (begin, max(end, stop), [*members, view])
+        else:
+            islands.append((start, stop, [view]))
+    return islands
+
+
+def _move(views: Sequence[torch.Tensor]) -> dict[int, torch.Tensor]:
+    moved = {}
+    for start, stop, members in _islands(views):
+        if len(members) == 1:
+            moved[id(members[0])] = _alone(members[0])
+            continue
+        flat = torch.empty(0, dtype=torch.uint8, device=members[0].device)
+        flat.set_(members[0].untyped_storage(), start, (stop - start,))  # type: ignore[call-overload]
+        storage = flat.clone().untyped_storage()
+        for view in members:
+            offset = view.storage_offset() - start // view.element_size()
+            moved[id(view)] = _dress(view, storage, offset, view.shape, view.stride())
+    return moved
+
+
+def _alone(view: torch.Tensor) -> torch.Tensor:
+    if _used(view) > (span := _span(view))[1] - span[0]:  # expanded: keep its few bytes
+        flat = torch.empty(0, dtype=torch.uint8, device=view.device)
+        flat.set_(view.untyped_storage(), span[0], (span[1] - span[0],))  # type: ignore[call-overload]
+        return _dress(view, flat.clone().untyped_storage(), 0, view.shape, view.stride())
+    # Conjugation and negation are bits of the view; the bytes are copied as they lie.
+    raw = torch.empty(0, dtype=view.dtype, device=view.device)
+    raw.set_(view.untyped_storage(), view.storage_offset(), view.shape, view.stride())  # type: ignore[call-overload]
+    dense = raw.clone(memory_format=torch.preserve_format)
+    return _dress(view, dense.untyped_storage(), 0, dense.shape, dense.stride())
+
+
+def _dress(
+    view: torch.Tensor,
+    storage: torch.UntypedStorage,
+    offset: int,
+    shape: Sequence[int],
+    stride: Sequence[int],
+) -> torch.Tensor:
+    """A tensor over other memory with all that made the view what it is."""
+    tensor = torch.empty(0, dtype=view.dtype, device=view.device)
+    tensor.set_(storage, offset, tuple(shape), tuple(stride))  # type: ignore[call-overload]
+    bits = torch._utils.get_tensor_metadata(view)
+    if bits:
+        torch._utils.set_tensor_metadata(tensor, bits)
+    if isinstance(view, torch.nn.Parameter):
+        return torch.nn.Parameter(tensor, requires_grad=view.requires_grad)
+    return tensor.requires_grad_(view.requires_grad)
+
+
+def _replace(value: Any, moved: Mapping[int, torch.Tensor]) -> Any:
+    if isinstance(value, torch.Tensor):
+        return moved.get(id(value), value)
+    if isinstance(value, Mapping):
+        result: Any = type(value)()
+        for key, item in value.items():
+            result[key] = _replace(item, moved)
+        if hasattr(value, "_metadata"):
+            result._metadata = value._metadata
+        return result
+    if type(value) in (list, tuple):
+        return type(value)(_replace(item, moved) for item in value)
+    return value

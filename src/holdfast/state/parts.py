@@ -1,0 +1,248 @@
+"""Parts: the live objects a checkpoint is made of, each seen through one small adapter."""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import nn
+
+from holdfast.errors import CaptureError, UsageError
+from holdfast.state import names
+
+#: Names that are options somewhere or have a meaning of their own in a checkpoint.
+RESERVED = frozenset(
+    """rng extra holdfast metrics strict rename select cast map_location trust step wait which
+    required folder keep every background name start_from start_step grace path source stop
+    dry_run self""".split()
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One named live object; the base of the adapters.
+
+    ``stage`` is its place in a restore, lowest first: state that its own code may refuse, then
+    modules, then loaders, then generators. ``is_watched`` says that a change between a save and
+    the end of the loop's body is looked for.
+    """
+
+    name: str
+    live: Any
+
+    kind: ClassVar[str] = "state"
+    stage: ClassVar[int] = 1
+    is_watched: ClassVar[bool] = False
+
+    def capture(self) -> Any:
+        """The live state, by reference where the object gives references."""
+        try:
+            return self.live.state_dict()
+        except Exception as error:  # the user's own code
+            raise CaptureError(
+                f"the state of {self.name!r} could not be read: its state_dict() raised",
+                found=f"{type(error).__name__}: {error}",
+                cure=f"Look at {type(self.live).__qualname__}.state_dict.",
+            ) from error
+
+    def restore(self, state: Any) -> None:
+        """Put a captured state back into the live object."""
+        self.live.load_state_dict(state)
+
+    def copy(self) -> Any:
+        """A state that further training does not change, to undo a restore with."""
+        return copy.deepcopy(self.capture())
+
+
+class ModulePart(Part):
+    """An nn.Module, saved as the plain model whatever wraps it."""
+
+    __slots__ = ()
+    kind = "module"
+    stage = 2
+
+    def capture(self) -> Any:
+        """The state dict of the unwrapped module under plain names."""
+        state = Part(self.name, names.unwrap(self.live)).capture()
+        return _renamed(state, self._plain_names(state))
+
+    def restore(self, state: Any) -> None:
+        """Load the plain names into the module, wrapped or not."""
+        plain = names.unwrap(self.live)
+        to_live = {new: old for old, new in self._plain_names(plain.state_dict()).items()}
+        plain.load_state_dict(_renamed(state, {key: to_live.get(key, key) for key in state}))
+
+    def _plain_names(self, state: Mapping[str, Any]) -> dict[str, str]:
+        wrappers = names.wrapper_prefixes(names.unwrap(self.live))
+        return {key: names.plain_name(key, wrappers) for key in state}
+
+
+def _renamed(state: Mapping[str, Any], mapping: Mapping[str, str]) -> Any:
+    if all(old == new for old, new in mapping.items()):
+        return state
+    result: Any = type(state)()
+    for key, value in state.items():
+        result[mapping[key]] = value
+    if hasattr(state, "_metadata"):
+        result._metadata = state._metadata
+    return result
+
+
+class OptimizerPart(Part):
+    """A torch optimizer; its state dict is torch's own, by position."""
+
+    __slots__ = ()
+    kind = "optimizer"
+
+
+class SchedulerPart(Part):
+    """A learning rate scheduler or a gradient scaler: small, and stepped by hand."""
+
+    __slots__ = ()
+    kind = "scheduler"
+    is_watched = True
+
+
+class LoaderPart(Part):
+    """torchdata's StatefulDataLoader."""
+
+    __slots__ = ()
+    kind = "loader"
+    stage = 3
+    is_watched = True
+
+    def restore(self, state: Any) -> None:
+        """Load the position, then create the iterator that ``iter()`` will use.
+
+        Creating it draws from the global generators, so it must happen before they are restored.
+        """
+        self.live.load_state_dict(state)
+        self.live.state_dict()
+
+
+class TorchGeneratorPart(Part):
+    """A torch.Generator; its state is a byte tensor."""
+
+    __slots__ = ()
+    kind = "generator"
+    stage = 4
+    is_watched = True
+
+    def capture(self) -> Any:
+        return self.live.get_state()
+
+    def restore(self, state: Any) -> None:
+        self.live.set_state(state)
+
+
+class NumpyGeneratorPart(Part):
+    """A numpy.random.Generator; its state is that of its bit generator."""
+
+    __slots__ = ()
+    kind = "generator"
+    stage = 4
+    is_watched = True
+
+    def capture(self) -> Any:
+        return self.live.bit_generator.state
+
+    def restore(self, state: Any) -> None:
+        self.live.bit_generator.state = state
+
+
+class PythonRandomPart(Part):
+    """A random.Random; its state is the tuple of ``getstate``."""
+
+    __slots__ = ()
+    kind = "generator"
+    stage = 4
+    is_watched = True
+
+    def capture(self) -> Any:
+        return self.live.getstate()
+
+    def restore(self, state: Any) -> None:
+        self.live.setstate(state)
+
+
+_CLASSES: tuple[tuple[type | tuple[type, ...], type[Part]], ...] = (
+    (nn.Module, ModulePart),
+    (torch.optim.Optimizer, OptimizerPart),
+    (torch.Generator, TorchGeneratorPart),
+    (np.random.Generator, NumpyGeneratorPart),
+    (random.Random, PythonRandomPart),
+    (
+        (torch.optim.lr_scheduler.LRScheduler, torch.optim.lr_scheduler.ReduceLROnPlateau),
+        SchedulerPart,
+    ),
+    (torch.amp.GradScaler, SchedulerPart),
+)
+
+
+def as_parts(live: Mapping[str, Any]) -> dict[str, Part]:
+    """An adapter for every live object that is not None, modules first as given.
+
+    Raises:
+        UsageError: a reserved name, or an object that cannot be a part; the error shows the way.
+    """
+    for name in live:
+        if name in RESERVED or name.startswith("_"):
+            raise UsageError(
+                f"a part cannot be called {name!r}: that name has a meaning of its own",
+                cure=f"Call it something else, such as {name.strip('_') + '_state'!r}.",
+            )
+    return {name: as_part(name, value) for name, value in live.items() if value is not None}
+
+
+def as_part(name: str, live: Any) -> Part:
+    """The adapter for one live object."""
+    if isinstance(live, type):
+        raise _no_part(name, f"the class {live.__qualname__} itself", "Give an instance of it.")
+    if _is_stateful_loader(live):
+        return LoaderPart(name, live)
+    if isinstance(live, torch.utils.data.DataLoader):
+        raise _plain_loader(name)
+    for classes, adapter in _CLASSES:
+        if isinstance(live, classes):
+            return adapter(name, live)
+    missing = [m for m in ("state_dict", "load_state_dict") if not callable(getattr(live, m, None))]
+    if not missing:
+        return Part(name, live)
+    found = f"{type(live).__module__}.{type(live).__qualname__}, without {' and '.join(missing)}"
+    cure = "Plain values go into run.extra, or extra= of save_state; give other objects both methods."
+    raise _no_part(name, found, cure)
+
+
+def _no_part(name: str, found: str, cure: str) -> CaptureError:
+    return CaptureError(
+        f"{name!r} cannot be saved as a part",
+        wanted="a module, an optimizer, a generator, or an object with state_dict and "
+        "load_state_dict",
+        found=found,
+        cure=cure,
+    )
+
+
+def _is_stateful_loader(live: Any) -> bool:
+    return any(cls.__name__ == "StatefulDataLoader" for cls in type(live).__mro__)
+
+
+def _plain_loader(name: str) -> CaptureError:
+    return CaptureError(
+        f"{name!r} is a plain DataLoader, which cannot say where it is",
+        wanted="torchdata's StatefulDataLoader",
+        found="torch.utils.data.DataLoader",
+        cure="from torchdata.stateful_dataloader import StatefulDataLoader\n"
+        f"{name} = StatefulDataLoader(dataset, ...)   # the same arguments\n"
+        "If you save at the end of epochs only, leave the loader out: that resumes exactly.",
+    )
+
+
+def modules_of(parts: Mapping[str, Part]) -> dict[str, nn.Module]:
+    """The live modules among the parts, by name."""
+    return {name: part.live for name, part in parts.items() if isinstance(part, ModulePart)}

@@ -1,0 +1,176 @@
+"""State as plain values: NumPy becomes torch and Python, anything outside the closed table an error.
+
+What is changed is noted by path, so that a restore gives back what was there. Only what
+``torch.load(weights_only=True)`` opens is let through: whoever leaves holdfast loses nothing.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from holdfast.errors import CaptureError
+from holdfast.spec.tree import Path, dotted
+
+_LEAVES = (type(None), bool, int, float, complex, str, bytes, bytearray)
+_TORCH_LEAVES = (torch.dtype, torch.device, torch.layout)
+_KEYS = (str, int, float, bool, bytes, type(None))
+_MAPPINGS: tuple[type, ...] = (dict, OrderedDict, Counter)
+
+
+def to_plain(value: Any, path: Path, notes: dict[str, str]) -> Any:
+    """Rebuild ``value`` of plain values; ``notes`` gains what stood at which pointer.
+
+    Containers are new, tensors are the same objects (arrays share their memory with the new
+    tensors): whoever keeps the result copies it first.
+
+    Raises:
+        CaptureError: a value outside the closed table; the error names its path.
+    """
+    return _plain(value, path, notes, ())
+
+
+def _plain(value: Any, path: Path, notes: dict[str, str], above: tuple[int, ...]) -> Any:
+    kind = type(value)
+    if kind in _LEAVES or isinstance(value, _TORCH_LEAVES):
+        return value
+    if isinstance(value, torch.Tensor):
+        return _tensor(value, path)
+    if isinstance(value, np.generic):
+        return _scalar(value, path, notes)
+    if isinstance(value, np.ndarray):
+        return _array(value, path, notes)
+    if id(value) in above:
+        raise _outside(value, path, "a container that holds itself cannot be saved")
+    inside = (*above, id(value))
+    if kind in _MAPPINGS:
+        return _mapping(value, path, notes, inside)
+    if kind in (list, tuple):
+        return kind(_plain(v, (*path, i), notes, inside) for i, v in enumerate(value))
+    if kind is torch.Size:
+        return value
+    if kind is set:
+        return _set(value, path)
+    raise _outside(value, path)
+
+
+def _mapping(
+    value: Mapping[Any, Any], path: Path, notes: dict[str, str], above: tuple[int, ...]
+) -> Any:
+    result: Any = type(value)()
+    for key, item in value.items():
+        if type(key) not in _KEYS and not (
+            type(key) is tuple and all(type(part) in _KEYS for part in key)
+        ):
+            raise _outside(key, (*path, key), "a dict key of this type cannot be saved")
+        result[key] = _plain(item, (*path, key), notes, above)
+    # A module's state dict carries the versions of its layers here; torch saves it too.
+    metadata = getattr(value, "_metadata", None)
+    if metadata is not None:
+        result._metadata = _plain(metadata, (*path, "_metadata"), {}, above)
+    return result
+
+
+def _set(value: set[Any], path: Path) -> set[Any]:
+    for item in value:
+        if type(item) not in _KEYS:
+            raise _outside(item, path, "a set may hold numbers and text only")
+    return set(value)
+
+
+def _tensor(value: torch.Tensor, path: Path) -> torch.Tensor:
+    if isinstance(value, torch.nn.parameter.UninitializedTensorMixin):
+        raise CaptureError(
+            f"a lazy parameter has no value yet, at {dotted(path)!r}",
+            cure="Run one batch through the model before making the Run.",
+        )
+    if type(value) not in (torch.Tensor, torch.nn.Parameter):
+        raise _outside(value, path, "a tensor of this class cannot be saved as plain state")
+    return value
+
+
+def _scalar(value: np.generic, path: Path, notes: dict[str, str]) -> Any:
+    if value.dtype.kind not in "biufc" or value.dtype.itemsize > 16 or not _is_exact(value):
+        raise _outside(value, path)
+    notes[pointer(path)] = f"numpy.{value.dtype.name}"
+    return value.item()
+
+
+def _is_exact(value: np.generic) -> bool:
+    """Whether the Python number holds all of it (a long double does not fit a float)."""
+    return type(value.item()) in (bool, int, float, complex)
+
+
+def _array(value: np.ndarray[Any, Any], path: Path, notes: dict[str, str]) -> torch.Tensor:
+    if type(value) is not np.ndarray or value.dtype.kind not in "biufc":
+        raise _outside(value, path, f"a NumPy array of {value.dtype} cannot be saved")
+    native = value.astype(value.dtype.newbyteorder("="), copy=False)
+    try:
+        # A copy where torch cannot share it: negative strides, read-only memory.
+        shared = native if native.flags.writeable and native.flags.c_contiguous else native.copy("C")
+        tensor = torch.from_numpy(shared)
+    except TypeError as error:
+        raise _outside(value, path, f"a NumPy array of {value.dtype} cannot be saved") from error
+    notes[pointer(path)] = "numpy.ndarray"
+    return tensor
+
+
+def _outside(value: Any, path: Path, what: str | None = None) -> CaptureError:
+    name = f"{type(value).__module__}.{type(value).__qualname__}"
+    return CaptureError(
+        f"{what or 'an object of this class cannot be saved'}, at {dotted(path)!r}",
+        wanted="dict, list, tuple, set, numbers, text, bytes, tensors, NumPy arrays and scalars",
+        found=name,
+        cure="Turn it into such values, or give its object as a part of its own with state_dict "
+        "and load_state_dict.",
+    )
+
+
+def from_plain(value: Any, path: Path, notes: Mapping[str, str]) -> Any:
+    """Undo what ``to_plain`` changed: arrays and NumPy scalars come back as they were."""
+    if not any(note.startswith(pointer(path)) for note in notes):
+        return value
+    note = notes.get(pointer(path))
+    if note is not None:
+        return _unplain(value, note)
+    if isinstance(value, Mapping):
+        result: Any = type(value)()
+        for key, item in value.items():
+            result[key] = from_plain(item, (*path, key), notes)
+        return result
+    if type(value) in (list, tuple):
+        return type(value)(from_plain(v, (*path, i), notes) for i, v in enumerate(value))
+    return value
+
+
+def _unplain(value: Any, note: str) -> Any:
+    if note == "numpy.ndarray" and isinstance(value, torch.Tensor):
+        return value.numpy()
+    return np.dtype(note.removeprefix("numpy.")).type(value)
+
+
+def pointer(path: Path) -> str:
+    """A path as one text without doubt: a JSON pointer (RFC 6901), keys that are no text as ``~:repr``."""
+    return "".join("/" + _segment(step) for step in path)
+
+
+def _segment(step: Any) -> str:
+    if isinstance(step, str):
+        return step.replace("~", "~0").replace("/", "~1")
+    return f"~:{step!r}"
+
+
+def tensors_of(value: Any) -> Iterable[torch.Tensor]:
+    """Every tensor in a plain tree, in order; one that stands twice comes twice."""
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from tensors_of(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from tensors_of(item)
