@@ -90,8 +90,8 @@ def _check_fields(text: str) -> None:
             _check_field(text, field, spec or "", conversion)
     if "step" not in names:
         raise _wrong(text, "gives two steps the same name: it has no {step}")
-    follows_at_once = [field is not None and not literal for literal, field, _, _ in parsed]
-    if any(follows_at_once[1:]):
+    pairs = zip(parsed, parsed[1:], strict=False)
+    if any(one[1] is not None and other[1] is not None and not other[0] for one, other in pairs):
         raise _wrong(text, "could give two steps the same name: its fields touch each other")
 
 
