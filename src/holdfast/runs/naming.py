@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import string
@@ -90,7 +91,7 @@ def _check_fields(text: str) -> None:
             _check_field(text, field, spec or "", conversion)
     if "step" not in names:
         raise _wrong(text, "gives two steps the same name: it has no {step}")
-    pairs = zip(parsed, parsed[1:], strict=False)
+    pairs = itertools.pairwise(parsed)
     if any(one[1] is not None and other[1] is not None and not other[0] for one, other in pairs):
         raise _wrong(text, "could give two steps the same name: its fields touch each other")
 

@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from holdfast.errors import UsageError
-from holdfast.runs.every import every
 from hypothesis import given
 from hypothesis import strategies as st
+
+from holdfast.errors import UsageError
+from holdfast.runs.every import every
 
 
 def saved_steps(schedule, steps, last=None):

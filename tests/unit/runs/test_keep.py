@@ -3,11 +3,12 @@ from __future__ import annotations
 import math
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from holdfast.errors import UsageError
 from holdfast.runs import keep
 from holdfast.spec.record import Record
-from hypothesis import given
-from hypothesis import strategies as st
 
 
 def record(step=None, sequence=0, **values):

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from holdfast.io import locks
 from holdfast.io.commit import commit
 from holdfast.io.folders import trash

@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import pytest
+
 from holdfast.errors import FileError, LockedError
 from holdfast.io import locks
 from holdfast.runs.lock import RunLock

@@ -3,10 +3,11 @@ from __future__ import annotations
 from datetime import datetime
 
 import pytest
-from holdfast.errors import UsageError
-from holdfast.runs.naming import Template, free_name, pin_name
 from hypothesis import given
 from hypothesis import strategies as st
+
+from holdfast.errors import UsageError
+from holdfast.runs.naming import Template, free_name, pin_name
 
 NOON = datetime(2026, 3, 4, 12, 5, 6)
 CURE = '  Write it as name="step-{step:08d}" or name="{time:%Y%m%d_%H%M%S}-{step}".'
@@ -104,11 +105,10 @@ def test_a_template_that_is_taken_never_gives_two_steps_one_name(spec, one, othe
 def test_any_text_is_a_template_or_a_letter(text):
     try:
         name = Template(text).format(3, NOON)
-    except UsageError as error:
-        assert str(error).startswith("the name template")
-    else:
-        assert name.endswith((".pt", ".pth"))
-        assert "/" not in name
+    except UsageError:
+        return
+    assert name.endswith((".pt", ".pth"))
+    assert "/" not in name
 
 
 def test_a_pin_stands_beside_its_checkpoint():

@@ -5,6 +5,7 @@ import os
 import stat
 
 import pytest
+
 from holdfast.errors import FileError, NoCheckpointError
 from holdfast.runs.pins import is_pinned, pin, pin_of, unpin
 

@@ -10,6 +10,7 @@ import time
 from types import ModuleType
 
 import pytest
+
 from holdfast.runs import provenance
 from holdfast.runs.provenance import collect, git_state
 

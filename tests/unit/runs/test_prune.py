@@ -2,13 +2,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from hypothesis import given
+from hypothesis import strategies as st
+
 from holdfast.errors import DamagedError
 from holdfast.runs import keep
 from holdfast.runs.entry import Entry
 from holdfast.runs.prune import plan
 from holdfast.spec.record import Record
-from hypothesis import given
-from hypothesis import strategies as st
 
 
 def entry(step, *, is_pinned=False, name=None, provenance=None, sequence=..., **metrics):

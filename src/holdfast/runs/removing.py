@@ -1,0 +1,43 @@
+"""Carry a pruning out by hand: the writer's lock, a plan, the trash."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from holdfast.io.folders import trash
+from holdfast.runs import prune
+from holdfast.runs.entry import Entry
+from holdfast.runs.keep import Keep
+from holdfast.runs.listing import list_run
+from holdfast.runs.lock import RunLock
+
+
+def plan_of_run(folder: Path, keep: Keep, *, is_whole: Callable[[Path], bool]) -> prune.Plan:
+    """What pruning would remove of a run; the newest checkpoint that ``is_whole`` always stays.
+
+    Raises:
+        NoCheckpointError: there is no such folder.
+    """
+    entries = list_run(folder)
+    return prune.plan(entries, keep, protected=_newest_whole(entries, is_whole))
+
+
+def remove(folder: Path, plan: prune.Plan) -> None:
+    """Remove what a plan dooms, holding the run's lock; all of it, or after an error none or some.
+
+    Raises:
+        LockedError: a training is writing to this run; it prunes for itself.
+    """
+    if not plan.doomed:
+        return
+    with RunLock(folder):
+        still_there = {entry.path for entry in list_run(folder) if not entry.is_pinned}
+        trash([entry.path for entry in plan.doomed if entry.path in still_there])
+
+
+def _newest_whole(entries: Sequence[Entry], is_whole: Callable[[Path], bool]) -> dict[str, str]:
+    for entry in reversed(entries):
+        if entry.id is not None and entry.sequence is not None and is_whole(entry.path):
+            return {entry.id: "the newest that verified"}
+    return {}
