@@ -106,6 +106,12 @@ def test_a_note_that_says_nothing_names_nobody(tmp_path, other, note):
         RunLock(tmp_path).acquire()
 
 
+def test_the_note_replaces_whatever_stood_there(tmp_path):
+    (tmp_path / ".lock").write_bytes(b"x" * 9999)
+    with RunLock(tmp_path):
+        assert json.loads((tmp_path / ".lock").read_bytes())["pid"] == os.getpid()
+
+
 def test_a_second_object_of_the_same_process_is_refused(tmp_path):
     with RunLock(tmp_path):
         with pytest.raises(LockedError) as caught:

@@ -61,11 +61,14 @@ def test_git_tells_commit_and_dirt(repository):
 
 
 def test_the_repository_is_only_read(repository):
-    (repository / "train.py").touch()  # git would like to note its new time in the index
-    before = (repository / ".git" / "index").stat()
-    (repository / ".git" / "index.lock").touch()
-    assert isinstance(git_state(repository), dict)
-    assert (repository / ".git" / "index").stat() == before
+    index = repository / ".git" / "index"
+    os.utime(repository / "train.py", (1, 1))  # git status would note the new time in the index
+    before = index.stat().st_mtime_ns, index.read_bytes()
+    assert git_state(repository) == {
+        "commit": git(repository, "rev-parse", "HEAD"),
+        "is_dirty": False,
+    }
+    assert (index.stat().st_mtime_ns, index.read_bytes()) == before
 
 
 def test_no_program_named_by_the_repository_runs(repository):

@@ -20,7 +20,7 @@ def read(path):
 @pytest.fixture
 def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for folder in ("run", "a@b"):
+    for folder in ("run", "a", "a@b"):
         Path(folder).mkdir()
         for step in (5, 6, 7):
             Path(folder, f"step-{step}.pt").write_text(str(step))
