@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import stat
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -72,7 +73,7 @@ def taken_names(folder: Path) -> set[str]:
     """
     try:
         return {path.name for path in folder.iterdir()}
-    except FileNotFoundError as error:
+    except (FileNotFoundError, ValueError) as error:  # ValueError: no path can hold a NUL
         raise NoCheckpointError(
             "there is no such folder", file=folder, cure="Is the path right, and the disk there?"
         ) from error
@@ -185,7 +186,10 @@ def _starts_like_one(path: Path) -> bool:
 
 def _is_other_name_of_a_sibling(path: Path) -> bool:
     """Whether it is a link such as ``latest.pt``, that names a checkpoint listed anyway."""
-    return path.is_symlink() and path.resolve().parent == path.parent.resolve()
+    if not path.is_symlink():
+        return False
+    # realpath takes what resolve() dies of: links that lead in a circle.
+    return Path(os.path.realpath(path)).parent == Path(os.path.realpath(path.parent))
 
 
 def _nbytes(path: Path) -> int:

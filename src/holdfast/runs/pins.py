@@ -27,7 +27,7 @@ def pin(path: Path) -> None:
         NoCheckpointError: there is no such checkpoint.
         FileError: the pin cannot be written.
     """
-    if not path.exists():
+    if not os.path.lexists(path):
         raise NoCheckpointError("there is no such checkpoint to pin", file=path)
     if is_pinned(path):
         return

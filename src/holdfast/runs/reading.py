@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from holdfast.errors import FileError
 from holdfast.spec import record as records
 from holdfast.spec.index import Index
+
+log = logging.getLogger("holdfast")
 
 #: The files by one of which a folder is one checkpoint, written by several processes or in shards.
 _METADATA = ".metadata"
@@ -15,10 +18,12 @@ _SHARDS = "*.index.json"
 
 def is_checkpoint_folder(path: Path) -> bool:
     """Whether a folder is itself one checkpoint, not a run of them."""
-    if not path.is_dir():
-        return False
     marks = (path / records.MEMBER, path / _METADATA)
-    return any(mark.is_file() for mark in marks) or any(path.glob(_SHARDS))
+    try:
+        return any(mark.is_file() for mark in marks) or any(path.glob(_SHARDS))
+    except PermissionError as error:
+        log.debug("%s is taken for no checkpoint: %s", path, error)
+        return False
 
 
 def read_headers(path: Path) -> Index:

@@ -33,10 +33,11 @@ def parse(text: str | os.PathLike[str]) -> Where:
     """
     whole = os.fspath(text)
     cuts = [place for place, sign in enumerate(whole) if sign == "@"]
-    if not cuts or os.path.lexists(whole):
+    if whole and (not cuts or os.path.lexists(whole)):
         return Where(Path(whole))
     # The last @ before which something lies: both the path and the metric may hold others.
-    cut = next((cut for cut in reversed(cuts) if cut and os.path.lexists(whole[:cut])), cuts[-1])
+    last = cuts[-1] if cuts else 0
+    cut = next((cut for cut in reversed(cuts) if cut and os.path.lexists(whole[:cut])), last)
     path, which = whole[:cut], whole[cut + 1 :]
     if not path or not which:
         raise UsageError(

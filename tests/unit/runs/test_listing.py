@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import os
 import random
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -282,6 +283,52 @@ def test_a_checkpoint_folder_is_one_entry(run):
     assert "the record of this checkpoint cannot be read" in str(list_run(run)[-1].problem)
 
 
+def test_links_in_a_circle_are_no_way_to_stop_a_listing(tmp_path):
+    (tmp_path / "one.pt").symlink_to(tmp_path / "two.pt")
+    (tmp_path / "two.pt").symlink_to(tmp_path / "one.pt")
+    (tmp_path / "self.pt").symlink_to("self.pt")
+    (tmp_path / "self").symlink_to("self")
+    assert list_run(tmp_path) == []
+
+
+def test_a_folder_that_may_not_be_entered_is_no_checkpoint():
+    with tempfile.TemporaryDirectory() as text:
+        folder = Path(text)
+        folder.chmod(0o755)
+        (folder / "secret").mkdir(mode=0o600)
+        assert as_nobody(lambda: list_run(folder)) == "[]"
+        folder.chmod(0o300)
+        said = as_nobody(lambda: refusal(folder))
+        folder.chmod(0o700)
+    assert said == (
+        f"this cannot be read: Permission denied\n  in {folder}\n"
+        f"  Check its owner and permissions: ls -ld {folder}"
+    )
+
+
+def refusal(folder):
+    with pytest.raises(FileError) as caught:
+        list_run(folder)
+    return caught.value
+
+
+def as_nobody(call):
+    """What ``call`` gives, as text, in a child that no permission is waived for."""
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            if os.geteuid() == 0:
+                os.setuid(65534)
+            os.write(writing, str(call()).encode())
+        finally:
+            os._exit(0)
+    os.close(writing)
+    os.waitpid(pid, 0)
+    with open(reading) as pipe:  # noqa: PTH123 (a descriptor)
+        return pipe.read()
+
+
 def test_nothing_is_created_or_locked(run):
     before = sorted(run.iterdir())
     list_run(run)
@@ -290,6 +337,11 @@ def test_nothing_is_created_or_locked(run):
 
 def test_an_empty_folder_holds_nothing(tmp_path):
     assert list_run(tmp_path) == []
+
+
+def test_no_path_holds_a_nul(tmp_path):
+    with pytest.raises(NoCheckpointError, match="there is no such folder"):
+        list_run(f"{tmp_path}/a\0b")
 
 
 def test_a_missing_folder_is_a_letter(tmp_path):

@@ -52,7 +52,7 @@ def test_a_text_is_a_path_and_a_choice(here, text, where):
     assert parse(text) == where
 
 
-@pytest.mark.parametrize("text", ["@latest", "run@", "@"])
+@pytest.mark.parametrize("text", ["@latest", "run@", "@", ""])
 def test_half_a_text_is_a_letter(here, text):
     with pytest.raises(UsageError) as caught:
         parse(text)
