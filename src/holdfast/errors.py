@@ -19,6 +19,7 @@ Each is a short letter: what happened, where, what was wanted and what was found
     ├── MismatchError          the checkpoint and the live objects do not fit
     │   └── MissingPartError   the checkpoint does not hold the part asked for
     ├── NoCheckpointError      nothing there to resume from
+    ├── MissingExtraError      a package that is not installed
     ├── SaveFailedError        a save begun earlier has failed
     └── RestoreInterrupted     the disk failed in the last phase of a restore
 """
@@ -159,9 +160,15 @@ class NoCheckpointError(HoldfastError, FileNotFoundError):
     """There is no checkpoint where one was looked for."""
 
 
+class MissingExtraError(HoldfastError, ImportError):
+    """Something needs a package that is not installed; the message says how to install it."""
+
+    __str__ = HoldfastError.__str__
+
+
 class SaveFailedError(HoldfastError):
     """A save begun earlier has failed; the previous checkpoint is still there."""
 
 
 class RestoreInterrupted(HoldfastError):
-    """The disk failed while live tensors were being written: load the state again before using it."""
+    """The disk failed while live tensors were written: load the state again before using it."""

@@ -53,9 +53,7 @@ def commit(path: str | os.PathLike[str], nbytes: int, fill: Fill) -> None:
         _commit_regular(target, existing, nbytes, fill)
 
 
-def _commit_regular(
-    target: Path, existing: os.stat_result | None, nbytes: int, fill: Fill
-) -> None:
+def _commit_regular(target: Path, existing: os.stat_result | None, nbytes: int, fill: Fill) -> None:
     temp, fd = _create_temp(target)
     try:
         try:
@@ -63,7 +61,7 @@ def _commit_regular(
                 _take_over_permissions(fd, existing)
             _fill(fd, nbytes, fill)
             fsync_file(fd)
-            os.replace(temp, target)
+            temp.replace(target)
         finally:
             locks.close(fd)
     except BaseException:
@@ -87,8 +85,7 @@ def _existing(target: Path) -> os.stat_result | None:
             "a file was to be written where a folder is",
             errno=errno.EISDIR,
             file=target,
-            cure="Give a file name inside the folder, such as "
-            f"{str(target / 'checkpoint.pt')!r}.",
+            cure=f"Give a file name inside the folder, such as {str(target / 'checkpoint.pt')!r}.",
         )
     return found
 

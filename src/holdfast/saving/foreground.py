@@ -99,7 +99,8 @@ def _path_of(file: str | os.PathLike[str] | BinaryIO) -> str | None:
 def warn_of_slices(encoded: encode.Encoded) -> None:
     """Warn of storages more than twice as large as what the object's tensors refer to."""
     pairs = zip(encoded.storages, encoded.referenced, strict=True)
-    dragged = [(s.nbytes(), used) for s, used in pairs if used is not None and s.nbytes() > 2 * used]
+    known = [(s.nbytes(), used) for s, used in pairs if used is not None]
+    dragged = [(nbytes, used) for nbytes, used in known if nbytes > 2 * used]
     if dragged:
         whole, used = (sum(column) for column in zip(*dragged, strict=True))
         log.warning(

@@ -120,7 +120,10 @@ class SparseRef:
 
 @dataclass(eq=False, slots=True)
 class ArrayRef:
-    """A NumPy array whose bytes lie in the pickle itself (number types only)."""
+    """A NumPy array whose bytes lie in the pickle itself.
+
+    Numbers and fixed-length text; of an array of Python objects (``|O``) only the shape is kept.
+    """
 
     dtype_str: str
     shape: tuple[int, ...]
@@ -139,6 +142,13 @@ class NumpyScalar:
 
     dtype_str: str
     data: bytes
+
+
+@dataclass(eq=False, slots=True)
+class NumpyDTypeRef:
+    """A numpy.dtype as a plain value: ``<f8``."""
+
+    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,6 +242,8 @@ class Index:
     ``format`` is the container's name (``torch_zip``). ``byteorder`` is that of the stored
     elements. ``extents`` covers every storage; ``other`` every further member that has a CRC (the
     pickle, the record), so that verifying leaves nothing out. ``file_nbytes`` is the file's size.
+    ``symbols`` are all globals outside the closed table that the pickle names, also those of which
+    nothing is left in the tree.
     """
 
     file: str
@@ -243,3 +255,4 @@ class Index:
     other: tuple[Extent, ...] = ()
     file_nbytes: int = 0
     notes: tuple[str, ...] = ()
+    symbols: tuple[str, ...] = ()

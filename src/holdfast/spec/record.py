@@ -46,7 +46,7 @@ class Record:
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """The record as JSON values; non-finite floats become the strings NaN, Infinity, -Infinity."""
+        """The record as JSON values; metrics that are not finite are NaN, Infinity, -Infinity."""
         values = asdict(self)
         values["metrics"] = {name: _float_to_json(value) for name, value in self.metrics.items()}
         return {"holdfast": VERSION, **values}

@@ -67,7 +67,7 @@ def optimizer_names(parts: Mapping[str, Part]) -> dict[str, list[list[str | None
     """The names of the parameters of every optimizer among the parts."""
     known = names.parameter_names(modules_of(parts))
     return {
-        name: list(names.optimizer_names(name, part.live, known))
+        name: [list(group) for group in names.optimizer_names(name, part.live, known)]
         for name, part in parts.items()
         if isinstance(part, OptimizerPart)
     }
@@ -110,5 +110,3 @@ def stray_tensors(parts: Mapping[str, Part]) -> dict[str, str]:
                     name = ".".join(filter(None, (part, path, attribute)))
                     found[name] = f'self.register_buffer("{attribute}", self.{attribute})'
     return found
-
-

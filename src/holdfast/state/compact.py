@@ -47,8 +47,9 @@ def _used(tensor: torch.Tensor) -> int:
 
 def _span(tensor: torch.Tensor) -> tuple[int, int]:
     """The bytes of its storage that a tensor reaches over: start, stop."""
-    reach = sum((n - 1) * step for n, step in zip(tensor.shape, tensor.stride(), strict=True))
-    start = tensor.storage_offset()
+    steps = zip(tensor.shape, tensor.stride(), strict=True)
+    reach = sum((int(n) - 1) * int(step) for n, step in steps)
+    start = int(tensor.storage_offset())
     return start * tensor.element_size(), (start + reach + 1) * tensor.element_size()
 
 
@@ -72,10 +73,10 @@ def _move(views: Sequence[torch.Tensor]) -> dict[int, torch.Tensor]:
             moved[id(members[0])] = _alone(members[0])
             continue
         flat = torch.empty(0, dtype=torch.uint8, device=members[0].device)
-        flat.set_(members[0].untyped_storage(), start, (stop - start,))  # type: ignore[call-overload]
+        flat.set_(members[0].untyped_storage(), start, (stop - start,))
         storage = flat.clone().untyped_storage()
         for view in members:
-            offset = view.storage_offset() - start // view.element_size()
+            offset = int(view.storage_offset()) - start // view.element_size()
             moved[id(view)] = _dress(view, storage, offset, view.shape, view.stride())
     return moved
 
@@ -83,11 +84,11 @@ def _move(views: Sequence[torch.Tensor]) -> dict[int, torch.Tensor]:
 def _alone(view: torch.Tensor) -> torch.Tensor:
     if _used(view) > (span := _span(view))[1] - span[0]:  # expanded: keep its few bytes
         flat = torch.empty(0, dtype=torch.uint8, device=view.device)
-        flat.set_(view.untyped_storage(), span[0], (span[1] - span[0],))  # type: ignore[call-overload]
+        flat.set_(view.untyped_storage(), span[0], (span[1] - span[0],))
         return _dress(view, flat.clone().untyped_storage(), 0, view.shape, view.stride())
     # Conjugation and negation are bits of the view; the bytes are copied as they lie.
     raw = torch.empty(0, dtype=view.dtype, device=view.device)
-    raw.set_(view.untyped_storage(), view.storage_offset(), view.shape, view.stride())  # type: ignore[call-overload]
+    raw.set_(view.untyped_storage(), view.storage_offset(), view.shape, view.stride())
     dense = raw.clone(memory_format=torch.preserve_format)
     return _dress(view, dense.untyped_storage(), 0, dense.shape, dense.stride())
 
@@ -101,7 +102,7 @@ def _dress(
 ) -> torch.Tensor:
     """A tensor over other memory with all that made the view what it is."""
     tensor = torch.empty(0, dtype=view.dtype, device=view.device)
-    tensor.set_(storage, offset, tuple(shape), tuple(stride))  # type: ignore[call-overload]
+    tensor.set_(storage, offset, tuple(shape), tuple(stride))
     bits = torch._utils.get_tensor_metadata(view)
     if bits:
         torch._utils.set_tensor_metadata(tensor, bits)

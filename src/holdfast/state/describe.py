@@ -102,7 +102,7 @@ def _preview(tensor: torch.Tensor) -> str:
     if tensor.device.type != "cpu" or tensor.is_quantized or tensor.layout != torch.strided:
         return ""
     first = tensor.detach().reshape(-1)[:3].tolist()
-    numbers = ", ".join(f"{value:.4g}" if isinstance(value, float) else str(value) for value in first)
+    numbers = ", ".join(f"{v:.4g}" if isinstance(v, float) else str(v) for v in first)
     return numbers + (", …" if tensor.numel() > len(first) else "")
 
 

@@ -52,7 +52,7 @@ def plain_name(name: str, wrappers: Iterable[tuple[str, str]]) -> str:
 
 
 def parameter_names(modules: Mapping[str, nn.Module]) -> dict[int, str]:
-    """``part.parameter`` of every parameter by its ``id``; a tied one has the first of its names."""
+    """``part.parameter`` of every parameter by its ``id``; a tied one has its first name."""
     names: dict[int, str] = {}
     for part, module in modules.items():
         plain = unwrap(module)

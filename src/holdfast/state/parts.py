@@ -17,9 +17,11 @@ from holdfast.state import names
 
 #: Names that are options somewhere or have a meaning of their own in a checkpoint.
 RESERVED = frozenset(
-    """rng extra holdfast metrics strict rename select cast map_location trust step wait which
-    required folder keep every background name start_from start_step grace path source stop
-    dry_run self""".split()
+    (
+        *("rng", "extra", "holdfast", "self", "metrics", "step", "wait", "which", "required"),
+        *("strict", "rename", "select", "cast", "map_location", "trust", "path", "source"),
+        *("folder", "keep", "every", "background", "name", "start_from", "start_step", "grace"),
+    )
 )
 
 
@@ -134,9 +136,11 @@ class TorchGeneratorPart(Part):
     is_watched = True
 
     def capture(self) -> Any:
+        """The generator's state."""
         return self.live.get_state()
 
     def restore(self, state: Any) -> None:
+        """Set the generator's state."""
         self.live.set_state(state)
 
 
@@ -149,9 +153,11 @@ class NumpyGeneratorPart(Part):
     is_watched = True
 
     def capture(self) -> Any:
+        """The generator's state."""
         return self.live.bit_generator.state
 
     def restore(self, state: Any) -> None:
+        """Set the generator's state."""
         self.live.bit_generator.state = state
 
 
@@ -164,9 +170,11 @@ class PythonRandomPart(Part):
     is_watched = True
 
     def capture(self) -> Any:
+        """The generator's state."""
         return self.live.getstate()
 
     def restore(self, state: Any) -> None:
+        """Set the generator's state."""
         self.live.setstate(state)
 
 
@@ -210,11 +218,12 @@ def as_part(name: str, live: Any) -> Part:
     for classes, adapter in _CLASSES:
         if isinstance(live, classes):
             return adapter(name, live)
-    missing = [m for m in ("state_dict", "load_state_dict") if not callable(getattr(live, m, None))]
+    both = ("state_dict", "load_state_dict")
+    missing = [method for method in both if not callable(getattr(live, method, None))]
     if not missing:
         return Part(name, live)
     found = f"{type(live).__module__}.{type(live).__qualname__}, without {' and '.join(missing)}"
-    cure = "Plain values go into run.extra, or extra= of save_state; give other objects both methods."
+    cure = "Plain values go into run.extra, or extra= of save_state; other objects need both."
     raise _no_part(name, found, cure)
 
 

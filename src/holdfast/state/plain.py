@@ -1,4 +1,4 @@
-"""State as plain values: NumPy becomes torch and Python, anything outside the closed table an error.
+"""State as plain values: NumPy becomes torch and Python; what no table knows is an error.
 
 What is changed is noted by path, so that a restore gives back what was there. Only what
 ``torch.load(weights_only=True)`` opens is let through: whoever leaves holdfast loses nothing.
@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.nn.parameter import UninitializedTensorMixin  # type: ignore[attr-defined]
 
 from holdfast.errors import CaptureError
 from holdfast.spec.tree import Path, dotted
@@ -83,7 +84,7 @@ def _set(value: set[Any], path: Path) -> set[Any]:
 
 
 def _tensor(value: torch.Tensor, path: Path) -> torch.Tensor:
-    if isinstance(value, torch.nn.parameter.UninitializedTensorMixin):
+    if isinstance(value, UninitializedTensorMixin):
         raise CaptureError(
             f"a lazy parameter has no value yet, at {dotted(path)!r}",
             cure="Run one batch through the model before making the Run.",
@@ -111,8 +112,8 @@ def _array(value: np.ndarray[Any, Any], path: Path, notes: dict[str, str]) -> to
     native = value.astype(value.dtype.newbyteorder("="), copy=False)
     try:
         # A copy where torch cannot share it: negative strides, read-only memory.
-        shared = native if native.flags.writeable and native.flags.c_contiguous else native.copy("C")
-        tensor = torch.from_numpy(shared)
+        can_share = native.flags.writeable and native.flags.c_contiguous
+        tensor = torch.from_numpy(native if can_share else native.copy("C"))
     except TypeError as error:
         raise _outside(value, path, f"a NumPy array of {value.dtype} cannot be saved") from error
     notes[pointer(path)] = "numpy.ndarray"
@@ -154,7 +155,7 @@ def _unplain(value: Any, note: str) -> Any:
 
 
 def pointer(path: Path) -> str:
-    """A path as one text without doubt: a JSON pointer (RFC 6901), keys that are no text as ``~:repr``."""
+    """A path as one text: a JSON pointer (RFC 6901), with keys that are no text as ``~:repr``."""
     return "".join("/" + _segment(step) for step in path)
 
 

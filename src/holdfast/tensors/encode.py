@@ -64,7 +64,7 @@ class _Pickler(pickle.Pickler):
             storage = obj._untyped_storage
             storage_type = getattr(torch, obj._pickle_storage_type())
             return self._identify(storage, obj.dtype, storage_type, obj._size())
-        if torch.is_storage(obj):
+        if isinstance(obj, torch.UntypedStorage):
             storage_type = normalize_storage_type(type(obj))
             return self._identify(obj, torch.uint8, storage_type, obj.nbytes())
         return None
@@ -76,7 +76,7 @@ class _Pickler(pickle.Pickler):
             known = self.dtypes.setdefault(storage.data_ptr(), dtype)
             if known != dtype:
                 raise CaptureError(
-                    "tensors that view the same memory as different dtypes cannot be saved in one file",
+                    "tensors that view one memory as different dtypes cannot be saved together",
                     wanted=f"one dtype ({known})",
                     found=f"also {dtype}",
                     cure="Save a clone of one of them: tensor.clone().",
@@ -95,8 +95,9 @@ class _Pickler(pickle.Pickler):
             return
         views = self.views.setdefault(tensor.untyped_storage()._cdata, _Views())
         itemsize = tensor.element_size()
-        start = tensor.storage_offset() * itemsize
-        reach = sum((n - 1) * step for n, step in zip(tensor.shape, tensor.stride(), strict=True))
+        start = int(tensor.storage_offset()) * itemsize
+        steps = zip(tensor.shape, tensor.stride(), strict=True)
+        reach = sum((int(n) - 1) * int(step) for n, step in steps)
         stop = start + (reach + 1) * itemsize
         views.spans.add((start, stop, tensor.numel() * itemsize))
 
@@ -147,12 +148,11 @@ def storage_bytes(storage: torch.UntypedStorage) -> memoryview:
         storage = storage.cpu()
     if storage.nbytes() == 0:
         return memoryview(b"")
-    flat = torch.empty(0, dtype=torch.uint8).set_(storage)  # type: ignore[call-overload]
-    return memoryview(flat.numpy())
+    flat = torch.empty(0, dtype=torch.uint8).set_(storage)
+    return flat.numpy().data
 
 
 def alignment() -> int | None:
-    """The alignment of storages in files this torch writes; None for versions without the setting."""
+    """The alignment of storages in files this torch writes; None for versions that have none."""
     read = getattr(torch.serialization, "_get_storage_alignment", None)
     return None if read is None else int(read())
-

@@ -57,5 +57,3 @@ def serialization_id(crcs: Mapping[str, int]) -> bytes:
     """Forty digits made of the names and CRCs of all other members; nobody checks them."""
     digest = hashlib.sha256(repr(sorted(crcs.items())).encode()).digest()
     return f"{int.from_bytes(digest, 'big') % 10**40:040d}".encode()
-
-

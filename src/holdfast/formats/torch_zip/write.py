@@ -1,8 +1,8 @@
 """The layout of a torch zip file, known whole before its first byte is written.
 
 Byte for byte what ``torch.save`` writes (torch 2.13, miniz inside): every member stored, its data
-aligned by an ``FB`` extra field, sizes and CRC in a descriptor behind it, a ZIP64 end record always.
-As every offset is known beforehand, the bytes can be written in any order, and the CRCs last.
+aligned by an ``FB`` extra field, sizes and CRC in a descriptor behind it, always a ZIP64 end
+record. As every offset is known beforehand, bytes can be written in any order, and the CRCs last.
 """
 
 from __future__ import annotations
@@ -165,7 +165,7 @@ def fill(
     for member, payload in zip(plan.members, payloads, strict=True):
         data = memoryview(payload(crcs) if callable(payload) else payload).cast("B")
         if data.nbytes != member.nbytes:
-            raise ValueError(f"{member.name}: {data.nbytes} bytes where {member.nbytes} were planned")
+            raise ValueError(f"{member.name}: {data.nbytes} bytes, {member.nbytes} were planned")
         crcs[member.name] = crc32(data)
         write(local_header(member))
         write(data)

@@ -1,0 +1,75 @@
+"""Holdfast keeps PyTorch training state: save without stopping, restore exactly, look inside.
+
+The names below are the whole interface; each is imported when it is first used, so that looking at
+a file never imports torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from holdfast import errors
+    from holdfast.looking import Checkpoint, open, verify
+    from holdfast.run import Run
+    from holdfast.runs import keep
+    from holdfast.runs.every import every
+    from holdfast.training import describe, load, load_state, save, save_state
+
+__version__ = "0.1.0"
+
+#: Where each public name lives; None: the name is a module itself.
+_HOMES: dict[str, tuple[str, str | None]] = {
+    "Checkpoint": ("holdfast.looking", "Checkpoint"),
+    "Run": ("holdfast.run", "Run"),
+    "describe": ("holdfast.training", "describe"),
+    "errors": ("holdfast.errors", None),
+    "every": ("holdfast.runs.every", "every"),
+    "keep": ("holdfast.runs.keep", None),
+    "load": ("holdfast.training", "load"),
+    "load_state": ("holdfast.training", "load_state"),
+    "open": ("holdfast.looking", "open"),
+    "save": ("holdfast.training", "save"),
+    "save_state": ("holdfast.training", "save_state"),
+    "verify": ("holdfast.looking", "verify"),
+}
+
+__all__ = [
+    "Checkpoint",
+    "Run",
+    "describe",
+    "errors",
+    "every",
+    "keep",
+    "load",
+    "load_state",
+    "open",
+    "save",
+    "save_state",
+    "verify",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'holdfast' has no attribute {name!r}")
+    home, attribute = _HOMES[name]
+    try:
+        module = importlib.import_module(home)
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        from holdfast.errors import MissingExtraError
+
+        raise MissingExtraError(
+            f"holdfast.{name} needs torch, which is not installed",
+            cure='pip install "holdfast[torch]"',
+        ) from error
+    value = module if attribute is None else getattr(module, attribute)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

@@ -1,0 +1,327 @@
+"""The one object a training script holds: resume, steps, save."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from holdfast.errors import FileError, FormatError, NoCheckpointError, UntrustedError, UsageError
+from holdfast.runs import finding, listing, pins, prune, where
+from holdfast.runs import keep as keeping
+from holdfast.runs.entry import Entry
+from holdfast.runs.every import Every
+from holdfast.runs.naming import Template
+from holdfast.runs.reading import read_headers
+from holdfast.saving.signals import StopSignals
+from holdfast.saving.stepping import Stepping
+from holdfast.saving.writing import RunWriter
+from holdfast.state.capture import check, stray_tensors
+from holdfast.state.parts import as_parts
+from holdfast.state.report import LoadReport
+from holdfast.training import load_parts, step_of
+
+if TYPE_CHECKING:
+    from holdfast.saving.pending import PendingSave
+
+log = logging.getLogger("holdfast")
+
+#: A checkpoint that fails with one of these is skipped by ``resume()`` for the one before it.
+FALLS_BACK = (FormatError, FileError, UntrustedError)
+
+
+class Run:
+    """A folder of checkpoints of one training, and the live parts they restore.
+
+    Args:
+        folder: where the checkpoints are; created at the first resume or save.
+        keep: which checkpoints stay; see ``holdfast.keep``.
+        every: when a call of ``save`` does save; None: always.
+        background: save behind the training (so far every save is done when ``save`` returns).
+        name: the template of the file names, with ``{step}`` and ``{time:...}``.
+        start_from: a checkpoint to begin from while the run has none of its own.
+        start_step: the first step then, where that checkpoint does not say.
+        grace: seconds a step may last after a stop signal before that is warned of.
+        parts: the live objects by name; one that is None is absent. Without any, the object reads.
+
+    Raises:
+        CaptureError: a part that cannot be saved.
+        UsageError: a wrong option, or an optimizer with parameters that belong to no part.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        keep: keeping.Keep | None = keeping.latest(3),  # noqa: B008 (a frozen value)
+        every: Every | None = None,
+        background: bool = True,
+        name: str = "step-{step:08d}",
+        start_from: str | os.PathLike[str] | None = None,
+        start_step: int | None = None,
+        grace: float = 30,
+        **parts: Any,
+    ) -> None:
+        self.folder = Path(folder).resolve()
+        #: A dict saved with each checkpoint; ``resume`` fills it.
+        self.extra: dict[str, Any] = {}
+        self._parts = as_parts(parts)
+        self._start_from, self._start_step = start_from, start_step
+        self._writer = RunWriter(self.folder, keep, every, Template(name))
+        self._stepping = Stepping(self._parts, self.extra, StopSignals(grace))
+        #: Whether resume() was called and no step was done since.
+        self._is_positioned = False
+        check(self._parts, self.extra)
+        for tensor, mend in stray_tensors(self._parts).items():
+            log.warning(
+                "%r is neither a parameter nor a buffer, so it is not saved. To save it: %s",
+                tensor,
+                mend,
+            )
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.folder)!r}, {', '.join(self._parts) or 'reading'})"
+
+    # Restoring
+
+    def resume(self, which: str | int = "latest", *, required: bool = False) -> int:
+        """Restore all parts, ``extra`` and the global generators; return the next step to do.
+
+        ``latest`` goes back past checkpoints that are damaged and says which. Anything else
+        (``best:loss``, a step) is that checkpoint or an error; later saves branch off from it.
+        Without any checkpoint this is 0, or what ``start_from`` gives.
+
+        Raises:
+            NoCheckpointError: there is none and one was required, or not one can be read.
+            MismatchError: the checkpoint does not fit the parts; nothing has changed.
+            LockedError: another process writes to this run.
+        """
+        self._need_parts("resume")
+        entries = self._writer.open()
+        if which == "latest":
+            report = self._resume_latest(entries)
+        else:
+            report = self._restore(finding.find(entries, which, folder=self.folder))
+        if report is None and (required or self._start_from is None):
+            self._none_there(required)
+        self._is_positioned = True
+        if report is None and self._start_from is not None:
+            self._begin_from(self._start_from)
+        elif report is None:
+            self._writer.begin(None)
+        return self._writer.next_step
+
+    def _resume_latest(self, entries: list[Entry]) -> LoadReport | None:
+        skipped = [entry for entry in entries if entry.problem is not None]
+        ours = [e for e in entries if e.problem is None and e.sequence is not None]
+        for entry in reversed(ours):
+            try:
+                report = self._restore(entry)
+            except FALLS_BACK as error:
+                log.warning("skipped %s, which cannot be restored: %s", entry.path, error)
+                skipped.append(entry)
+            else:
+                self._say_what_was_skipped(skipped, entry)
+                return report
+        if skipped:
+            raise NoCheckpointError(
+                "none of the checkpoints of this run can be restored",
+                file=self.folder,
+                found=", ".join(entry.name for entry in skipped),
+                cure="holdfast verify says what is damaged. To begin anew, use another folder.",
+            )
+        return None
+
+    def _say_what_was_skipped(self, skipped: list[Entry], entry: Entry) -> None:
+        for bad in skipped:
+            if bad.problem is not None:
+                log.warning("skipped %s, which cannot be read: %s", bad.path, bad.problem.what)
+        if skipped:
+            log.warning("went back to %s (step %s)", entry.path, entry.step)
+
+    def _restore(self, entry: Entry) -> LoadReport:
+        report = load_parts(entry.path, self._parts, rng=True)
+        self.extra.clear()
+        self.extra.update(report.extra)
+        self._writer.begin(entry)
+        for what in report.not_restored:
+            log.warning("not restored: %s", what)
+        log.info("resumed from %s (step %s)", entry.path, entry.step)
+        return report
+
+    def _none_there(self, required: bool) -> None:
+        if required:
+            raise NoCheckpointError(
+                "there is no checkpoint to resume from",
+                file=self.folder,
+                cure="Leave required=True out to start at step 0.",
+            )
+        log.warning("No checkpoint in %s, starting at 0", self.folder)
+
+    def _begin_from(self, source: str | os.PathLike[str]) -> None:
+        path = where.resolve(source)
+        first = self._start_step
+        if first is None:
+            found = step_of(read_headers(path))
+            if found is None:
+                raise UsageError(
+                    "start_from= holds no step, so where to start is not known",
+                    file=path,
+                    cure="Say it: start_step=0.",
+                )
+            first = found + 1
+        report = load_parts(path, self._parts, rng=False)
+        self._writer.begin(None, parent=report.id, first_step=first)
+        log.info("started from %s at step %d", path, first)
+
+    def load(self, which: str | int = "latest", **parts: Any) -> LoadReport:
+        """Load a checkpoint of this run into the parts given here; the run's position stays.
+
+        Raises:
+            NoCheckpointError: there is no such checkpoint.
+            MismatchError: it does not fit; nothing has changed.
+        """
+        if not parts:
+            raise UsageError(
+                "load() takes the parts to load into",
+                cure='run.load("best:loss", model=model); to go back with all parts: '
+                'run.resume("best:loss")',
+            )
+        entry = finding.find(self.checkpoints(), which, folder=self.folder)
+        return load_parts(entry.path, as_parts(parts), rng=False)
+
+    # Doing steps
+
+    def steps(self, stop: int) -> Iterator[int]:
+        """Resume now, and return an iterator over the steps still to do, up to ``stop`` - 1.
+
+        When a step's body ends: the last step, and the one a signal stops at, are saved if they
+        are not yet, and are durable before this ends. A signal then ends the process with
+        ``SystemExit(75)``, Ctrl-C with ``KeyboardInterrupt``.
+        """
+        self._need_parts("steps")
+        if isinstance(stop, bool) or not isinstance(stop, int):
+            raise UsageError("steps() counts whole steps", found=repr(stop))
+        start = self._writer.next_step if self._is_positioned else self.resume()
+        if start >= stop:
+            log.info("Nothing left to do: %d of %d", min(start, stop), stop)
+            return iter(())
+        return self._stepping.run(range(start, stop), self._save_now, self.wait)
+
+    def save(
+        self,
+        step: int | None = None,
+        *,
+        metrics: Mapping[str, Any] | None = None,
+        wait: bool = False,
+    ) -> PendingSave | None:
+        """Save the step just done; None when ``every`` says not now or the step is saved already.
+
+        Inside ``steps()`` the step is known; elsewhere it is required. ``metrics`` are numbers.
+        With ``wait`` the checkpoint is durable when this returns.
+
+        Raises:
+            UsageError: another step than the current one, a step behind the last one saved, or
+                other metrics for a step that is saved.
+            FileError, CaptureError: it could not be saved; the checkpoints before it are there.
+        """
+        self._need_parts("save")
+        step = self._stepping.step_to_save(step)
+        self._stepping.metrics = dict(metrics or {})
+        if not self._stepping.must_save(step) and not self._writer.is_due(step):
+            return None
+        pending = self._save_now(step, metrics or {})
+        if wait:
+            self.wait()
+        return pending
+
+    def _save_now(self, step: int, metrics: Mapping[str, Any]) -> PendingSave | None:
+        self._is_positioned = False
+        saved = self._writer.save(step, metrics, self._parts, self.extra)
+        if saved is None:
+            return None
+        pending, captured = saved
+        self._stepping.note_saved(captured)
+        return pending
+
+    @property
+    def should_stop(self) -> bool:
+        """Whether a stop signal came; for loops that do not use ``steps()``.
+
+        Signals are listened for from the first look at this on, until ``close()``.
+        """
+        return self._stepping.should_stop()
+
+    def wait(self) -> None:
+        """Return when every save asked for is durable.
+
+        Raises:
+            SaveFailedError: one has failed.
+        """
+
+    def close(self) -> None:
+        """Finish the saves in flight, give back the lock and the signal handlers."""
+        try:
+            self.wait()
+        finally:
+            self._stepping.signals.restore()
+            self._writer.close()
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        stopped = self._stepping.stopped_by(error)
+        self.close()
+        if stopped is not None:
+            log.warning("%s came after the signal to stop: leaving with it", repr(error))
+            raise stopped from error
+
+    # Looking
+
+    def checkpoints(self) -> list[Entry]:
+        """The checkpoints of the folder, oldest to newest; those that cannot be read come last."""
+        return listing.list_run(self.folder) if self.folder.exists() else []
+
+    def latest(self) -> Entry | None:
+        """The newest checkpoint that can be read, or None."""
+        readable = [entry for entry in self.checkpoints() if entry.problem is None]
+        return readable[-1] if readable else None
+
+    def best(self, metric: str, mode: str | None = None) -> Entry:
+        """The checkpoint whose metric is best; ``mode`` (min, max) as recorded if not given.
+
+        Raises:
+            UsageError: no checkpoint has the metric, or its mode is not known.
+            NoCheckpointError: there is no checkpoint, or the metric is NaN in each.
+        """
+        which = f"best:{metric}" if mode is None else f"best:{metric}:{mode}"
+        return finding.find(self.checkpoints(), which, folder=self.folder)
+
+    def pin(self, step: int | str) -> None:
+        """Keep the checkpoint of a step (or ``latest``, ``best:loss``) for good."""
+        pins.pin(finding.find(self.checkpoints(), step, folder=self.folder).path)
+
+    def unpin(self, step: int | str) -> None:
+        """Let ``keep`` decide about that checkpoint again."""
+        pins.unpin(finding.find(self.checkpoints(), step, folder=self.folder).path)
+
+    def prune(self, *, dry_run: bool = True) -> prune.Plan:
+        """Say which checkpoints ``keep`` would remove and why; with dry_run=False remove them."""
+        return self._writer.prune(dry_run=dry_run)
+
+    def _need_parts(self, what: str) -> None:
+        if not self._parts:
+            raise UsageError(
+                f"{what}() needs live parts, and this Run has none: it reads",
+                file=self.folder,
+                cure="Give them: holdfast.Run(folder, model=model, optimizer=optimizer)",
+            )

@@ -1,0 +1,118 @@
+"""The loop over steps: what happens when a step's body ends, and when a signal came."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from holdfast.errors import UsageError
+from holdfast.saving.signals import StopSignals
+from holdfast.state.capture import Captured, capture
+from holdfast.state.equal import differences
+from holdfast.state.parts import Part
+
+log = logging.getLogger("holdfast")
+
+Save = Callable[[int, Mapping[str, Any]], object]
+
+
+class Stepping:
+    """The step that is being done, and whether its body saved it last.
+
+    ``metrics`` are those of the body's last call of ``save``, for the case that ``every`` said not
+    now and the step is saved all the same, because it is the last one.
+    """
+
+    def __init__(
+        self, parts: Mapping[str, Part], extra: Mapping[str, Any], signals: StopSignals
+    ) -> None:
+        self.signals = signals
+        self.metrics: dict[str, Any] = {}
+        self._parts = {name: part for name, part in parts.items() if part.is_watched}
+        self._extra = extra
+        self._current: int | None = None
+        self._last: int | None = None
+        self._saved: dict[str, Any] | None = None
+        self._has_warned = False
+
+    def run(self, steps: range, save: Save, wait: Callable[[], None]) -> Iterator[int]:
+        """Yield each step; save and leave as ``Run.steps`` says."""
+        self.signals.install()
+        self._last = steps[-1]
+        try:
+            for step in steps:
+                self._current, self._saved, self.metrics = step, None, {}
+                yield step
+                self._end_of_body(step, save)
+                if self.signals.received is not None:
+                    break
+            wait()
+            if self.signals.received is not None:
+                log.warning("stopping after step %d: %s", step, self.signals.received.name)
+                raise self.signals.leave()
+        finally:
+            self._current = self._last = None
+            self.signals.restore()
+
+    def step_to_save(self, step: int | None) -> int:
+        """The step a call of ``save(step)`` means.
+
+        Raises:
+            UsageError: none is known, or it is not the current one.
+        """
+        if step is not None and (isinstance(step, bool) or not isinstance(step, int) or step < 0):
+            raise UsageError("a step is a whole number from 0 on", found=repr(step))
+        if self._current is None and step is None:
+            raise UsageError(
+                "save() outside of steps() must be told the step",
+                cure="run.save(step), or loop with: for step in run.steps(stop):",
+            )
+        if self._current is not None and step not in (None, self._current):
+            raise UsageError(
+                "inside steps() the step is known, and this is another one",
+                wanted=f"step {self._current}",
+                found=f"step {step}",
+                cure="Leave it out: run.save().",
+            )
+        return self._current if self._current is not None else int(step or 0)
+
+    def must_save(self, step: int) -> bool:
+        """Whether a step is saved whatever ``every`` says: the last one, and one stopped at."""
+        return step == self._last or self.signals.received is not None
+
+    def note_saved(self, captured: Captured) -> None:
+        """Keep what must not change any more before the body ends."""
+        if self._current is not None and not self._has_warned:
+            self._saved = captured.watched(self._parts)
+        else:
+            self._saved = {}
+
+    def should_stop(self) -> bool:
+        """Whether a signal came; listens from now on."""
+        self.signals.install()
+        return self.signals.received is not None
+
+    def stopped_by(self, error: BaseException | None) -> BaseException | None:
+        """What to leave with instead of ``error``, when it follows a signal to stop."""
+        if self.signals.received is None or not isinstance(error, Exception):
+            return None
+        return self.signals.leave()
+
+    def _end_of_body(self, step: int, save: Save) -> None:
+        if self._saved is None:
+            if self.must_save(step):
+                save(step, self.metrics)
+        elif self._saved and not self._has_warned:
+            self._compare(self._saved)
+
+    def _compare(self, saved: Mapping[str, Any]) -> None:
+        now = capture(self._parts, self._extra).watched(self._parts)
+        changed = differences(dict(saved), now)
+        if changed:
+            self._has_warned = True
+            log.warning(
+                "%s changed after run.save() in the same step, so the checkpoint holds an older "
+                "state and a resumed run would differ. Make run.save() the last line of the body.",
+                " and ".join(changed),
+            )

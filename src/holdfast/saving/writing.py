@@ -1,0 +1,274 @@
+"""The writing side of a run: lock, names, order, lineage, commit, pruning."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+import uuid
+import weakref
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from holdfast.errors import UsageError
+from holdfast.io.commit import explain
+from holdfast.io.folders import make_folders, trash
+from holdfast.runs import leftovers, listing, provenance
+from holdfast.runs.entry import Entry
+from holdfast.runs.every import Every
+from holdfast.runs.keep import Keep
+from holdfast.runs.lock import RunLock
+from holdfast.runs.naming import Template, free_name, pin_name
+from holdfast.runs.prune import NAME_KEY, Plan, plan
+from holdfast.saving.foreground import SaveInfo, save_encoded
+from holdfast.saving.metrics import as_metrics
+from holdfast.saving.pending import PendingSave
+from holdfast.spec.record import Record
+from holdfast.spec.record import encode as encode_record
+from holdfast.state.capture import Captured, capture
+from holdfast.state.parts import Part
+from holdfast.tensors.encode import encode
+
+log = logging.getLogger("holdfast")
+
+#: Which writer of this process holds which folder: a new one finishes and replaces the old one.
+_owners: weakref.WeakValueDictionary[Path, RunWriter] = weakref.WeakValueDictionary()
+
+
+class RunWriter:
+    """Saves checkpoints into one run folder, one at a time, each with its place in the lineage.
+
+    The head is the checkpoint that the live state goes on from: the next save's parent.
+    """
+
+    def __init__(
+        self, folder: Path, keep: Keep | None, every: Every | None, template: Template
+    ) -> None:
+        self.folder, self.keep, self.every, self.template = folder, keep, every, template
+        self._lock = RunLock(folder)
+        self._pid = os.getpid()
+        self._began = time.monotonic()
+        self._is_replaced = False
+        self._entries: list[Entry] = []
+        self._provenance: dict[str, Any] | None = None
+        self._warned_of: set[str] = set()
+        self._set_head(None, None, None)
+        self._resumed_id: str | None = None
+        self._verified_id: str | None = None
+
+    def _set_head(
+        self, id: str | None, step: int | None, metrics: Mapping[str, float] | None
+    ) -> None:
+        self._head_id, self._head_step, self._head_metrics = id, step, metrics
+        self._saved_at = time.monotonic()
+
+    @property
+    def next_step(self) -> int:
+        """The step behind the head; 0 without one."""
+        return 0 if self._head_step is None else self._head_step + 1
+
+    def open(self) -> list[Entry]:
+        """Take the lock, remove what dead writers left, and list the folder, oldest to newest.
+
+        Raises:
+            LockedError: another process writes to this run.
+            FileError: the folder cannot be made or written to.
+        """
+        self._refuse_in_child()
+        owner = _owners.get(self.folder)
+        if owner is not None and owner is not self:
+            owner.give_up()
+        if not self._lock.is_held:
+            try:
+                make_folders(self.folder)
+            except OSError as error:
+                raise explain(error, self.folder) from error
+            self._lock.acquire()
+            leftovers.sweep(self.folder)
+        _owners[self.folder] = self
+        self._is_replaced = False
+        self._entries = listing.list_run(self.folder)
+        return list(self._entries)
+
+    def begin(
+        self,
+        entry: Entry | None,
+        *,
+        parent: str | None = None,
+        first_step: int | None = None,
+    ) -> None:
+        """Go on from a checkpoint of this run that was restored, from outside, or from nothing."""
+        if entry is not None:
+            self._set_head(entry.id, entry.step, entry.metrics)
+            self._resumed_id = self._verified_id = entry.id
+        else:
+            self._set_head(parent, None if first_step is None else first_step - 1, None)
+
+    def is_due(self, step: int) -> bool:
+        """Whether ``every`` says to save this step now."""
+        seconds = time.monotonic() - self._saved_at
+        return self.every is None or self.every.is_due(step, self._head_step, seconds)
+
+    def save(
+        self,
+        step: int,
+        metrics: Mapping[str, Any],
+        parts: Mapping[str, Part],
+        extra: Mapping[str, Any],
+    ) -> tuple[PendingSave, Captured] | None:
+        """Save the state now; None when this step is saved already.
+
+        Raises:
+            UsageError: the step is behind the head, or saved with other metrics.
+            FileError, CaptureError: nothing was saved; what was there is untouched.
+        """
+        self._refuse_in_child()
+        started = time.monotonic()
+        floats = as_metrics(metrics)
+        if not self._lock.is_held:
+            self._open_unasked()
+        if self._is_saved(step, floats):
+            return None
+        captured = capture(parts, extra)
+        now = datetime.now().astimezone()
+        name = free_name(self.template.format(step, now), listing.taken_names(self.folder))
+        record = self._record(name, step, floats, captured, now)
+        path = self.folder / name
+        encoded = encode(captured.tree)
+        info = save_encoded(encoded, path, record=encode_record(record), started=started)
+        self._committed(path, record, info)
+        return PendingSave(step, info), captured
+
+    def _open_unasked(self) -> None:
+        """A save without a resume before it: the run goes on, as a branch of its own."""
+        if self._is_replaced:
+            raise UsageError(
+                "this Run was replaced by a newer one on the same folder",
+                file=self.folder,
+                cure="Save with the new one, or call resume() to take the folder back.",
+            )
+        entries = self.open()
+        if any(entry.sequence is not None for entry in entries) and self._head_id is None:
+            log.warning(
+                "%s already holds checkpoints and was not resumed: what is saved now is a new "
+                "beginning beside them. To go on with them call run.resume(), or run.steps().",
+                self.folder,
+            )
+
+    def _is_saved(self, step: int, metrics: Mapping[str, float]) -> bool:
+        if self._head_step is None or step > self._head_step:
+            return False
+        if step < self._head_step or self._head_metrics is None:
+            raise UsageError(
+                "this step is behind the one that training has reached",
+                file=self.folder,
+                wanted=f"a step after {self._head_step}",
+                found=f"step {step}",
+                cure="Count steps through all epochs; to go back call run.resume(step) first.",
+            )
+        if metrics and repr(metrics) != repr(dict(self._head_metrics)):
+            raise UsageError(
+                f"step {step} is saved already, with other metrics",
+                file=self.folder,
+                wanted=repr(dict(self._head_metrics)),
+                found=repr(metrics),
+                cure="Save each step once, with all its metrics.",
+            )
+        log.info("step %d is saved already", step)
+        return True
+
+    def _record(
+        self, name: str, step: int, metrics: dict[str, float], captured: Captured, now: datetime
+    ) -> Record:
+        if self._provenance is None:
+            self._provenance = provenance.collect()
+        best = {} if self.keep is None else self.keep.metrics()
+        self._warn_of_missing(best, metrics)
+        return Record(
+            id=uuid.uuid4().hex,
+            step=step,
+            sequence=listing.next_sequence(self._entries),
+            parent=self._head_id,
+            time=now.astimezone(timezone.utc).isoformat(timespec="milliseconds"),
+            elapsed=round(time.monotonic() - self._began, 3),
+            metrics=metrics,
+            best=best,
+            parameters=captured.parameters,
+            converted=captured.converted,
+            provenance={**self._provenance, NAME_KEY: name},
+        )
+
+    def _warn_of_missing(self, best: Mapping[str, str], metrics: Mapping[str, float]) -> None:
+        for metric in set(best) - set(metrics) - self._warned_of:
+            self._warned_of.add(metric)
+            log.warning(
+                "keep.best(%r) never keeps a checkpoint without that metric, and this one has %s. "
+                "Give it: run.save(metrics={%r: ...}).",
+                metric,
+                ", ".join(map(repr, metrics)) or "none",
+                metric,
+            )
+
+    def _committed(self, path: Path, record: Record, info: SaveInfo) -> None:
+        """Only now the checkpoint exists: move the head, then prune."""
+        entry = Entry(
+            path, record, nbytes=info.nbytes, mtime=time.time(), step=record.step,
+            order_by="sequence",
+        )  # fmt: skip
+        readable = [known for known in self._entries if known.problem is None]
+        self._entries = [*readable, entry, *(k for k in self._entries if k.problem is not None)]
+        self._set_head(record.id, record.step, record.metrics)
+        self._verified_id = record.id
+        self.prune(dry_run=False)
+
+    def prune(self, *, dry_run: bool) -> Plan:
+        """Plan what ``keep`` removes, and unless it is a dry run remove it."""
+        if not self._lock.is_held:
+            self._entries = listing.list_run(self.folder)
+            if not dry_run:
+                self.open()
+        names = listing.taken_names(self.folder)
+        self._entries = [
+            replace(entry, is_pinned=pin_name(entry.name) in names)
+            for entry in self._entries
+            if entry.name in names
+        ]
+        protected = {
+            self._resumed_id or "": "the one resumed from",
+            self._verified_id or "": "the newest that verified",
+        }
+        decided = plan(self._entries, self.keep, protected=protected)
+        if decided.doomed and not dry_run:
+            self._remove(decided)
+        return decided
+
+    def _remove(self, decided: Plan) -> None:
+        try:
+            trash([entry.path for entry in decided.doomed])
+        except OSError as error:  # the checkpoint just saved is durable all the same
+            log.warning("old checkpoints in %s could not be removed: %s", self.folder, error)
+            return
+        gone = {entry.name for entry in decided.doomed}
+        self._entries = [entry for entry in self._entries if entry.name not in gone]
+
+    def give_up(self) -> None:
+        """Finish, and leave the folder to a newer Run of this process."""
+        self.close()
+        self._is_replaced = True
+
+    def close(self) -> None:
+        """Give back the lock."""
+        self._lock.release()
+
+    def _refuse_in_child(self) -> None:
+        if os.getpid() != self._pid:
+            raise UsageError(
+                "a forked child cannot save to the run of its parent",
+                file=self.folder,
+                wanted=f"process {self._pid}",
+                found=f"process {os.getpid()}",
+                cure="Save in the process that made the Run.",
+            )

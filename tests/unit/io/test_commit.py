@@ -1,0 +1,250 @@
+"""All or nothing: what commit leaves behind when all goes well, and when it does not."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from holdfast.errors import FileError, NoSpaceError
+from holdfast.io import commit as committing
+from holdfast.io.commit import commit
+from holdfast.io.folders import make_folders, trash
+
+
+def filling(data: bytes) -> Callable[[Any], None]:
+    return lambda write: [write(data[i : i + 7]) for i in range(0, len(data), 7)]  # type: ignore[return-value]
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_the_bytes_are_there_and_nothing_else(tmp_path: Path) -> None:
+    data = os.urandom(3_000_000)
+    commit(tmp_path / "a.pt", len(data), lambda write: (write(data[:5]), write(data[5:])))  # type: ignore[arg-type]
+    assert (tmp_path / "a.pt").read_bytes() == data
+    assert names(tmp_path) == ["a.pt"]
+
+
+def test_parents_are_created(tmp_path: Path) -> None:
+    commit(tmp_path / "a/b/c.pt", 3, filling(b"abc"))
+    assert (tmp_path / "a/b/c.pt").read_bytes() == b"abc"
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077, 0o002])
+def test_permissions_are_those_of_a_plain_open(tmp_path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        commit(tmp_path / "ours", 1, filling(b"x"))
+        (tmp_path / "theirs").write_bytes(b"x")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "ours").stat().st_mode == (tmp_path / "theirs").stat().st_mode
+
+
+def test_an_overwritten_file_keeps_its_permissions(tmp_path: Path) -> None:
+    target = tmp_path / "a.pt"
+    target.write_bytes(b"old")
+    target.chmod(0o640)
+    commit(target, 3, filling(b"new"))
+    assert target.read_bytes() == b"new"
+    assert stat.S_IMODE(target.stat().st_mode) == 0o640
+
+
+def test_a_symlink_is_followed(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link.pt").symlink_to(tmp_path / "real" / "a.pt")
+    commit(tmp_path / "link.pt", 3, filling(b"abc"))
+    assert (tmp_path / "link.pt").is_symlink()
+    assert (tmp_path / "real" / "a.pt").read_bytes() == b"abc"
+
+
+def test_what_is_no_regular_file_is_written_directly(tmp_path: Path) -> None:
+    fifo = tmp_path / "pipe"
+    os.mkfifo(fifo)
+    reader = subprocess.Popen(["cat", str(fifo)], stdout=subprocess.PIPE)
+    commit(fifo, 3, filling(b"abc"))
+    assert reader.communicate(timeout=10)[0] == b"abc"
+    commit("/dev/null", 3, filling(b"abc"))
+
+
+def test_a_folder_in_the_way_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(FileError) as caught:
+        commit(tmp_path, 3, filling(b"abc"))
+    assert str(caught.value) == (
+        "a file was to be written where a folder is\n"
+        f"  in {tmp_path}\n"
+        f"  Give a file name inside the folder, such as '{tmp_path}/checkpoint.pt'."
+    )
+
+
+def test_a_file_where_a_folder_is_needed_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(FileError, match="choose another path"):
+        commit(tmp_path / "file" / "a.pt", 3, filling(b"abc"))
+
+
+def test_an_error_while_filling_leaves_the_old_file_and_no_temp(tmp_path: Path) -> None:
+    target = tmp_path / "a.pt"
+    target.write_bytes(b"old")
+
+    def fill(write: Any) -> None:
+        write(b"half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        commit(target, 8, fill)
+    assert target.read_bytes() == b"old"
+    assert names(tmp_path) == ["a.pt"]
+
+
+def test_fewer_bytes_than_planned_are_no_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="3 bytes written where 4 were planned"):
+        commit(tmp_path / "a.pt", 4, filling(b"abc"))
+    assert names(tmp_path) == []
+
+
+def test_too_little_space_is_said_before_anything_is_written(tmp_path: Path) -> None:
+    with pytest.raises(NoSpaceError) as caught:
+        commit(tmp_path / "a.pt", 1 << 60, filling(b""))
+    assert caught.value.errno == errno.ENOSPC
+    assert str(caught.value).startswith(
+        "the disk has no room for this checkpoint; nothing was written\n"
+        f"  in {tmp_path}/a.pt\n"
+        "  wanted 1,152,921,504,606,846,976 bytes free, found "
+    )
+    assert names(tmp_path) == []
+
+
+def on_tmpfs(tmp_path: Path, body: str) -> str:
+    """Run Python code in a mount namespace of its own, with a tmpfs of 1 MiB at ``full``."""
+    full = tmp_path / "full"
+    full.mkdir()
+    script = tmp_path / "body.py"
+    script.write_text(body)
+    command = f"mount -t tmpfs -o size=1m none {full} && exec {sys.executable} {script} {full}"
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", command], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_pain_04_a_disk_that_fills_up_while_writing_is_an_error(tmp_path: Path) -> None:
+    """pytorch #191391: a full disk, and the checkpoint was committed all the same."""
+    said = on_tmpfs(
+        tmp_path,
+        """
+import os, sys
+from pathlib import Path
+from holdfast.errors import NoSpaceError
+from holdfast.io import commit as committing
+folder = Path(sys.argv[1])
+committing.commit(folder / "a.pt", 1000, lambda write: write(b"x" * 1000))
+committing._check_space = lambda target, nbytes: None   # as if another process took the space
+try:
+    committing.commit(folder / "a.pt", 2 << 20, lambda write: write(bytes(2 << 20)))
+except NoSpaceError as error:
+    print(error)
+print(sorted(os.listdir(folder)), (folder / "a.pt").stat().st_size)
+committing.commit(folder / "a.pt", 10, lambda write: write(b"y" * 10))
+print((folder / "a.pt").read_bytes())
+""",
+    )
+    assert "the checkpoint could not be written: No space left on device" in said
+    assert "Free some space, or keep fewer checkpoints" in said
+    assert said.endswith("['a.pt'] 1000\nb'yyyyyyyyyy'\n")
+
+
+def test_pain_02_the_temp_lies_beside_the_target(tmp_path: Path) -> None:
+    """pytorch-lightning #21253, #20270, #20243: staged in /tmp, full, across file systems."""
+    seen = []
+    commit(tmp_path / "a.pt", 1, lambda write: (seen.extend(names(tmp_path)), write(b"x")))  # type: ignore[arg-type]
+    [temp] = seen
+    assert temp.startswith(".a.pt.") and temp.endswith(".tmp")
+
+
+def test_pain_03_a_permission_error_is_raised(tmp_path: Path) -> None:
+    """pytorch-lightning #21800: a permission error was swallowed: "saved", and no file."""
+    folder = tmp_path / "readonly"
+    folder.mkdir(mode=0o555)
+    code = (
+        "import os, sys\n"
+        "from holdfast.io.commit import commit\n"
+        "os.setuid(65534)\n"
+        "try: commit(sys.argv[1], 1, lambda write: write(b'x'))\n"
+        "except OSError as error: print(type(error).__name__, error)\n"
+    )
+    os.chmod(tmp_path, 0o755)  # noqa: PTH101
+    for above in tmp_path.parents:
+        if above.stat().st_uid == os.getuid() and above != Path("/"):
+            above.chmod(above.stat().st_mode | 0o055)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(folder / "a.pt")], capture_output=True, text=True
+    )
+    assert done.stdout.startswith("FileError the checkpoint could not be written: Permission"), done
+    assert f"ls -ld {folder}" in done.stdout
+
+
+def test_only_once_is_fsync_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    def failing(fd: int) -> None:
+        calls.append(fd)
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(committing, "fsync_file", failing)
+    with pytest.raises(FileError, match="Input/output error"):
+        commit(tmp_path / "a.pt", 1, filling(b"x"))
+    assert len(calls) == 1 and names(tmp_path) == []
+
+
+def test_the_order_of_system_calls_is_the_promise(tmp_path: Path) -> None:
+    """write, fsync the file, rename, fsync the folder: seen by strace."""
+    log = tmp_path / "strace"
+    target = tmp_path / "new" / "a.pt"
+    code = f"from holdfast.io.commit import commit; commit({str(target)!r}, 1, lambda w: w(b'x'))"
+    subprocess.run(
+        ["strace", "-f", "-y", "-o", str(log), "-e", "trace=write,fsync,rename,mkdir", sys.executable, "-c", code],
+        check=True,
+    )  # fmt: skip
+    calls = [line.split(None, 1)[1] for line in log.read_text().splitlines() if "new" in line]
+    kinds = [call.partition("(")[0] for call in calls]
+    assert kinds == ["mkdir", "write", "fsync", "rename", "fsync"]
+    assert ".tmp>" in calls[2] and calls[4].startswith("fsync(") and f"{tmp_path}/new>" in calls[4]
+
+
+def test_trash_removes_all(tmp_path: Path) -> None:
+    for name in "abc":
+        (tmp_path / name).write_bytes(b"x")
+    trash([tmp_path / "a", tmp_path / "b"])
+    assert names(tmp_path) == ["c"]
+
+
+def test_make_folders_takes_what_is_there(tmp_path: Path) -> None:
+    make_folders(tmp_path / "a" / "b")
+    make_folders(tmp_path / "a" / "b")
+    assert (tmp_path / "a" / "b").is_dir()
+
+
+def test_works_without_what_other_systems_lack(tmp_path: Path) -> None:
+    """No fcntl, no statvfs, no O_CLOEXEC ownership calls: as on Windows."""
+    code = f"""
+import sys, os, random
+sys.modules["fcntl"] = None
+for name in ("statvfs", "fchown", "fchmod", "O_DIRECTORY", "preadv", "register_at_fork"):
+    delattr(os, name)
+from holdfast.io.commit import commit
+commit({str(tmp_path / "a.pt")!r}, 3, lambda write: write(b"abc"))
+print(open({str(tmp_path / "a.pt")!r}).read())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "abc\n", done.stderr
