@@ -2,9 +2,56 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
 from isal import isal_zlib
+
+if TYPE_CHECKING:
+    from holdfast.io.source import Source
+
+#: Bytes read and checked at a time: small enough that the CRC finds them in the cache.
+CHUNK = 1 << 20
 
 
 def crc32(data: bytes | bytearray | memoryview, value: int = 0) -> int:
     """The CRC-32 of ``data``, going on from ``value``; the GIL is released meanwhile."""
     return int(isal_zlib.crc32(data, value))
+
+
+def crc32_of(
+    source: Source,
+    offset: int,
+    nbytes: int,
+    *,
+    chunk: int = CHUNK,
+    on_progress: Callable[[int], object] | None = None,
+) -> int:
+    """The CRC-32 of ``nbytes`` bytes of a source; ``on_progress`` gets the bytes of each chunk.
+
+    Raises:
+        TruncatedError: the source ends before them.
+    """
+    buffer = memoryview(bytearray(min(chunk, nbytes)))
+    value = 0
+    for start in range(0, nbytes, chunk):
+        part = buffer[: min(chunk, nbytes - start)]
+        source.read_into(offset + start, part)
+        value = crc32(part, value)
+        if on_progress is not None:
+            on_progress(part.nbytes)
+    return value
+
+
+def read_checked(source: Source, offset: int, view: memoryview, *, chunk: int = CHUNK) -> int:
+    """Fill ``view`` from ``offset`` on and return the CRC-32 of what was read.
+
+    Raises:
+        TruncatedError: the source ends before it.
+    """
+    value = 0
+    for start in range(0, view.nbytes, chunk):
+        part = view[start : start + chunk]
+        source.read_into(offset + start, part)
+        value = crc32(part, value)
+    return value

@@ -1,0 +1,77 @@
+"""Persistent ids of a torch zip's pickle: which storages it names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from holdfast.formats.zip_archive import Member
+from holdfast.pickles.machine import Machine
+from holdfast.pickles.table import STORAGES
+from holdfast.spec.dtypes import DType
+from holdfast.spec.index import Opaque, StorageRef
+
+
+class Storages:
+    """The storages named so far; each has exactly the bytes of its member."""
+
+    def __init__(self, members: Mapping[str, Member], root: str) -> None:
+        self._members = members
+        self._prefix = f"{root}/data/"
+        self.named: dict[str, StorageRef] = {}
+
+    def member_of(self, key: str) -> str:
+        """The full name of the member that holds a storage."""
+        return self._prefix + key
+
+    def __call__(self, m: Machine, pid: Any) -> StorageRef:
+        """The storage of a persistent id ``("storage", class, key, location, numel)``.
+
+        Raises:
+            RefusedError: it is no such id, or does not fit the member that holds its bytes.
+        """
+        if type(pid) is not tuple or len(pid) != 5 or _text(pid[0]) != "storage":
+            raise m.refused("a persistent id names a storage", found=m.shown(pid))
+        _, cls, raw_key, raw_location, numel = pid
+        key, location = _text(raw_key), _text(raw_location)
+        dtype = _element_type(cls)
+        if key is None or location is None or dtype is None:
+            raise m.refused("a persistent id names a storage", found=m.shown(pid))
+        found = self.named.get(key)
+        if found is None:
+            found = self._new(m, key, dtype, numel, location, "Untyped" in cls.name)
+        elif (found.dtype, found.numel) != (dtype, numel):
+            raise m.refused("a storage is described once", found=m.shown(pid))
+        return found
+
+    def _new(
+        self, m: Machine, key: str, dtype: DType, numel: Any, location: str, is_untyped: bool
+    ) -> StorageRef:
+        if type(numel) is not int or not 0 <= numel < 1 << 63:
+            raise m.refused("a storage has a whole number of elements", found=m.shown(numel))
+        member = self._members.get(self.member_of(key))
+        if member is None:
+            raise m.refused("every storage is in the archive", found=f"none for data/{key[:40]}")
+        if not member.is_stored:
+            raise m.refused("storages are not compressed", found=f"data/{key} is")
+        ref = StorageRef(key, dtype, numel, location, is_untyped)
+        if ref.nbytes != member.nbytes:
+            raise m.refused(
+                "a storage has exactly the bytes of its member",
+                wanted=f"{numel:,} elements of {dtype.torch_name}, {ref.nbytes:,} bytes",
+                found=f"{member.nbytes:,} in data/{key}",
+            )
+        self.named[key] = ref
+        return ref
+
+
+def _text(value: Any) -> str | None:
+    if isinstance(value, bytes):
+        value = value.decode("ascii", "replace")  # Python 2 text read with encoding="bytes"
+    return value if isinstance(value, str) else None
+
+
+def _element_type(cls: Any) -> DType | None:
+    if not isinstance(cls, Opaque) or not cls.is_global:
+        return None
+    return STORAGES.get((cls.module, cls.name))

@@ -1,0 +1,1 @@
+"""Bytes: reading by position, checksums, and writing that is all or nothing."""

@@ -1,0 +1,216 @@
+"""Reading bytes by position: from a path, or from an open binary file.
+
+Nothing here maps a file into memory: a file truncated underneath a mapping would kill the process.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+import threading
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from holdfast.errors import (
+    FileError,
+    NoCheckpointError,
+    NotACheckpointError,
+    TruncatedError,
+    UsageError,
+)
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+class Source(ABC):
+    """Bytes that can be read at any offset, from several threads at once.
+
+    ``name`` is for messages, ``size`` in bytes is that at opening. ``path`` is None for a file
+    object.
+    """
+
+    name: str
+    size: int
+    path: str | None = None
+
+    def read_at(self, offset: int, nbytes: int) -> bytes:
+        """Exactly ``nbytes`` bytes from ``offset`` on.
+
+        Raises:
+            TruncatedError: the file ends before them.
+            FileError: the file system said no.
+        """
+        if offset < 0 or nbytes < 0 or offset + nbytes > self.size:
+            raise self._ends_early(offset + nbytes)
+        data = bytearray(nbytes)
+        self.read_into(offset, memoryview(data))
+        return bytes(data)
+
+    def read_into(self, offset: int, view: memoryview) -> None:
+        """Fill ``view`` (writable bytes) from ``offset`` on; raises like ``read_at``."""
+        done, nbytes = 0, view.nbytes
+        while done < nbytes:
+            try:
+                count = self._read_some(offset + done, view[done:])
+            except OSError as error:
+                raise self._failed(error) from error
+            if count == 0:
+                raise self._ends_early(offset + nbytes)
+            done += count
+
+    @abstractmethod
+    def _read_some(self, offset: int, view: memoryview) -> int:
+        """Read at least one byte into ``view``; 0 at the end of the file."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Give back what the source holds; a second call does nothing."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _failed(self, error: OSError) -> FileError:
+        return FileError(
+            f"this cannot be read: {error.strerror or error}", errno=error.errno, file=self.name
+        )
+
+    def _ends_early(self, wanted: int) -> TruncatedError:
+        return TruncatedError(
+            "this file ends too early",
+            file=self.name,
+            wanted=f"at least {wanted:,} bytes",
+            found=f"{self.size:,} bytes",
+            cure="It was not written or copied to its end: get it again, or use an earlier one.",
+        )
+
+
+class _FileObject(Source):
+    """A seekable binary file, from its position at opening on; a lock makes reads positional."""
+
+    def __init__(self, file: BinaryIO, name: str) -> None:
+        self.name = name
+        self._file = file
+        self._lock = threading.Lock()
+        try:
+            self._start = file.tell()
+            self.size = file.seek(0, os.SEEK_END) - self._start
+            file.seek(self._start)
+        except (OSError, ValueError) as error:
+            raise UsageError(
+                "holdfast reads only from files in which it can seek",
+                found=f"{type(file).__name__}: {error}",
+                cure="Read it whole and pass io.BytesIO(data).",
+            ) from error
+
+    def _read_some(self, offset: int, view: memoryview) -> int:
+        with self._lock:
+            self._file.seek(self._start + offset)
+            readinto = getattr(self._file, "readinto", None)
+            if readinto is not None:
+                return int(readinto(view) or 0)
+            data = self._file.read(view.nbytes)
+            view[: len(data)] = data
+            return len(data)
+
+    def close(self) -> None:
+        """Put the file back to where it was, so that it can be read again; it stays open."""
+        if not self._file.closed:
+            self._file.seek(self._start)
+
+
+class _OwnFile(_FileObject):
+    """A file opened here by path, where the system has no ``preadv`` (Windows)."""
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class _Descriptor(Source):
+    """A file opened here by path, read with ``preadv``: no position, no lock."""
+
+    def __init__(self, descriptor: int, path: str) -> None:
+        self.name = self.path = path
+        self.size = os.fstat(descriptor).st_size
+        self._descriptor = descriptor
+
+    def fileno(self) -> int:
+        """The descriptor, for the one caller that maps (``load(mmap=True)``)."""
+        return self._descriptor
+
+    def _read_some(self, offset: int, view: memoryview) -> int:
+        return os.preadv(self._descriptor, [view], offset)
+
+    def read_at(self, offset: int, nbytes: int) -> bytes:
+        if offset >= 0 and nbytes >= 0 and offset + nbytes <= self.size:
+            try:
+                data = os.pread(self._descriptor, nbytes, offset)
+            except OSError as error:
+                raise self._failed(error) from error
+            if len(data) == nbytes:
+                return data
+        return super().read_at(offset, nbytes)
+
+    def close(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+def open_source(file: str | os.PathLike[str] | BinaryIO) -> Source:
+    """Open a path, or a binary file object from its current position on, as torch.load does.
+
+    Raises:
+        NoCheckpointError: no such file.
+        NotACheckpointError: a folder, or no regular file.
+        FileError: the file system said no.
+        UsageError: neither a path nor a binary file that can seek.
+    """
+    if isinstance(file, str | os.PathLike):
+        return _open_path(os.fspath(file))
+    if isinstance(file, io.TextIOBase) or not callable(getattr(file, "read", None)):
+        raise UsageError(
+            "a path or a binary file object is needed to read from",
+            found=f"{type(file).__module__}.{type(file).__qualname__}",
+            cure='Open the file in binary mode: open(path, "rb").',
+        )
+    return _FileObject(file, _name_of(file))
+
+
+def _open_path(path: str) -> Source:
+    try:
+        mode = Path(path).stat().st_mode
+        if not stat.S_ISREG(mode):
+            raise _no_regular_file(path, mode)
+        if not hasattr(os, "preadv"):
+            return _OwnFile(Path(path).open("rb"), path)
+        return _Descriptor(os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0)), path)
+    except (FileNotFoundError, ValueError) as error:  # ValueError: a NUL character in the path
+        raise NoCheckpointError("there is no such file", file=path) from error
+    except OSError as error:
+        raise FileError(
+            f"this cannot be read: {error.strerror or error}",
+            errno=error.errno,
+            file=path,
+            cure=f"Check its owner and permissions: ls -ld {path}",
+        ) from error
+
+
+def _no_regular_file(path: str, mode: int) -> NotACheckpointError:
+    if stat.S_ISDIR(mode):
+        return NotACheckpointError(
+            "this is a folder, not a checkpoint file",
+            file=path,
+            cure=f"Name a file in it: ls {path}",
+        )
+    return NotACheckpointError("this is no regular file (a device or a pipe)", file=path)
+
+
+def _name_of(file: Any) -> str:
+    name = getattr(file, "name", None)
+    return name if isinstance(name, str) else f"<{type(file).__name__}>"

@@ -1,0 +1,112 @@
+"""Read a pickle as a tree of plain values, references and opaque objects."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from holdfast.errors import FormatError
+from holdfast.pickles import literals as lit
+from holdfast.pickles import objects as obj
+from holdfast.pickles import opcodes as op
+from holdfast.pickles.limits import check_tree, path_to
+from holdfast.pickles.machine import Machine
+from holdfast.spec.tree import dotted
+
+_STOP = 0x2E
+
+_OPCODES: dict[bytes, Callable[[Machine], None]] = {
+    # stack and memo
+    **{b"(": op.mark, b"0": op.pop, b"1": op.pop_mark, b"2": op.dup},
+    **{b"p": op.put, b"q": op.binput, b"r": op.long_binput, b"\x94": op.memoize},
+    **{b"g": op.get, b"h": op.binget, b"j": op.long_binget},
+    # protocol, symbols, persistent ids
+    **{b"\x80": op.proto, b"\x95": op.frame, b"c": op.global_, b"\x93": op.stack_global},
+    **{b"P": op.persid, b"Q": op.binpersid},
+    **dict.fromkeys((b"\x82", b"\x83", b"\x84"), op.extension),
+    **dict.fromkeys((b"\x97", b"\x98"), op.out_of_band),
+    # constants and numbers
+    **{b"N": lit.constant(None), b"\x88": lit.constant(True), b"\x89": lit.constant(False)},
+    **{b"I": lit.int_, b"J": lit.binint, b"K": lit.binint1, b"M": lit.binint2},
+    **{b"L": lit.long_, b"\x8a": lit.long1, b"\x8b": lit.long4},
+    **{b"F": lit.float_, b"G": lit.binfloat},
+    # text and bytes
+    **{b"S": lit.string, b"T": lit.binstring, b"U": lit.short_binstring, b"V": lit.unicode_},
+    **{b"X": lit.binunicode, b"\x8c": lit.short_binunicode, b"\x8d": lit.binunicode8},
+    **{b"C": lit.short_binbytes, b"B": lit.binbytes, b"\x8e": lit.binbytes8},
+    b"\x96": lit.bytearray8,
+    # containers
+    **{b")": obj.empty_tuple, b"t": obj.tuple_},
+    **{b"\x85": obj.tuple1, b"\x86": obj.tuple2, b"\x87": obj.tuple3},
+    **{b"]": obj.empty_list, b"l": obj.list_, b"a": obj.append, b"e": obj.appends},
+    **{b"}": obj.empty_dict, b"d": obj.dict_, b"s": obj.setitem, b"u": obj.setitems},
+    **{b"\x8f": obj.empty_set, b"\x90": obj.additems, b"\x91": obj.frozenset_},
+    # objects
+    **{b"R": obj.reduce, b"\x81": obj.newobj, b"\x92": obj.newobj_ex},
+    **{b"i": obj.inst, b"o": obj.obj, b"b": obj.build},
+}
+
+_HANDLERS = tuple(_OPCODES.get(bytes([code]), op.unknown) for code in range(256))
+
+
+@dataclass(frozen=True, slots=True)
+class Pickled:
+    """What a pickle holds.
+
+    ``symbols`` are all globals outside the closed table, in order of appearance; ``discarded``
+    those of objects that the pickle makes and throws away.
+    """
+
+    tree: Any
+    symbols: tuple[str, ...]
+    discarded: tuple[str, ...]
+
+
+def read(
+    data: bytes,
+    *,
+    persistent: Callable[[Machine, Any], Any],
+    encoding: str = "utf-8",
+    file: str | None = None,
+    member: str | None = None,
+) -> Pickled:
+    """Interpret one pickle of protocol 0 to 5; no object is made from any name in it.
+
+    ``persistent`` gives the node of a persistent id. ``encoding`` decodes Python 2 text.
+
+    Raises:
+        RefusedError: a rule for hostile files is broken.
+        FormatError: the bytes are no whole pickle.
+    """
+    m = Machine(data, persistent=persistent, encoding=encoding, file=file, member=member)
+    try:
+        tree = _run(m)
+    except FormatError as error:
+        raise (m.flaw or error) from None
+    if m.flaw is not None:
+        path = path_to(tree, m.flaw_nodes)
+        m.flaw.tensor = dotted(path) if path else None
+        raise m.flaw
+    check_tree(tree, m)
+    return Pickled(tree, tuple(m.symbols), tuple(m.discarded))
+
+
+def _run(m: Machine) -> Any:
+    data, handlers = m.data, _HANDLERS
+    try:
+        while True:
+            code = data[m.pos]
+            m.pos += 1
+            if code == _STOP:
+                return m.finish()
+            handlers[code](m)
+    except IndexError as error:
+        what = "it ends before its end" if m.pos >= m.end else "it takes more than there is"
+        raise m.broken(what) from error
+    except KeyError as error:
+        raise m.broken("it gets what it never put") from error
+    except (ValueError, OverflowError, struct.error) as error:
+        # Numbers and text that are none (UnicodeError is a ValueError), or a cut-off number.
+        raise m.broken("a value in it is not what it says") from error
