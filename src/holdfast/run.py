@@ -71,7 +71,7 @@ class Run:
         self._parts = as_parts(parts)
         self._start_from, self._start_step = start_from, start_step
         self._writer = RunWriter(self.folder, keep, every, Template(name))
-        self._stepping = Stepping(self._parts, self.extra, StopSignals(grace))
+        self._stepping = Stepping(self._parts, lambda: self.extra, StopSignals(grace))
         #: Whether resume() was called and no step was done since.
         self._is_positioned = False
         check(self._parts, self.extra)

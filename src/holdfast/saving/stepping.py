@@ -25,7 +25,10 @@ class Stepping:
     """
 
     def __init__(
-        self, parts: Mapping[str, Part], extra: Mapping[str, Any], signals: StopSignals
+        self,
+        parts: Mapping[str, Part],
+        extra: Callable[[], Mapping[str, Any]],
+        signals: StopSignals,
     ) -> None:
         self.signals = signals
         self.metrics: dict[str, Any] = {}
@@ -107,7 +110,7 @@ class Stepping:
             self._compare(self._saved)
 
     def _compare(self, saved: Mapping[str, Any]) -> None:
-        now = capture(self._parts, self._extra).watched(self._parts)
+        now = capture(self._parts, self._extra()).watched(self._parts)
         changed = differences(dict(saved), now)
         if changed:
             self._has_warned = True
