@@ -104,7 +104,7 @@ def warn_of_slices(encoded: encode.Encoded) -> None:
     if dragged:
         whole, used = (sum(column) for column in zip(*dragged, strict=True))
         log.warning(
-            "%d of the saved tensors are views of larger storages: %s bytes are written where %s "
+            "%d saved storages are larger than the views of them: %s bytes are written where %s "
             "are referred to, as torch.save does. Save view.clone() to write only the view.",
             len(dragged),
             f"{whole:,}",

@@ -20,16 +20,31 @@ def walk(tree: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
     Mappings, lists, tuples, sets (sorted by ``repr``) are walked; anything else is a leaf. A
     container met inside itself is yielded as a leaf, so that the walk ends.
     """
-    yield from _walk(tree, path, ())
-
-
-def _walk(node: Any, path: Path, above: tuple[int, ...]) -> Iterator[tuple[Path, Any]]:
-    children = children_of(node)
-    if not children or id(node) in above:
-        yield path, node
+    # A stack of our own: the nesting of somebody's object may be deeper than Python's. Each level
+    # has one step of the path, so that deep trees cost no more than their depth.
+    if not (children := children_of(tree)):
+        yield path, tree
         return
-    for step, child in children:
-        yield from _walk(child, (*path, step), (*above, id(node)))
+    above, steps = {id(tree)}, list(path)
+    levels = [(id(tree), iter(children))]
+    while levels:
+        owner, siblings = levels[-1]
+        step, node = next(siblings, _END)
+        if step is _END[0]:
+            levels.pop()
+            above.discard(owner)
+            del steps[len(path) + len(levels) - 1 :]
+            continue
+        children = [] if id(node) in above else children_of(node)
+        if children:
+            above.add(id(node))
+            steps.append(step)
+            levels.append((id(node), iter(children)))
+        else:
+            yield (*steps, step), node
+
+
+_END: tuple[Any, Any] = (object(), None)
 
 
 def children_of(node: Any) -> list[tuple[Any, Any]]:
