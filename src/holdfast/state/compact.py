@@ -73,7 +73,7 @@ def _move(views: Sequence[torch.Tensor]) -> dict[int, torch.Tensor]:
             moved[id(members[0])] = _alone(members[0])
             continue
         flat = torch.empty(0, dtype=torch.uint8, device=members[0].device)
-        flat.set_(members[0].untyped_storage(), start, (stop - start,))
+        flat.set_(members[0].untyped_storage(), start, (stop - start,), (1,))
         storage = flat.clone().untyped_storage()
         for view in members:
             offset = int(view.storage_offset()) - start // view.element_size()
@@ -84,7 +84,7 @@ def _move(views: Sequence[torch.Tensor]) -> dict[int, torch.Tensor]:
 def _alone(view: torch.Tensor) -> torch.Tensor:
     if _used(view) > (span := _span(view))[1] - span[0]:  # expanded: keep its few bytes
         flat = torch.empty(0, dtype=torch.uint8, device=view.device)
-        flat.set_(view.untyped_storage(), span[0], (span[1] - span[0],))
+        flat.set_(view.untyped_storage(), span[0], (span[1] - span[0],), (1,))
         return _dress(view, flat.clone().untyped_storage(), 0, view.shape, view.stride())
     # Conjugation and negation are bits of the view; the bytes are copied as they lie.
     raw = torch.empty(0, dtype=view.dtype, device=view.device)
