@@ -54,7 +54,7 @@ def inside(node: Any) -> list[Any]:
     """What lies directly in a node, plain numbers and text left out."""
     kind = type(node)
     if kind is TensorRef:
-        found: Any = (node.attributes,) if node.attributes is not None else ()
+        found: Any = (node.attributes, node.subclass)
         if node.quantizer is not None:
             found = (*found, node.quantizer.scale, node.quantizer.zero_point)
     elif kind is Opaque:
@@ -65,10 +65,22 @@ def inside(node: Any) -> list[Any]:
     elif isinstance(node, list | tuple | set | frozenset):
         found = node
     elif kind is SparseRef:
-        found = [*node.components.values(), node.attributes]
+        found = [*node.components.values(), node.attributes, node.subclass]
     else:
         return []
     return [item for item in found if type(item) not in _SCALARS]
+
+
+def nodes(tree: Any) -> Iterator[Any]:
+    """Every node of a tree once, whatever its shape; plain numbers and text are left out."""
+    met: dict[int, Any] = {}
+    todo = [tree]
+    while todo:
+        node = todo.pop()
+        if id(node) not in met:
+            met[id(node)] = node  # kept, so that no other node gets its id
+            yield node
+            todo += reversed(inside(node))
 
 
 def path_to(tree: Any, targets: Mapping[int, Any]) -> tuple[Any, ...]:

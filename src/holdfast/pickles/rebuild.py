@@ -161,7 +161,7 @@ def from_type(m: Machine, args: Args) -> Any:
     function, cls, arguments, state = args
     made = m.call(function, arguments)
     if not isinstance(made, TensorRef | SparseRef):
-        return m.table_call("torch._tensor", "_rebuild_from_type_v2", args)
+        return m.table_call("torch._tensor", "_rebuild_from_type_v2", (made, cls, state))
     made.attributes = state
     if cls.symbol == "torch.nn.parameter.Parameter":
         made.is_parameter = True

@@ -1,0 +1,117 @@
+"""Whether a checkpoint's bytes are those that were saved: every CRC it carries, checked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from holdfast.io.checksum import crc32_of
+from holdfast.io.source import Source
+from holdfast.report.paths import first_few, tensors_by_storage
+from holdfast.spec.index import Extent, Index
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """One member whose bytes are not those that were saved, and the tensors in it."""
+
+    member: str
+    tensors: tuple[str, ...]
+    expected_crc: int
+    found_crc: int
+
+    def to_json(self) -> dict[str, Any]:
+        """The same as JSON values; CRCs as eight hexadecimal digits."""
+        return {
+            "member": self.member,
+            "tensors": list(self.tensors),
+            "expected_crc": f"{self.expected_crc:08x}",
+            "found_crc": f"{self.found_crc:08x}",
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyReport:
+    """What checking a file gave.
+
+    ``status`` is ``good`` (every member has a CRC and it is right), ``damaged``, or ``unknown``
+    (none is wrong, but members without CRC could not be checked: ``unknown_members`` of them).
+    ``checked_nbytes`` counts the bytes whose CRC was compared, ``members`` all members.
+    """
+
+    file: str
+    status: str
+    damages: tuple[Damage, ...] = ()
+    checked_nbytes: int = 0
+    members: int = 0
+    unknown_members: int = 0
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is known to be damaged."""
+        return self.status != "damaged"
+
+    def to_json(self) -> dict[str, Any]:
+        """The same as JSON values."""
+        return {
+            "file": self.file,
+            "status": self.status,
+            "damages": [damage.to_json() for damage in self.damages],
+            "checked_nbytes": self.checked_nbytes,
+            "members": self.members,
+            "unknown_members": self.unknown_members,
+        }
+
+    def to_text(self) -> str:
+        """One line, and one more for each damaged member."""
+        if self.status == "good":
+            return f"{self.file}: good ({self.members} members, {self.checked_nbytes:,} bytes)"
+        if self.status == "unknown":
+            return (
+                f"{self.file}: unknown: {self.unknown_members} of {self.members} members were "
+                "saved without a checksum"
+            )
+        lines = [f"{self.file}: damaged ({len(self.damages)} of {self.members} members)"]
+        for damage in self.damages:
+            tensors = f" ({first_few(damage.tensors)})" if damage.tensors else ""
+            crcs = f"CRC {damage.found_crc:08x}, saved as {damage.expected_crc:08x}"
+            lines.append(f"  {damage.member}{tensors}: {crcs}")
+        return "\n".join(lines)
+
+
+def verify_index(
+    index: Index, source: Source, *, on_progress: Callable[[int], object] | None = None
+) -> VerifyReport:
+    """Read every member of a checkpoint and compare its CRC with the one saved.
+
+    ``on_progress`` is called with the number of bytes of each chunk read.
+
+    Raises:
+        TruncatedError: the file ends early.
+        FileError: the file system said no.
+    """
+    extents = sorted((*index.extents.values(), *index.other), key=lambda extent: extent.offset)
+    known = [extent for extent in extents if extent.expected_crc is not None]
+    found = [(e, crc32_of(source, e.offset, e.nbytes, on_progress=on_progress)) for e in known]
+    wrong = [(extent, crc) for extent, crc in found if crc != extent.expected_crc]
+    unknown = len(extents) - len(known)
+    return VerifyReport(
+        file=index.file,
+        status="damaged" if wrong else ("unknown" if unknown else "good"),
+        damages=_damages(index, wrong),
+        checked_nbytes=sum(extent.nbytes for extent in known),
+        members=len(extents),
+        unknown_members=unknown,
+    )
+
+
+def _damages(index: Index, wrong: list[tuple[Extent, int]]) -> tuple[Damage, ...]:
+    if not wrong:
+        return ()
+    names = tensors_by_storage(index.tree)
+    tensors = {extent.member: names.get(key, ()) for key, extent in index.extents.items()}
+    return tuple(
+        Damage(extent.member, tensors.get(extent.member, ()), extent.expected_crc or 0, crc)
+        for extent, crc in wrong
+    )

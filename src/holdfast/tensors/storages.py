@@ -1,0 +1,150 @@
+"""Storages of a checkpoint, each read once: straight into torch's memory, its CRC checked."""
+
+from __future__ import annotations
+
+import mmap as mmap_module
+import sys
+from typing import Any
+
+import torch
+
+from holdfast.errors import DamagedError, RefusedError, UsageError
+from holdfast.io.checksum import crc32_of, read_checked
+from holdfast.io.source import Source
+from holdfast.pickles.limits import nodes
+from holdfast.report.paths import first_few, tensors_by_storage
+from holdfast.spec.index import Extent, Index, StorageRef, TensorRef
+from holdfast.tensors.locate import is_meta, restorer
+
+
+class Storages:
+    """The storages of one checkpoint; tensors that share one in the file share it in memory.
+
+    ``verify`` None checks CRCs unless ``mmap``.
+    """
+
+    def __init__(
+        self,
+        index: Index,
+        source: Source,
+        *,
+        map_location: Any = "cpu",
+        mmap: bool = False,
+        verify: bool | None = None,
+    ) -> None:
+        self._index, self._source = index, source
+        self._restore = restorer(map_location)
+        self._is_meta = is_meta(map_location)
+        self._verify = not mmap if verify is None else verify
+        self._mapping = _mapping(source) if mmap and not self._is_meta else None
+        self._made: dict[str, torch.UntypedStorage] = {}
+        self._swaps = index.byteorder != sys.byteorder
+        self._widths: dict[str, int] | None = None
+
+    def get(self, ref: StorageRef) -> torch.UntypedStorage:
+        """The storage of a reference, on its device.
+
+        Raises:
+            DamagedError: its bytes are not those that were saved.
+            TruncatedError: the file ends before them.
+        """
+        found = self._made.get(ref.key)
+        if found is None:
+            found = self._read(ref)
+            self._made[ref.key] = found
+        return found
+
+    def _read(self, ref: StorageRef) -> torch.UntypedStorage:
+        extent = self._index.extents[ref.key]
+        if self._is_meta:
+            empty: torch.UntypedStorage = torch.UntypedStorage(extent.nbytes, device="meta")
+            empty._checkpoint_offset = extent.offset  # as torch.load does, for late readers
+            return empty
+        if self._mapping is not None:
+            storage = self._map(extent)
+        else:
+            storage = torch.UntypedStorage(extent.nbytes)
+            self._fill(extent, storage)
+        if self._swaps:
+            self._swap(ref, storage)
+        return self._restore(storage, ref.location)
+
+    def _fill(self, extent: Extent, storage: torch.UntypedStorage) -> None:
+        if not extent.nbytes:
+            return
+        view = memory_of(storage)
+        if self._verify and extent.expected_crc is not None:
+            self._compare(extent, read_checked(self._source, extent.offset, view))
+        else:
+            self._source.read_into(extent.offset, view)
+
+    def _map(self, extent: Extent) -> torch.UntypedStorage:
+        if self._verify and extent.expected_crc is not None:
+            self._compare(extent, crc32_of(self._source, extent.offset, extent.nbytes))
+        assert self._mapping is not None
+        mapped: torch.UntypedStorage = self._mapping[extent.offset : extent.offset + extent.nbytes]
+        return mapped
+
+    def _compare(self, extent: Extent, crc: int) -> None:
+        if crc == extent.expected_crc:
+            return
+        names = tensors_by_storage(self._index.tree)
+        keys = (key for key, other in self._index.extents.items() if other is extent)
+        tensors = names.get(next(keys, ""), ())
+        raise DamagedError(
+            "the bytes of this checkpoint are not those that were saved",
+            file=self._index.file,
+            member=extent.member,
+            tensor=first_few(tensors) or None,
+            wanted=f"CRC {extent.expected_crc:08x}",
+            found=f"{crc:08x}",
+            cure="Use an earlier checkpoint; holdfast verify lists all that is damaged.",
+        )
+
+    def _swap(self, ref: StorageRef, storage: torch.UntypedStorage) -> None:
+        """Swap the bytes of each element, of each component where elements are complex."""
+        if self._widths is None:
+            self._widths = _widths(self._index)
+        width = self._widths.get(ref.key, 1)
+        if width > 1:
+            storage._byteswap(width)
+
+
+def memory_of(storage: torch.UntypedStorage) -> memoryview:
+    """The bytes of a storage on the CPU, writable."""
+    array: Any = torch.empty(0, dtype=torch.uint8).set_(storage).numpy()
+    return memoryview(array)
+
+
+def _mapping(source: Source) -> torch.UntypedStorage:
+    """The whole file, mapped: changes stay in memory and never reach the file."""
+    fileno = getattr(source, "fileno", None)
+    if fileno is None:
+        raise UsageError(
+            "mmap=True needs a path",
+            found=source.name,
+            cure="Give the path, or leave mmap out: reading is about as fast.",
+        )
+    mapping = mmap_module.mmap(fileno(), source.size, access=mmap_module.ACCESS_COPY)
+    return torch.frombuffer(mapping, dtype=torch.uint8).untyped_storage()
+
+
+def _widths(index: Index) -> dict[str, int]:
+    """Bytes to swap at a time, by storage; an untyped storage has its tensors' element type."""
+    widths: dict[str, int] = {}
+    for node in nodes(index.tree):
+        if isinstance(node, TensorRef) and node.storage is not None:
+            dtype, key = node.dtype, node.storage.key
+        elif isinstance(node, StorageRef) and not node.is_untyped:
+            dtype, key = node.dtype, node.key
+        else:
+            continue
+        width = dtype.itemsize // (2 if dtype.is_complex else 1)
+        if widths.setdefault(key, width) != width:
+            raise RefusedError(
+                "refused: tensors of one storage have elements of one size in a file whose bytes "
+                "must be swapped",
+                file=index.file,
+                member=index.extents[key].member,
+            )
+    return widths

@@ -1,0 +1,149 @@
+"""``trust=``: the classes and functions that one call may build, and the error without them."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter, OrderedDict
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from holdfast.errors import UntrustedError, UsageError
+from holdfast.pickles.table import QSCHEMES, STORAGES, is_harmful
+
+#: What the closed table's own symbols stand for, where a file holds them as values.
+_VALUES: dict[str, Any] = {
+    "collections.OrderedDict": OrderedDict,
+    "collections.Counter": Counter,
+    **{f"builtins.{kind.__name__}": kind for kind in (set, complex, bytearray, bytes, object)},
+    "torch.Size": torch.Size,
+    "torch.device": torch.device,
+    "torch.Tensor": torch.Tensor,
+    "torch.nn.parameter.Parameter": torch.nn.Parameter,
+    "numpy.ndarray": np.ndarray,
+    "numpy.dtype": np.dtype,
+    **{f"torch.{name}": getattr(torch, name) for name in QSCHEMES},
+    **{f"{module}.{name}": getattr(torch, name.lstrip("_"), None) for module, name in STORAGES},
+}
+
+_MISSING = object()
+
+
+class Trust:
+    """What a call trusts, by the names a pickle gives it.
+
+    Raises:
+        UsageError: text instead of classes: a name alone would have to be imported.
+    """
+
+    def __init__(self, trusted: Iterable[Any] | Mapping[str, Any] = ()) -> None:
+        self._by_symbol: dict[str, Any] = {}
+        self._ids: set[int] = set()
+        if isinstance(trusted, Mapping):
+            trusted = (trusted,)
+        elif isinstance(trusted, str) or not isinstance(trusted, Iterable):
+            trusted = [trusted]
+        for item in trusted:
+            self._add(item)
+
+    def _add(self, item: Any) -> None:
+        if isinstance(item, Mapping):
+            for symbol, stand_in in item.items():
+                if not isinstance(symbol, str) or not callable(stand_in):
+                    raise _no_class(stand_in if isinstance(symbol, str) else symbol)
+                self._by_symbol[symbol] = stand_in
+                self._ids.add(id(stand_in))
+            return
+        name = getattr(item, "__qualname__", None)
+        if not callable(item) or not isinstance(name, str):
+            raise _no_class(item)
+        self._by_symbol[f"{item.__module__}.{name}"] = item
+        self._ids.add(id(item))
+
+    def find(self, symbol: str) -> Any:
+        """The object a symbol stands for; raises KeyError when it is not trusted."""
+        found = self._by_symbol.get(symbol, _MISSING)
+        if found is _MISSING:
+            found = self._known_elsewhere(symbol)
+        if found is _MISSING:
+            found = _VALUES.get(symbol) or _MISSING
+        if found is _MISSING:
+            raise KeyError(symbol)
+        return found
+
+    def has(self, symbol: str) -> bool:
+        """Whether ``find`` would find it."""
+        try:
+            self.find(symbol)
+        except KeyError:
+            return False
+        return True
+
+    def _known_elsewhere(self, symbol: str) -> Any:
+        """A trusted object under another of its names: ``torch.nn.Linear`` is one of two.
+
+        Only modules that are imported already are looked at, and nothing in them is run.
+        """
+        module, _, name = symbol.rpartition(".")
+        found = getattr(sys.modules.get(module), "__dict__", {}).get(name, _MISSING)
+        return found if id(found) in self._ids else _MISSING
+
+
+def _no_class(item: Any) -> UsageError:
+    shown = repr(item) if isinstance(item, str) else f"a {type(item).__qualname__}"
+    return UsageError(
+        "trust= takes classes and functions, not their names",
+        found=shown[:100],
+        cure='Import them: trust=[MyClass]; for one that has moved: {"old.module.Name": MyClass}.',
+    )
+
+
+def untrusted(file: str, symbols: Iterable[str]) -> UntrustedError:
+    """The error that names all classes and functions a file needs, with the line to paste."""
+    names = sorted(set(symbols))
+    harmful = [name for name in names if is_harmful(name) or not _is_python_name(name)]
+    error = UntrustedError(
+        "this file holds objects of classes or functions that you have not trusted",
+        file=file,
+        found=", ".join(ascii(name)[1:-1] for name in names),
+        cure=_warning(harmful) if harmful else _lines_to_paste(names),
+    )
+    error.symbols = tuple(names)
+    return error
+
+
+def _is_python_name(symbol: str) -> bool:
+    return symbol.isascii() and all(part.isidentifier() for part in symbol.split("."))
+
+
+def _warning(harmful: list[str]) -> str:
+    shown = ", ".join(ascii(name)[1:-1] for name in harmful)
+    return (
+        f"No checkpoint needs {shown}: the file is made to run code. Do not load it.\n"
+        'To see the tensors in it all the same: holdfast.load(path, opaque="keep").'
+    )
+
+
+def _lines_to_paste(names: list[str]) -> str:
+    lasts = Counter(name.rpartition(".")[2] for name in names)
+    imports, trusted = [], []
+    for symbol in names:
+        module, _, name = symbol.rpartition(".")
+        if module == "builtins":
+            trusted.append(name)
+        elif lasts[name] > 1:  # two classes of one name: both by their whole names
+            imports.append(f"import {module}")
+            trusted.append(symbol)
+        else:
+            imports.append(f"from {module} import {name}")
+            trusted.append(name)
+    return "\n".join(
+        [
+            "If you trust where it comes from:",
+            *dict.fromkeys(imports),
+            f"holdfast.load(path, trust=[{', '.join(trusted)}])",
+            'Without them: holdfast.load(path, opaque="keep").',
+        ]
+    )
