@@ -20,7 +20,7 @@ from holdfast.errors import FileError, HoldfastError, NoCheckpointError, NotAChe
 from holdfast.runs.entry import Entry, OrderBy
 from holdfast.runs.finding import find
 from holdfast.runs.naming import pin_name
-from holdfast.runs.reading import explained, is_checkpoint_folder, read_headers
+from holdfast.runs.reading import explained, is_checkpoint_folder, read_briefly
 from holdfast.spec.index import Index
 from holdfast.spec.record import Record
 
@@ -47,7 +47,7 @@ class Found:
     counted_epoch: int | None = None
 
 
-def list_run(folder: str | Path, *, read: Callable[[Path], Index] = read_headers) -> list[Entry]:
+def list_run(folder: str | Path, *, read: Callable[[Path], Index] = read_briefly) -> list[Entry]:
     """The checkpoints of a run folder, oldest to newest; those that cannot be read come last.
 
     Only headers are read, no lock is taken and nothing is created. An empty folder gives an empty

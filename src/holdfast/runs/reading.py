@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
-from holdfast.errors import FileError
+from holdfast.errors import DamagedError, FileError, HoldfastError
+from holdfast.formats import read_index, sniff
+from holdfast.formats.torch_zip.read import PICKLE, root_of
+from holdfast.formats.zip_archive import Member, read_member, read_members
+from holdfast.io.checksum import crc32
+from holdfast.io.source import Source, open_source
 from holdfast.spec import record as records
 from holdfast.spec.index import Index
 
 log = logging.getLogger("holdfast")
+
+_ZIP = b"PK\x03\x04"
 
 #: The files by one of which a folder is one checkpoint, written by several processes or in shards.
 _METADATA = ".metadata"
@@ -32,20 +40,69 @@ def read_headers(path: Path) -> Index:
     Raises:
         HoldfastError: it cannot be read.
     """
+    return _read(path, read_index)
+
+
+def read_briefly(path: Path) -> Index:
+    """As ``read_headers``, but of what a run of holdfast saved the record alone, which is faster.
+
+    Its pickle is checked by its CRC and not read, so the tree and the extents are left empty.
+
+    Raises:
+        HoldfastError: it cannot be read, its record included.
+    """
+    return _read(path, _read_record)
+
+
+def _read(path: Path, read: Callable[[Source], Index]) -> Index:
     try:
         if path.is_dir() and (path / records.MEMBER).is_file():
             return _read_folder(path)
-        return _read_file(path)
+        with open_source(path) as source:
+            return read(source)
+    except HoldfastError:
+        raise
     except OSError as error:
         raise explained(error, path) from error
 
 
-def _read_file(path: Path) -> Index:
-    from holdfast.formats import read_index
-    from holdfast.io.source import open_source
-
-    with open_source(path) as source:
+def _read_record(source: Source) -> Index:
+    if source.size < len(_ZIP) or source.read_at(0, len(_ZIP)) != _ZIP:
         return read_index(source)
+    members = read_members(source)
+    sniff.require_torch_zip(source, members)
+    root = root_of(source, members)
+    if f"{root}/{records.MEMBER}" not in members:
+        return read_index(source)
+    record = records.decode(
+        _checked(source, members[f"{root}/{records.MEMBER}"], "record"), file=source.name
+    )
+    if record.sequence is None:  # saved outside a run: its place is found by what it holds
+        return read_index(source)
+    _checked(source, members[f"{root}/{PICKLE}"], "pickle")
+    return Index(
+        file=source.name,
+        format="torch_zip",
+        tree={},
+        extents={},
+        record=record,
+        file_nbytes=source.size,
+    )
+
+
+def _checked(source: Source, member: Member, what: str) -> bytes:
+    data = read_member(source, member)
+    found = crc32(data)
+    if member.crc not in (0, found):  # 0: it was saved without CRCs
+        raise DamagedError(
+            f"the {what} of this checkpoint is damaged",
+            file=source.name,
+            member=member.name,
+            wanted=f"CRC {member.crc:08x}",
+            found=f"{found:08x}",
+            cure="Use an earlier checkpoint: holdfast list shows them.",
+        )
+    return data
 
 
 def _read_folder(path: Path) -> Index:

@@ -10,7 +10,7 @@ from pathlib import Path
 from holdfast.errors import NoCheckpointError, UsageError
 from holdfast.runs.finding import find
 from holdfast.runs.listing import list_run
-from holdfast.runs.reading import is_checkpoint_folder, read_headers
+from holdfast.runs.reading import is_checkpoint_folder, read_briefly
 from holdfast.spec.index import Index
 
 
@@ -48,7 +48,7 @@ def parse(text: str | os.PathLike[str]) -> Where:
     return Where(Path(path), which)
 
 
-def resolve(text: str | os.PathLike[str], *, read: Callable[[Path], Index] = read_headers) -> Path:
+def resolve(text: str | os.PathLike[str], *, read: Callable[[Path], Index] = read_briefly) -> Path:
     """The path of the checkpoint that ``text`` names; a run's latest where it does not say.
 
     No lock is taken and nothing is created.

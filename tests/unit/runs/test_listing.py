@@ -4,6 +4,8 @@ import errno
 import os
 import random
 import tempfile
+import zipfile
+import zlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from holdfast.errors import FileError, NoCheckpointError, NotACheckpointError
 from holdfast.formats.torch_zip import write
 from holdfast.runs.entry import Entry
 from holdfast.runs.listing import Found, find, list_run, next_sequence, order
+from holdfast.runs.reading import read_briefly, read_headers
 from holdfast.spec import record as records
 from holdfast.spec.record import Record
 
@@ -203,6 +206,39 @@ def test_renaming_and_touching_changes_no_order(run):
         entry.path.rename(run / f"{number}.pt")
         os.utime(run / f"{number}.pt", (number, number))
     assert [entry.id for entry in list_run(run)] == before
+
+
+@pytest.mark.parametrize(("member", "what"), [("holdfast.json", "record"), ("data.pkl", "pickle")])
+def test_a_damaged_record_or_pickle_makes_a_checkpoint_unreadable(run, member, what):
+    path = run / "step-00000004.2.pt"
+    with zipfile.ZipFile(path) as archive:
+        content = archive.read(f"step-00000004.2/{member}")
+        wanted = archive.getinfo(f"step-00000004.2/{member}").CRC
+    data = bytearray(path.read_bytes())
+    at = data.index(content) + len(content) - 1
+    data[at] ^= 1
+    path.write_bytes(data)
+    last = list_run(run)[-1]
+    assert last.path == path
+    damaged = content[:-1] + bytes([content[-1] ^ 1])
+    assert str(last.problem) == (
+        f"the {what} of this checkpoint is damaged\n"
+        f"  in {path}, member 'step-00000004.2/{member}'\n"
+        f"  wanted CRC {wanted:08x}, found {zlib.crc32(damaged):08x}\n"
+        "  Use an earlier checkpoint: holdfast list shows them."
+    )
+    assert find(list_run(run), "latest").name == "step-00000003.pt"
+
+
+def test_a_state_saved_outside_a_run_is_found_by_what_it_holds(tmp_path):
+    torch_zip(tmp_path / "a.pt", pickled(epoch=4), Record(id="x"))
+    assert [(e.step, e.order_by, e.id) for e in list_run(tmp_path)] == [(4, "epoch", "x")]
+
+
+def test_reading_briefly_gives_the_record_that_reading_gives(run):
+    for path in run.iterdir():
+        assert read_briefly(path).record == read_headers(path).record
+        assert read_briefly(path).record is not None
 
 
 def test_pins_are_seen(run):
