@@ -209,14 +209,14 @@ def test_a_file_over_4_gib_has_the_bytes_of_torch(tmp_path: Path) -> None:
     holdfast.save(obj, SparseFile(tmp_path / "ours"))
     theirs, ours = (tmp_path / "theirs").open("rb"), (tmp_path / "ours").open("rb")
     with theirs, ours:
-        for at in range(0, nbytes, 1 << 28):
+        for at in range(0, nbytes - (1 << 20), 1 << 28):
             theirs.seek(at), ours.seek(at)
             a, b = theirs.read(1 << 16), ours.read(1 << 16)
             assert a == b, f"differs behind byte {at}"
         theirs.seek(nbytes - 4096), ours.seek(nbytes - 4096)
         a, b = theirs.read(), ours.read()
     with zipfile.ZipFile(tmp_path / "ours") as archive:
-        assert [i.file_size for i in archive.infolist()][4] == nbytes
+        assert archive.getinfo("archive/data/0").file_size == nbytes
     assert len(a) == len(b)
     differing = sum(x != y for x, y in zip(a, b, strict=True))
     assert differing <= 40 + 8  # the id's digits and its CRC, twice
@@ -244,7 +244,8 @@ def test_the_layout_at_the_border_is_that_of_torch(nbytes: int) -> None:
             return len(view)
 
     sink = Holes()
-    writer = torch._C.PyTorchFileWriter(sink, False, 64)
+    options = (False, 64) if hasattr(torch.serialization, "_get_storage_alignment") else (False,)
+    writer = torch._C.PyTorchFileWriter(sink, *options)
     names = [("a", 3), ("data/0", nbytes), ("data/1", 5)]
     zeros = torch.UntypedStorage(nbytes)
     for name, size in names:

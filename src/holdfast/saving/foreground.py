@@ -51,16 +51,13 @@ def save_encoded(
     path = _path_of(file)
     alignment = encode.alignment()
     headers = members.headers(alignment=alignment)
-    sizes = members.sizes(
-        encoded.pickle,
-        [storage.nbytes() for storage in encoded.storages],
-        headers=headers,
-        record=record,
-    )
+    keys = members.storage_order(len(encoded.storages), alignment=alignment)
+    nbytes_of = {key: encoded.storages[key].nbytes() for key in keys}
+    sizes = members.sizes(encoded.pickle, nbytes_of, headers=headers, record=record)
     plan = write.layout(members.root_name(path), sizes, alignment=alignment or write.ALIGNMENT)
 
     def fill(sink: Callable[[Buffer], object]) -> None:
-        write.fill(plan, _payloads(encoded, headers, record), sink)
+        write.fill(plan, _payloads(encoded, keys, headers, record), sink)
 
     nbytes = plan.nbytes
     if path is not None:
@@ -72,12 +69,12 @@ def save_encoded(
 
 
 def _payloads(
-    encoded: encode.Encoded, headers: dict[str, bytes], record: bytes | None
+    encoded: encode.Encoded, keys: list[int], headers: dict[str, bytes], record: bytes | None
 ) -> Iterable[write.Payload]:
     yield encoded.pickle
     yield from headers.values()
-    for storage in encoded.storages:
-        yield encode.storage_bytes(storage)
+    for key in keys:
+        yield encode.storage_bytes(encoded.storages[key])
     if record is not None:
         yield record
     yield members.VERSION

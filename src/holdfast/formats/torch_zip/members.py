@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 #: The archive format's version that torch 2.x writes.
 VERSION = b"3\n"
@@ -24,18 +24,27 @@ def root_name(file: str | None) -> str:
     return (stem if dot else name) or "archive"
 
 
+def storage_order(count: int, *, alignment: int | None) -> list[int]:
+    """The keys of ``count`` storages in file order; torch before 2.7 sorts them as text."""
+    return sorted(range(count), key=str) if alignment is None else list(range(count))
+
+
 def sizes(
-    pickle: bytes, storages: Sequence[int], *, headers: Mapping[str, bytes], record: bytes | None
+    pickle: bytes,
+    storages: Mapping[int, int],
+    *,
+    headers: Mapping[str, bytes],
+    record: bytes | None,
 ) -> list[tuple[str, int]]:
     """Names and sizes (bytes) of all members, for ``write.layout``.
 
-    ``headers`` are the small members between the pickle and the storages; the record, when there is
+    ``storages`` has the bytes of each storage by key, in file order. ``headers`` are the small members between the pickle and the storages; the record, when there is
     one, goes behind the last storage, where torch.load ignores it.
     """
     return [
         ("data.pkl", len(pickle)),
         *((name, len(data)) for name, data in headers.items()),
-        *((f"data/{key}", nbytes) for key, nbytes in enumerate(storages)),
+        *((f"data/{key}", nbytes) for key, nbytes in storages.items()),
         *([("holdfast.json", len(record))] if record is not None else []),
         ("version", len(VERSION)),
         (SERIALIZATION_ID, 40),
