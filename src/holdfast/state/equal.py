@@ -38,11 +38,24 @@ def same(a: Any, b: Any) -> bool:
 def _same_tensor(a: torch.Tensor, b: torch.Tensor) -> bool:
     if a.dtype != b.dtype or a.shape != b.shape or a.device != b.device or a.layout != b.layout:
         return False
-    if a.layout != torch.strided or a.is_quantized or not a.numel():
+    if a.layout != torch.strided:
+        return all(map(_same_tensor, _components(a), _components(b)))
+    if a.is_quantized or a.device.type == "meta" or not a.numel():
         return torch.equal(a, b)
     return torch.equal(_bits(a), _bits(b))
 
 
+def _components(sparse: torch.Tensor) -> list[torch.Tensor]:
+    """The dense tensors that a sparse one is made of."""
+    if sparse.layout == torch.sparse_coo:
+        return [sparse._indices(), sparse._values()]
+    is_by_row = sparse.layout in (torch.sparse_csr, torch.sparse_bsr)
+    if is_by_row:
+        return [sparse.crow_indices(), sparse.col_indices(), sparse.values()]
+    return [sparse.ccol_indices(), sparse.row_indices(), sparse.values()]
+
+
 def _bits(tensor: torch.Tensor) -> torch.Tensor:
     dense = tensor.detach().resolve_conj().resolve_neg().contiguous()
-    return dense.reshape(-1).view(torch.uint8)
+    # One element may have any stride and still counts as contiguous; its bytes need stride 1.
+    return dense.as_strided((dense.numel(),), (1,)).view(torch.uint8)

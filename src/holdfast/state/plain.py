@@ -22,6 +22,11 @@ _TORCH_LEAVES = (torch.dtype, torch.device, torch.layout)
 _KEYS = (str, int, float, bool, bytes, type(None))
 _MAPPINGS: tuple[type, ...] = (dict, OrderedDict, Counter)
 
+#: Containers inside containers: far from where Python's picklers and recursion end.
+DEEPEST = 100
+#: Bits of a whole number: torch's closed unpickler knows no opcode for more than 255 bytes.
+_MOST_BITS = 2000
+
 
 def to_plain(value: Any, path: Path, notes: dict[str, str]) -> Any:
     """Rebuild ``value`` of plain values; ``notes`` gains what stood at which pointer.
@@ -37,7 +42,9 @@ def to_plain(value: Any, path: Path, notes: dict[str, str]) -> Any:
 
 def _plain(value: Any, path: Path, notes: dict[str, str], above: tuple[int, ...]) -> Any:
     kind = type(value)
-    if kind in _LEAVES or isinstance(value, _TORCH_LEAVES):
+    if kind in _LEAVES:
+        return _leaf(value, path, notes)
+    if isinstance(value, _TORCH_LEAVES):
         return value
     if isinstance(value, torch.Tensor):
         return _tensor(value, path)
@@ -47,6 +54,8 @@ def _plain(value: Any, path: Path, notes: dict[str, str], above: tuple[int, ...]
         return _array(value, path, notes)
     if id(value) in above:
         raise _outside(value, path, "a container that holds itself cannot be saved")
+    if len(above) >= DEEPEST:
+        raise _outside(value, path, f"values nested over {DEEPEST} levels deep cannot be saved")
     inside = (*above, id(value))
     if kind in _MAPPINGS:
         return _mapping(value, path, notes, inside)
@@ -59,14 +68,32 @@ def _plain(value: Any, path: Path, notes: dict[str, str], above: tuple[int, ...]
     raise _outside(value, path)
 
 
+def _leaf(value: Any, path: Path, notes: dict[str, str]) -> Any:
+    if _is_huge(value):
+        raise _outside(value, path, f"a whole number of over {_MOST_BITS:,} bits cannot be saved")
+    if value == b"" and type(value) is bytes:
+        # Its pickle calls bytes(), which torch's closed table does not have; bytearray it does.
+        notes[pointer(path)] = "bytes"
+        return bytearray()
+    return value
+
+
+def _is_key(key: Any) -> bool:
+    if type(key) is tuple:
+        return all(type(part) is not tuple and _is_key(part) for part in key)
+    return type(key) in _KEYS and key != b"" and not _is_huge(key)
+
+
+def _is_huge(value: Any) -> bool:
+    return type(value) is int and value.bit_length() > _MOST_BITS
+
+
 def _mapping(
     value: Mapping[Any, Any], path: Path, notes: dict[str, str], above: tuple[int, ...]
 ) -> Any:
     result: Any = type(value)()
     for key, item in value.items():
-        if type(key) not in _KEYS and not (
-            type(key) is tuple and all(type(part) in _KEYS for part in key)
-        ):
+        if not _is_key(key):
             raise _outside(key, (*path, key), "a dict key of this type cannot be saved")
         result[key] = _plain(item, (*path, key), notes, above)
     # A module's state dict carries the versions of its layers here; torch saves it too.
@@ -78,7 +105,7 @@ def _mapping(
 
 def _set(value: set[Any], path: Path) -> set[Any]:
     for item in value:
-        if type(item) not in _KEYS:
+        if type(item) is tuple or not _is_key(item):
             raise _outside(item, path, "a set may hold numbers and text only")
     return set(value)
 
@@ -89,7 +116,13 @@ def _tensor(value: torch.Tensor, path: Path) -> torch.Tensor:
             f"a lazy parameter has no value yet, at {dotted(path)!r}",
             cure="Run one batch through the model before making the Run.",
         )
-    if type(value) not in (torch.Tensor, torch.nn.Parameter):
+    if value.device.type == "meta":
+        raise CaptureError(
+            f"a tensor on the meta device has no values, at {dotted(path)!r}",
+            cure="Give it some first: model.to_empty(device=...) and initialize, or load weights.",
+        )
+    is_plain = type(value) in (torch.Tensor, torch.nn.Parameter)
+    if not is_plain or value.is_nested or value.layout is torch._mkldnn:  # type: ignore[attr-defined]
         raise _outside(value, path, "a tensor of this class cannot be saved as plain state")
     return value
 
@@ -142,6 +175,8 @@ def from_plain(value: Any, path: Path, notes: Mapping[str, str]) -> Any:
         result: Any = type(value)()
         for key, item in value.items():
             result[key] = from_plain(item, (*path, key), notes)
+        if hasattr(value, "_metadata"):
+            result._metadata = value._metadata
         return result
     if type(value) in (list, tuple):
         return type(value)(from_plain(v, (*path, i), notes) for i, v in enumerate(value))
@@ -151,6 +186,8 @@ def from_plain(value: Any, path: Path, notes: Mapping[str, str]) -> Any:
 def _unplain(value: Any, note: str) -> Any:
     if note == "numpy.ndarray" and isinstance(value, torch.Tensor):
         return value.numpy()
+    if note == "bytes":
+        return bytes(value)
     return np.dtype(note.removeprefix("numpy.")).type(value)
 
 
