@@ -267,5 +267,6 @@ def test_files_open_with_unzip_and_every_way_of_torch_load(tmp_path: Path) -> No
         assert archive.testzip() is None
     for options in ({}, {"mmap": True}, {"weights_only": True}):
         loaded = torch.load(path, **options)
-        assert torch.equal(loaded["w"], state["w"]) and torch.equal(loaded["b"], state["b"])
+        assert torch.equal(loaded["w"], state["w"])
+        assert torch.equal(loaded["b"], state["b"])
     assert torch.load(path, map_location="meta")["w"].device.type == "meta"

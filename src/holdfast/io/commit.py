@@ -113,14 +113,23 @@ def _check_space(target: Path, nbytes: int) -> None:
 
 
 def _create_temp(target: Path) -> tuple[Path, int]:
-    """Create an exclusive, locked temp beside the target: a lock tells the living from the dead."""
+    """Create an exclusive, locked temp beside the target: a lock tells the living from the dead.
+
+    Between creating and locking it, another process that sweeps the folder may take it for dead.
+    """
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0)
     flags |= getattr(os, "O_BINARY", 0)
     # A name may have 255 bytes; the temp's is longer than the target's.
     stem = os.fsdecode(os.fsencode(target.name)[:230])
-    temp = target.with_name(f".{stem}.{secrets.token_hex(4)}.tmp")
-    fd = locks.open_locked(temp, flags, 0o666)
-    return temp, fd
+    while True:
+        temp = target.with_name(f".{stem}.{secrets.token_hex(4)}.tmp")
+        try:
+            fd = locks.open_locked(temp, flags, 0o666)
+        except BlockingIOError:  # the sweeper holds it, and removes it
+            continue
+        if os.fstat(fd).st_nlink > 0 or os.name == "nt":
+            return temp, fd
+        locks.close(fd)
 
 
 def _take_over_permissions(fd: int, existing: os.stat_result) -> None:

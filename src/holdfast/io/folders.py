@@ -57,7 +57,9 @@ def trash(paths: Sequence[Path]) -> None:
     """
     doomed = []
     for path in paths:
-        target = path.with_name(f".trash-{secrets.token_hex(4)}-{path.name}"[:250])
+        # A name may have 255 bytes, and this one is longer than the checkpoint's.
+        name = os.fsdecode(os.fsencode(path.name)[:230])
+        target = path.with_name(f".trash-{secrets.token_hex(4)}-{name}")
         path.rename(target)
         doomed.append(target)
     for folder in {path.parent for path in doomed}:

@@ -6,6 +6,7 @@ the child, without unlocking, so that a living DataLoader worker never keeps a d
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -47,14 +48,22 @@ def try_lock(fd: int) -> bool:
 
 
 def close(fd: int) -> None:
-    """Close a descriptor opened here, and with it its lock."""
+    """Give back the lock of a descriptor opened here, and close it."""
     _open.discard(fd)
-    os.close(fd)
+    try:
+        # A child forked this instant may still have the file open, and with it the lock.
+        if fcntl is not None:
+            with contextlib.suppress(OSError):  # this file system has no locks
+                fcntl.flock(fd, fcntl.LOCK_UN)
+    finally:
+        os.close(fd)
 
 
 def _forget_in_child() -> None:
+    """Close without unlocking: the lock is the parent's."""
     for fd in list(_open):
-        close(fd)
+        _open.discard(fd)
+        os.close(fd)
 
 
 if hasattr(os, "register_at_fork"):

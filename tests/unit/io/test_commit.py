@@ -15,6 +15,7 @@ import pytest
 
 from holdfast.errors import FileError, NoSpaceError
 from holdfast.io import commit as committing
+from holdfast.io import locks
 from holdfast.io.commit import commit
 from holdfast.io.folders import make_folders, trash
 
@@ -147,6 +148,7 @@ import os, sys
 from pathlib import Path
 from holdfast.errors import NoSpaceError
 from holdfast.io import commit as committing
+from holdfast.io import locks
 folder = Path(sys.argv[1])
 committing.commit(folder / "a.pt", 1000, lambda write: write(b"x" * 1000))
 committing._check_space = lambda target, nbytes: None   # as if another process took the space
@@ -169,7 +171,8 @@ def test_pain_02_the_temp_lies_beside_the_target(tmp_path: Path) -> None:
     seen = []
     commit(tmp_path / "a.pt", 1, lambda write: (seen.extend(names(tmp_path)), write(b"x")))  # type: ignore[arg-type]
     [temp] = seen
-    assert temp.startswith(".a.pt.") and temp.endswith(".tmp")
+    assert temp.startswith(".a.pt.")
+    assert temp.endswith(".tmp")
 
 
 def test_pain_03_a_permission_error_is_raised(tmp_path: Path) -> None:
@@ -204,7 +207,8 @@ def test_only_once_is_fsync_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(committing, "fsync_file", failing)
     with pytest.raises(FileError, match="Input/output error"):
         commit(tmp_path / "a.pt", 1, filling(b"x"))
-    assert len(calls) == 1 and names(tmp_path) == []
+    assert len(calls) == 1
+    assert names(tmp_path) == []
 
 
 def test_the_order_of_system_calls_is_the_promise(tmp_path: Path) -> None:
@@ -212,14 +216,14 @@ def test_the_order_of_system_calls_is_the_promise(tmp_path: Path) -> None:
     log = tmp_path / "strace"
     target = tmp_path / "new" / "a.pt"
     code = f"from holdfast.io.commit import commit; commit({str(target)!r}, 1, lambda w: w(b'x'))"
-    subprocess.run(
-        ["strace", "-f", "-y", "-o", str(log), "-e", "trace=write,fsync,rename,mkdir", sys.executable, "-c", code],
-        check=True,
-    )  # fmt: skip
+    traced = ["strace", "-f", "-y", "-o", str(log), "-e", "trace=write,fsync,rename,mkdir"]
+    subprocess.run([*traced, sys.executable, "-c", code], check=True)
     calls = [line.split(None, 1)[1] for line in log.read_text().splitlines() if "new" in line]
     kinds = [call.partition("(")[0] for call in calls]
     assert kinds == ["mkdir", "write", "fsync", "rename", "fsync"]
-    assert ".tmp>" in calls[2] and calls[4].startswith("fsync(") and f"{tmp_path}/new>" in calls[4]
+    assert ".tmp>" in calls[2]
+    assert calls[4].startswith("fsync(")
+    assert f"{tmp_path}/new>" in calls[4]
 
 
 def test_trash_removes_all(tmp_path: Path) -> None:
@@ -227,6 +231,36 @@ def test_trash_removes_all(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(b"x")
     trash([tmp_path / "a", tmp_path / "b"])
     assert names(tmp_path) == ["c"]
+
+
+@pytest.mark.parametrize("name", ["x" * 252 + ".pt", "模" * 84 + ".p"])
+def test_the_longest_names_are_committed_and_trashed(tmp_path: Path, name: str) -> None:
+    commit(tmp_path / name, 1, filling(b"x"))
+    assert names(tmp_path) == [name]
+    trash([tmp_path / name])
+    assert names(tmp_path) == []
+
+
+def test_a_sweeper_in_the_wrong_instant_costs_another_temp(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = []
+    really = locks.open_locked
+
+    def swept_at_once(path: Path, flags: int, mode: int) -> int:
+        opened.append(path)
+        if len(opened) == 1:
+            raise BlockingIOError  # the sweeper holds it
+        fd = really(path, flags, mode)
+        if len(opened) == 2:
+            path.unlink()  # the sweeper was just before the lock
+        return fd
+
+    monkeypatch.setattr(locks, "open_locked", swept_at_once)
+    commit(tmp_path / "a.pt", 3, filling(b"abc"))
+    assert len(set(opened)) == 3
+    assert names(tmp_path) == ["a.pt"]
+    assert (tmp_path / "a.pt").read_bytes() == b"abc"
 
 
 def test_make_folders_takes_what_is_there(tmp_path: Path) -> None:

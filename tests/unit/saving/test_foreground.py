@@ -22,7 +22,8 @@ def test_a_file_object_gets_the_bytes_at_its_position(tmp_path: Path) -> None:
         file.write(b"before")
         info = save_encoded(encoded, file)
     assert (tmp_path / "behind").read_bytes() == b"before" + whole.getvalue()
-    assert info.path is None and info.nbytes == len(whole.getvalue())
+    assert info.path is None
+    assert info.nbytes == len(whole.getvalue())
 
 
 def test_a_text_file_is_an_error(tmp_path: Path) -> None:

@@ -46,5 +46,5 @@ def test_numpy_reads_the_numbers_torch_wrote() -> None:
 
 
 def test_a_type_numpy_lacks_is_an_error() -> None:
-    with pytest.raises(TypeError, match="NumPy has no type for torch.bits8"):
+    with pytest.raises(TypeError, match=r"NumPy has no type for torch\.bits8"):
         dtypes.BY_NAME["bits8"].numpy()

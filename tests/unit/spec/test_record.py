@@ -36,7 +36,9 @@ def test_numbers_that_json_does_not_know_are_text() -> None:
     values = json.loads(encode(record), parse_constant=lambda name: pytest.fail(name))
     assert values["metrics"] == {"a": "NaN", "b": "Infinity", "c": "-Infinity"}
     back = decode(encode(record)).metrics
-    assert math.isnan(back["a"]) and back["b"] == math.inf and back["c"] == -math.inf
+    assert math.isnan(back["a"])
+    assert back["b"] == math.inf
+    assert back["c"] == -math.inf
 
 
 def test_keys_of_later_versions_are_left_out() -> None:

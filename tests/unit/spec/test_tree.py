@@ -57,4 +57,5 @@ def test_depth_does_not_matter() -> None:
     for _ in range(50_00):
         tree = [tree]
     [(path, leaf)] = list(walk(tree))
-    assert leaf == 7 and len(path) == 5000
+    assert leaf == 7
+    assert len(path) == 5000
