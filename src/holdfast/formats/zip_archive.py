@@ -15,7 +15,11 @@ from holdfast.formats.zip_directory import Entry, read_entries, refused
 from holdfast.io.source import Source
 
 _LOCAL_SIZE = 30
-#: Small members may be compressed; what they unpack to stays below this.
+#: Members that are read whole, other than pickles, are small.
+SMALL = 64 << 20
+#: Pickles hold what is no tensor: names, numbers, NumPy arrays.
+LARGEST_PICKLE = 4 << 30
+#: Members other than storages may be compressed; what they unpack to stays below this.
 _LARGEST_UNPACKED = 256 << 20
 
 
@@ -49,6 +53,8 @@ def read_members(source: Source) -> dict[str, Member]:
             raise refused(source, "no two members have the same name, nor differ in case", entry)
         folded.add(entry.name.lower())
         members[entry.name] = _locate(source, entry, directory_offset)
+        if entry.name.endswith("/") and entry.nbytes:
+            raise refused(source, "folders have no bytes", entry)
     _check_overlap(source, entries, members, directory_offset)
     return {name: member for name, member in members.items() if not name.endswith("/")}
 
@@ -95,13 +101,21 @@ def _check_overlap(
         end = member.offset + member.nbytes
 
 
-def read_member(source: Source, member: Member) -> bytes:
-    """The bytes of a small member, unpacked.
+def read_member(source: Source, member: Member, *, most: int = SMALL) -> bytes:
+    """The bytes of a member of at most so many bytes, unpacked.
 
     Raises:
-        RefusedError: it unpacks to more than it says, or to more than any such member needs.
+        RefusedError: it is larger, or unpacks to more than it says.
         TruncatedError: the file ends before them.
     """
+    if member.nbytes > most:
+        raise RefusedError(
+            "refused: members other than storages are small",
+            file=source.name,
+            member=member.name,
+            wanted=f"at most {most:,} bytes",
+            found=f"{member.nbytes:,}",
+        )
     data = source.read_at(member.offset, member.nbytes)
     if member.is_stored:
         return data

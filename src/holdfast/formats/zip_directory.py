@@ -11,6 +11,8 @@ from holdfast.io.source import Source
 #: More members than any checkpoint has (one per storage), few enough to be read in seconds.
 MOST_ENTRIES = 1_000_000
 
+_LARGEST_DIRECTORY = 256 * MOST_ENTRIES
+
 _END = struct.Struct("<4s4H2IH")
 _LOCATOR64 = struct.Struct("<4sIQI")
 _END64 = struct.Struct("<4sQ2H2I4Q")
@@ -55,7 +57,7 @@ def read_entries(source: Source) -> tuple[list[Entry], int]:
         RefusedError: the end records disagree, or do not fit the file.
     """
     offset, nbytes, count = _read_end(source)
-    if count > MOST_ENTRIES:
+    if count > MOST_ENTRIES or nbytes > _LARGEST_DIRECTORY:
         raise refused(source, f"an archive has at most {MOST_ENTRIES:,} members")
     data = source.read_at(offset, nbytes)
     entries, position = [], 0

@@ -127,6 +127,10 @@ class _FileObject(Source):
 class _OwnFile(_FileObject):
     """A file opened here by path, where the system has no ``preadv`` (Windows)."""
 
+    def fileno(self) -> int:
+        """The descriptor, for the one caller that maps (``load(mmap=True)``)."""
+        return self._file.fileno()
+
     def close(self) -> None:
         self._file.close()
 

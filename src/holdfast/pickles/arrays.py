@@ -89,10 +89,10 @@ def _fill(m: Machine, ref: ArrayRef, shape: Any, kind: Any, data: Any) -> None:
         raise m.refused("an array's sizes are whole numbers from 0 on", found=m.shown(shape))
     nbytes, raw = _itemsize(kind), _bytes_of(data)
     if nbytes is not None:
-        if raw is None or math.prod(shape) * nbytes != len(raw):
+        if raw is None or math.prod(shape) * max(nbytes, 1) != len(raw):
             raise m.refused(
                 "an array has the bytes of its shape and dtype",
-                wanted=f"{kind.text} {shape}",
+                wanted=f"{kind.text} {m.shown(shape)}",
                 found=m.shown(data) if raw is None else f"{len(raw):,} bytes",
             )
         m.spend(len(raw))

@@ -53,7 +53,7 @@ def view(m: Machine, dtype: DType, storage: Any, offset: Any, size: Any, stride:
         span *= count or 1
         last += (count - 1) * step
     if span >= _TOO_BIG:
-        raise m.refused("a tensor has fewer than 2**63 elements", found=str(sizes))
+        raise m.refused("a tensor has fewer than 2**63 elements", found=m.shown(sizes))
     bits = _PACKED_BITS.get(dtype.name, 8 * dtype.itemsize)
     if numel and (last + 1) * bits > 8 * storage.nbytes:
         raise m.refused(
@@ -96,7 +96,7 @@ def within_reach(m: Machine, ref: TensorRef, what: str) -> None:
     """An expanded tensor whose values must be visited may not be much larger than its storage."""
     stored = 0 if ref.storage is None else ref.storage.nbytes
     if ref.nbytes > stored + _EXPANDED_NBYTES:
-        raise m.refused(f"{what} is not expanded beyond its storage", found=str(ref.shape))
+        raise m.refused(f"{what} is not expanded beyond its storage", found=m.shown(ref.shape))
 
 
 def is_function(value: Any) -> bool:

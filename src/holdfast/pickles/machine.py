@@ -11,8 +11,11 @@ from holdfast.pickles.table import CALLS, is_known
 from holdfast.spec.dtypes import BY_NAME
 from holdfast.spec.index import ArrayRef, DTypeRef, NumpyDTypeRef, Opaque, StateDict, TensorRef
 
-#: What calls may allocate beyond the size of the pickle itself, in bytes.
+#: Bytes that calls may copy beyond the size of the pickle itself.
 ALLOWANCE = 64 << 20
+#: Objects that a pickle may make (a few hundred bytes each), and one more for so many of its bytes.
+_OBJECTS = 1_000_000
+_BYTES_PER_OBJECT = 25
 
 _CURE = "The file is broken, or made to do harm: do not load it with anything else."
 
@@ -28,7 +31,7 @@ class Machine:
         *("data", "pos", "end", "stack", "marks", "memo", "encoding", "persistent", "protocol"),
         *("file", "member", "symbols", "drafts", "key_hashes", "discarded"),
         *("flaw", "flaw_nodes"),
-        *("_globals", "_calls", "_left"),
+        *("_globals", "_calls", "_left", "_objects_left"),
     )
 
     def __init__(
@@ -56,6 +59,7 @@ class Machine:
         self._globals: dict[tuple[str, str], Any] = {}
         self._calls: dict[Opaque, Callable[[Machine, tuple[Any, ...]], Any]] = {}
         self._left = len(data) + ALLOWANCE
+        self._objects_left = len(data) // _BYTES_PER_OBJECT + _OBJECTS
 
     # ---- what goes wrong
 
@@ -92,12 +96,12 @@ class Machine:
         return node
 
     @staticmethod
-    def shown(value: Any) -> str:
+    def shown(value: Any, depth: int = 2) -> str:
         """A value in a few words, whatever a stranger has put there."""
         if isinstance(value, Opaque):
-            return value.symbol[:100]
-        if isinstance(value, tuple) and len(value) <= 8:
-            return f"({', '.join(Machine.shown(item) for item in value)})"[:200]
+            return ascii(value.symbol)[1:101]
+        if isinstance(value, tuple) and len(value) <= 8 and depth:
+            return f"({', '.join(Machine.shown(item, depth - 1) for item in value)})"[:200]
         if type(value) in (bool, float, type(None)) or (
             type(value) is int and value.bit_length() <= 128
         ):
@@ -115,6 +119,16 @@ class Machine:
         self._left -= nbytes
         if self._left < 0:
             raise self.refused("a pickle describes about as much as it holds")
+
+    def count_object(self) -> None:
+        """Count an object made.
+
+        Raises:
+            RefusedError: more than any checkpoint has.
+        """
+        self._objects_left -= 1
+        if self._objects_left < 0:
+            raise self.refused("a pickle makes about as many objects as its size allows")
 
     # ---- what the opcodes do
 
@@ -139,6 +153,7 @@ class Machine:
 
     def call(self, function: Any, args: Any) -> Any:
         """REDUCE: a known symbol's value, or an opaque object."""
+        self.count_object()
         if type(args) is not tuple:
             raise self.refused("arguments are a tuple", found=self.shown(args))
         call = self._calls.get(function) if type(function) is Opaque else None
@@ -159,6 +174,7 @@ class Machine:
 
     def new(self, cls: Any, args: Any, kwargs: Any) -> Any:
         """NEWOBJ and NEWOBJ_EX: ``cls.__new__(cls, *args, **kwargs)``."""
+        self.count_object()
         if type(args) is not tuple or not isinstance(kwargs, dict):
             raise self.refused("arguments are a tuple and a dict", found=self.shown(args))
         if not all(type(name) is str for name in kwargs):

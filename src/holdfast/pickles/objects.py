@@ -40,10 +40,12 @@ def tuple3(m: Machine) -> None:
 
 
 def empty_list(m: Machine) -> None:
+    m.count_object()
     m.stack.append([])
 
 
 def list_(m: Machine) -> None:
+    m.count_object()
     items = to_mark(m)
     m.stack.append(items)
 
@@ -68,10 +70,12 @@ def _extend(m: Machine, holder: Any, items: list[Any]) -> None:
 
 
 def empty_dict(m: Machine) -> None:
+    m.count_object()
     m.stack.append({})
 
 
 def dict_(m: Machine) -> None:
+    m.count_object()
     items = to_mark(m)
     made: dict[Any, Any] = {}
     _store(m, made, items)
@@ -104,6 +108,7 @@ def _store(m: Machine, holder: Any, items: list[Any]) -> None:
 
 
 def empty_set(m: Machine) -> None:
+    m.count_object()
     m.stack.append(set())
 
 
@@ -118,6 +123,7 @@ def additems(m: Machine) -> None:
 
 
 def frozenset_(m: Machine) -> None:
+    m.count_object()
     items = to_mark(m)
     for item in items:
         m.check_key(item)

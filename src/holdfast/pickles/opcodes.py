@@ -10,6 +10,7 @@ from __future__ import annotations
 import struct
 from typing import Any
 
+from holdfast.errors import RefusedError
 from holdfast.pickles.cursor import line, take
 from holdfast.pickles.literals import decimal
 from holdfast.pickles.machine import Machine
@@ -18,9 +19,14 @@ from holdfast.spec.index import Opaque
 
 _uint4 = struct.Struct("<I").unpack_from
 _HIGHEST_PROTOCOL = 5
+#: Picklers nest marks as deep as objects, and Python's recursion limit is 1000.
+_MOST_MARKS = 10_000
+_LONGEST_SYMBOL = 1000
 
 
 def mark(m: Machine) -> None:
+    if len(m.marks) > _MOST_MARKS:
+        raise m.refused("marks are not nested by the thousand")
     m.marks.append(m.stack)
     m.stack = []
 
@@ -114,7 +120,8 @@ def stack_global(m: Machine) -> None:
 def symbol(m: Machine, module: str, name: str) -> Any:
     if m.protocol < 3:
         module, name = python3_name(module, name)
-    m.spend(len(module) + len(name))
+    if len(module) + len(name) > _LONGEST_SYMBOL:
+        raise m.refused("names of classes are short", found=f"{len(module) + len(name):,} letters")
     return m.global_(module, name)
 
 
@@ -124,7 +131,11 @@ def persid(m: Machine) -> None:
 
 def binpersid(m: Machine) -> None:
     pid = m.stack.pop()
-    m.stack.append(m.persistent(m, pid))
+    try:
+        node = m.persistent(m, pid)
+    except RefusedError as error:
+        node = m.flawed(error, pid)
+    m.stack.append(node)
 
 
 def extension(m: Machine) -> None:

@@ -45,7 +45,7 @@ def _coordinates(m: Machine, data: tuple[Any, ...]) -> SparseRef:
     _whole_numbers(m, indices)
     if len(indices.shape) != 2 or indices.dtype.name != "int64":
         raise m.refused("indices of a sparse tensor are int64 with two dimensions",
-                        found=f"{indices.dtype.torch_name} {indices.shape}")  # fmt: skip
+                        found=f"{indices.dtype.torch_name} {m.shown(indices.shape)}")  # fmt: skip
     coalesced = data[3] if len(data) == 4 else None
     if coalesced is not None:
         coalesced = checks.flag(m, coalesced, "is_coalesced")

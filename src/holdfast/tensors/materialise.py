@@ -194,14 +194,23 @@ class Materialiser:
 
     def _finished(self, ref: TensorRef | SparseRef, made: torch.Tensor) -> torch.Tensor:
         cls = None if ref.subclass is None else self.build(ref.subclass)
-        if isinstance(cls, type) and issubclass(cls, torch.Tensor) and type(made) is not cls:
-            made = made.as_subclass(cls)
+        if cls is not None and not isinstance(cls, Opaque):
+            made = self._as_subclass(made, cls)
         if ref.is_parameter:
             made = torch.nn.Parameter(made, ref.requires_grad)
         self.remember(ref, made)
         if ref.attributes is not None:
             set_attributes(self, made, self.build(ref.attributes))
         return made
+
+    def _as_subclass(self, made: torch.Tensor, cls: Any) -> torch.Tensor:
+        if not isinstance(cls, type) or not issubclass(cls, torch.Tensor):
+            raise FormatError(
+                "this file makes a tensor of what is no class of tensors",
+                file=self.file,
+                found=f"{cls.__module__}.{cls.__qualname__}",
+            )
+        return made if type(made) is cls else made.as_subclass(cls)
 
     def _device(self, ref: DeviceRef) -> torch.device:
         try:

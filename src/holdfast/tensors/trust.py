@@ -107,11 +107,16 @@ def untrusted(file: str, symbols: Iterable[str]) -> UntrustedError:
     error = UntrustedError(
         "this file holds objects of classes or functions that you have not trusted",
         file=file,
-        found=", ".join(ascii(name)[1:-1] for name in names),
+        found=_listed(names),
         cure=_warning(harmful) if harmful else _lines_to_paste(names),
     )
     error.symbols = tuple(names)
     return error
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - 50} more" if len(names) > 50 else ""
+    return ", ".join(ascii(name)[1:-1] for name in names[:50]) + more
 
 
 def _is_python_name(symbol: str) -> bool:
@@ -119,9 +124,8 @@ def _is_python_name(symbol: str) -> bool:
 
 
 def _warning(harmful: list[str]) -> str:
-    shown = ", ".join(ascii(name)[1:-1] for name in harmful)
     return (
-        f"No checkpoint needs {shown}: the file is made to run code. Do not load it.\n"
+        f"No checkpoint needs {_listed(harmful)}: the file is made to run code. Do not load it.\n"
         'To see the tensors in it all the same: holdfast.load(path, opaque="keep").'
     )
 

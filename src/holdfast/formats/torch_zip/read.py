@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from holdfast.errors import DamagedError, FormatError, RefusedError
 from holdfast.formats.torch_zip.storages import Storages
-from holdfast.formats.zip_archive import Member, read_member, read_members
+from holdfast.formats.zip_archive import LARGEST_PICKLE, Member, read_member, read_members
 from holdfast.io.checksum import crc32
 from holdfast.io.source import Source
 from holdfast.pickles.reader import Pickled, read
@@ -79,7 +79,7 @@ def _read_pickle(
     source: Source, members: Mapping[str, Member], root: str, encoding: str, *, has_crcs: bool
 ) -> tuple[Pickled, Storages]:
     member = members[f"{root}/{PICKLE}"]
-    data = read_member(source, member)
+    data = read_member(source, member, most=LARGEST_PICKLE)
     found = crc32(data)
     if has_crcs and found != member.crc:
         raise DamagedError(
