@@ -14,6 +14,7 @@ from torch import nn
 
 from holdfast.errors import CaptureError, UsageError
 from holdfast.state import names
+from holdfast.state.rng import pack_python, unpack_python
 
 #: Names that are options somewhere or have a meaning of their own in a checkpoint.
 RESERVED = frozenset(
@@ -171,11 +172,11 @@ class PythonRandomPart(Part):
 
     def capture(self) -> Any:
         """The generator's state."""
-        return self.live.getstate()
+        return pack_python(self.live.getstate())
 
     def restore(self, state: Any) -> None:
         """Set the generator's state."""
-        self.live.setstate(state)
+        self.live.setstate(unpack_python(state))
 
 
 _CLASSES: tuple[tuple[type | tuple[type, ...], type[Part]], ...] = (

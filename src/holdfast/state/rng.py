@@ -16,7 +16,7 @@ DEVICES = ("cuda", "mps", "xpu")
 def capture_rng() -> dict[str, Any]:
     """The state of every global generator: plain values, arrays and byte tensors, all copies."""
     state: dict[str, Any] = {
-        "python": random.getstate(),
+        "python": pack_python(random.getstate()),
         "numpy": np.random.get_state(legacy=False),
         "torch": torch.get_rng_state(),
     }
@@ -36,7 +36,7 @@ def restore_rng(state: Mapping[str, Any]) -> list[str]:
     for kind in DEVICES:
         left.extend(_restore_devices(kind, state.get(kind)))
     if "python" in state:
-        random.setstate(_as_python_state(state["python"]))
+        random.setstate(unpack_python(state["python"]))
     else:
         left.append("Python's generator: not in the checkpoint")
     if "numpy" in state:
@@ -50,9 +50,15 @@ def restore_rng(state: Mapping[str, Any]) -> list[str]:
     return left
 
 
-def _as_python_state(state: Any) -> tuple[Any, ...]:
-    version, internal, gauss = state
-    return (version, tuple(internal), gauss)
+def pack_python(state: tuple[Any, ...]) -> dict[str, Any]:
+    """The state of a ``random.Random``: its 625 words as one array, not as 625 objects."""
+    version, words, gauss = state
+    return {"version": version, "words": np.array(words, dtype=np.uint32), "gauss": gauss}
+
+
+def unpack_python(state: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What ``random.setstate`` takes."""
+    return (state["version"], tuple(int(word) for word in state["words"]), state["gauss"])
 
 
 def _is_available(kind: str) -> bool:
