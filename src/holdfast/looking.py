@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from holdfast.errors import HoldfastError
+from holdfast.errors import HoldfastError, UsageError
 from holdfast.formats import read_index
 from holdfast.io.source import open_source
 from holdfast.report.summary import Summary, summarize
@@ -84,9 +84,47 @@ def find(run: str | os.PathLike[str], *which: str | int) -> list[Path]:
     return [listing.find(entries, each, folder=run).path for each in which]
 
 
+@dataclass(frozen=True, slots=True)
+class Check:
+    """What verifying one of several paths gave: a report, or the error that kept it from one."""
+
+    path: str
+    report: VerifyReport | None = None
+    error: HoldfastError | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether it could be read and nothing is known to be damaged."""
+        return self.report is not None and self.report.ok
+
+    def to_json(self) -> dict[str, Any]:
+        """The same as JSON values."""
+        return {
+            "path": self.path,
+            "ok": self.ok,
+            "report": None if self.report is None else self.report.to_json(),
+            "error": None if self.error is None else str(self.error),
+        }
+
+    def to_text(self) -> str:
+        """The report, or the error's letter."""
+        return str(self.error) if self.report is None else self.report.to_text()
+
+
+def check(path: str | os.PathLike[str]) -> Check:
+    """Verify, and take an error as an answer, so that one bad file does not hide the others.
+
+    Raises:
+        UsageError: ``path`` means nothing.
+    """
+    try:
+        return Check(os.fspath(path), verify(path))
+    except UsageError:
+        raise
+    except HoldfastError as error:
+        return Check(os.fspath(path), error=error)
+
+
 def is_whole(path: str | os.PathLike[str]) -> bool:
     """Whether a checkpoint can be read and every CRC it carries is right."""
-    try:
-        return verify(path).ok
-    except HoldfastError:
-        return False
+    return check(path).ok

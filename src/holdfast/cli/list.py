@@ -42,6 +42,10 @@ def command(run: str, as_json: bool) -> None:
     answer_table([head, *rows])
     answer()
     answer(f"{text.count(len(seen.entries), 'checkpoint')}, {text.size(seen.nbytes)}")
+    if seen.has_foreign:
+        answer(
+            "What no run of holdfast saved is ordered by the step or epoch it holds, or by time."
+        )
 
 
 def _cells(entry: Entry, marks: tuple[str, ...], seen: Overview) -> list[Cell]:

@@ -64,6 +64,8 @@ def _line(row: Sequence[Cell], widths: Sequence[int], is_colored: bool) -> str:
 
 
 def _styled(cell: Cell) -> str:
+    if not (cell.bold or cell.dim or cell.fg):
+        return cell.text
     return click.style(cell.text, bold=cell.bold or None, dim=cell.dim or None, fg=cell.fg)
 
 

@@ -31,5 +31,5 @@ def command(ctx: click.Context, paths: tuple[str, ...], as_json: bool) -> None:
         answer_json({"ok": is_ok, "files": [result.to_json() for result in results]})
     else:
         for result in results:
-            answer(str(result))
+            answer(result.to_text())
     ctx.exit(0 if is_ok else 1)

@@ -92,7 +92,7 @@ def _value(facts: ValueFacts) -> Row:
 
 
 def _opaque(facts: OpaqueFacts) -> Row:
-    name = _below(facts.name, facts.part)
+    name = _below(facts.name, facts.part) or "the whole file"
     return Row("opaque", 0, name, text=f"an object of {facts.symbol}, not built")
 
 

@@ -33,6 +33,11 @@ class Overview:
         return tuple(dict.fromkeys(name for entry in self.entries for name in entry.metrics))
 
     @property
+    def has_foreign(self) -> bool:
+        """Whether some were saved by other code, and so are ordered by something else."""
+        return any(e.order_by != "sequence" for e in self.entries if e.problem is None)
+
+    @property
     def nbytes(self) -> int:
         """The bytes of all checkpoints together."""
         return sum(entry.nbytes for entry in self.entries)
@@ -89,7 +94,7 @@ def _marks(entry: Entry, latest: str | None, best: dict[str, str]) -> tuple[str,
         shown = []
     else:
         by = "file time" if entry.order_by == "time" else entry.order_by
-        shown = [f"not saved by a run of holdfast: ordered by {by}"]
+        shown = [f"other code's, by {by}"]
     shown += ["latest"] * (entry.name == latest)
     shown += [f"best {metric}" for metric, name in best.items() if name == entry.name]
     shown += ["pinned"] * entry.is_pinned
