@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -38,7 +38,7 @@ def _can_move(tensor: torch.Tensor) -> bool:
 def _is_sparse_use(views: Sequence[torch.Tensor]) -> bool:
     nbytes = views[0].untyped_storage().nbytes()
     covered = sum(stop - start for start, stop, _ in _islands(views))
-    return covered < nbytes or (len(views) == 1 and _used(views[0]) < nbytes)
+    return covered < nbytes or sum(_used(group[0]) for group in _twins(views)) < nbytes
 
 
 def _used(tensor: torch.Tensor) -> int:
@@ -51,6 +51,14 @@ def _span(tensor: torch.Tensor) -> tuple[int, int]:
     reach = sum((int(n) - 1) * int(step) for n, step in steps)
     start = int(tensor.storage_offset())
     return start * tensor.element_size(), (start + reach + 1) * tensor.element_size()
+
+
+def _twins(views: Iterable[torch.Tensor]) -> list[list[torch.Tensor]]:
+    """The views grouped by geometry: two names of one tied weight refer to the same elements."""
+    groups: dict[Any, list[torch.Tensor]] = defaultdict(list)
+    for view in views:
+        groups[view.storage_offset(), view.shape, view.stride(), view.dtype].append(view)
+    return list(groups.values())
 
 
 def _islands(views: Sequence[torch.Tensor]) -> list[tuple[int, int, list[torch.Tensor]]]:
@@ -69,8 +77,10 @@ def _islands(views: Sequence[torch.Tensor]) -> list[tuple[int, int, list[torch.T
 def _move(views: Sequence[torch.Tensor]) -> dict[int, torch.Tensor]:
     moved = {}
     for start, stop, members in _islands(views):
-        if len(members) == 1:
-            moved[id(members[0])] = _alone(members[0])
+        twins = _twins(members)
+        if len(twins) == 1 or _are_apart([group[0] for group in twins], start, stop):
+            for group in twins:
+                moved.update(_move_twins(group))
             continue
         flat = torch.empty(0, dtype=torch.uint8, device=members[0].device)
         flat.set_(members[0].untyped_storage(), start, (stop - start,), (1,))
@@ -79,6 +89,31 @@ def _move(views: Sequence[torch.Tensor]) -> dict[int, torch.Tensor]:
             offset = int(view.storage_offset()) - start // view.element_size()
             moved[id(view)] = _dress(view, storage, offset, view.shape, view.stride())
     return moved
+
+
+def _are_apart(views: Sequence[torch.Tensor], start: int, stop: int) -> bool:
+    """Whether views whose spans overlap share no element: two columns of one matrix do not."""
+    itemsize = views[0].element_size()
+    if any(view.element_size() != itemsize for view in views):
+        return False
+    is_taken = torch.zeros((stop - start) // itemsize, dtype=torch.bool)
+    for view in views:
+        offset = int(view.storage_offset()) - start // itemsize
+        # Of elements met twice by one view itself, one is enough to look at.
+        steps = [(n, step) for n, step in zip(view.shape, view.stride(), strict=True) if step]
+        shape, stride = ([pair[at] for pair in steps] for at in (0, 1))
+        mine = is_taken.as_strided(shape, stride, offset)
+        if bool(mine.any()):
+            return False
+        mine.copy_(torch.ones((), dtype=torch.bool))
+    return True
+
+
+def _move_twins(group: Sequence[torch.Tensor]) -> dict[int, torch.Tensor]:
+    first = _alone(group[0])
+    storage, at = first.untyped_storage(), int(first.storage_offset())
+    shape, stride = first.shape, first.stride()
+    return {id(view): _dress(view, storage, at, shape, stride) for view in group}
 
 
 def _alone(view: torch.Tensor) -> torch.Tensor:
