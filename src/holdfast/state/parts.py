@@ -41,17 +41,26 @@ class Part:
     kind: ClassVar[str] = "state"
     stage: ClassVar[int] = 1
     is_watched: ClassVar[bool] = False
+    #: How its class calls reading and setting a state, for messages.
+    methods: ClassVar[tuple[str, str]] = ("state_dict()", "load_state_dict()")
 
     def capture(self) -> Any:
-        """The live state, by reference where the object gives references."""
+        """The live state, by reference where the object gives references.
+
+        Raises:
+            CaptureError: the object's own code raised.
+        """
         try:
-            return self.live.state_dict()
+            return self._read()
         except Exception as error:  # the user's own code
             raise CaptureError(
-                f"the state of {self.name!r} could not be read: its state_dict() raised",
+                f"the state of {self.name!r} could not be read: its {self.methods[0]} raised",
                 found=f"{type(error).__name__}: {error}",
-                cure=f"Look at {type(self.live).__qualname__}.state_dict.",
+                cure=f"Look at {type(self.live).__qualname__}.{self.methods[0]}.",
             ) from error
+
+    def _read(self) -> Any:
+        return self.live.state_dict()
 
     def restore(self, state: Any) -> None:
         """Put a captured state back into the live object."""
@@ -135,9 +144,9 @@ class TorchGeneratorPart(Part):
     kind = "generator"
     stage = 4
     is_watched = True
+    methods = ("get_state()", "set_state()")
 
-    def capture(self) -> Any:
-        """The generator's state."""
+    def _read(self) -> Any:
         return self.live.get_state()
 
     def restore(self, state: Any) -> None:
@@ -152,9 +161,9 @@ class NumpyGeneratorPart(Part):
     kind = "generator"
     stage = 4
     is_watched = True
+    methods = ("bit_generator.state", "bit_generator.state")
 
-    def capture(self) -> Any:
-        """The generator's state."""
+    def _read(self) -> Any:
         return self.live.bit_generator.state
 
     def restore(self, state: Any) -> None:
@@ -169,9 +178,9 @@ class PythonRandomPart(Part):
     kind = "generator"
     stage = 4
     is_watched = True
+    methods = ("getstate()", "setstate()")
 
-    def capture(self) -> Any:
-        """The generator's state."""
+    def _read(self) -> Any:
         return pack_python(self.live.getstate())
 
     def restore(self, state: Any) -> None:

@@ -46,10 +46,11 @@ def _restore_part(part: Part, state: Any) -> None:
     try:
         part.restore(state)
     except Exception as error:  # the part's own code, or torch's
+        setter = f"{type(part.live).__qualname__}.{part.methods[1]}"
         raise MismatchError(
             f"{part.name!r} did not take the state that was saved; nothing was changed",
             found=f"{type(error).__name__}: {error}",
-            cure=f"Look at {type(part.live).__qualname__}.load_state_dict, or leave the part out.",
+            cure=f"Look at {setter}, or leave the part out.",
         ) from error
 
 
