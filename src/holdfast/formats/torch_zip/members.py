@@ -38,8 +38,9 @@ def sizes(
 ) -> list[tuple[str, int]]:
     """Names and sizes (bytes) of all members, for ``write.layout``.
 
-    ``storages`` has the bytes of each storage by key, in file order. ``headers`` are the small members between the pickle and the storages; the record, when there is
-    one, goes behind the last storage, where torch.load ignores it.
+    ``storages`` has the bytes of each storage by key, in file order. ``headers`` are the small
+    members between the pickle and the storages; the record, when there is one, goes behind the
+    last storage, where torch.load ignores it.
     """
     return [
         ("data.pkl", len(pickle)),
