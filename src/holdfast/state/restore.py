@@ -24,22 +24,42 @@ def restore(
     Raises:
         MismatchError: a part refused its state; nothing has changed.
     """
-    undo: list[Callable[[], object]] = []
     before = capture_rng()
-    undo.append(lambda: restore_rng(before))
+    undo: dict[str, Callable[[], object]] = {"the generators": lambda: restore_rng(before)}
     try:
         for part in sorted(parts.values(), key=lambda part: part.stage):
-            undo.append(_undoing(part))
+            undo[repr(part.name)] = _undoing(part)
             _restore_part(part, states[part.name])
-        left = restore_rng(rng) if rng is not None else []
-    except MismatchError:
-        for step in reversed(undo):
-            step()
+        left = _restore_rng(rng) if rng is not None else []
+    except BaseException as error:  # an interruption must not leave half of it either
+        _undo_all(undo, error)
         raise
     for part in parts.values():
         if isinstance(part, OptimizerPart):
             follow_devices(part.live)
     return left
+
+
+def _undo_all(undo: dict[str, Callable[[], object]], error: BaseException) -> None:
+    """Give every part its former state back, last first.
+
+    Raises:
+        MismatchError: one did not take it; the others have theirs.
+    """
+    stuck: dict[str, Exception] = {}
+    for name in reversed(undo):
+        try:
+            undo[name]()
+        except Exception as refusal:  # the part's own code; the others must have their turn
+            stuck[name] = refusal
+    if stuck:
+        first = next(iter(stuck.values()))
+        what = error.what if isinstance(error, MismatchError) else repr(error)
+        raise MismatchError(
+            f"{what.partition(';')[0]}, and then {' and '.join(stuck)} did not take back its own",
+            found=f"{type(first).__name__}: {first}",
+            cure="Load a state that fits before going on. All other parts are as they were.",
+        ) from error
 
 
 def _restore_part(part: Part, state: Any) -> None:
@@ -54,13 +74,49 @@ def _restore_part(part: Part, state: Any) -> None:
         ) from error
 
 
+def _restore_rng(state: Mapping[str, Any]) -> list[str]:
+    try:
+        return restore_rng(state)
+    except Exception as error:  # whatever NumPy and torch raise of a state they do not know
+        raise MismatchError(
+            "the random generators did not take the state that was saved; nothing was changed",
+            found=f"{type(error).__name__}: {error}",
+            cure="load_state() without rng=True leaves the generators as they are.",
+        ) from error
+
+
 def _undoing(part: Part) -> Callable[[], object]:
     """What gives a part its present state back."""
-    if isinstance(part, LoaderPart) and getattr(part.live, "_iterator", None) is None:
-        # Asked for its state a loader would start; one that has not started has none.
-        return lambda: part.live.load_state_dict({})
+    if isinstance(part, LoaderPart):
+        return _undoing_loader(part.live)
     before = part.copy()
     return lambda: part.restore(before)
+
+
+def _undoing_loader(loader: Any) -> Callable[[], object]:
+    """Asked for its state a loader would start, and draw; so what a restore changes is kept.
+
+    Restoring makes a new iterator, which sets the sampler's generator and the dataset's position.
+    """
+    fields = ("_iterator", "_initial_iter_for_state_dict", "next_iter_state")
+    before = {name: getattr(loader, name) for name in fields if hasattr(loader, name)}
+    batches = getattr(loader, "batch_sampler", None)
+    owners = (loader, getattr(loader, "sampler", None), getattr(batches, "sampler", None))
+    found = {id(g): g for g in (getattr(owner, "generator", None) for owner in owners)}
+    generators = [(g, g.get_state()) for g in found.values() if isinstance(g, torch.Generator)]
+    dataset = Part("dataset", getattr(loader, "dataset", None))
+    has_state = all(hasattr(dataset.live, name) for name in ("state_dict", "load_state_dict"))
+    position = dataset.copy() if has_state else None
+
+    def undo() -> None:
+        for name, value in before.items():
+            setattr(loader, name, value)
+        for generator, state in generators:
+            generator.set_state(state)
+        if has_state:
+            dataset.restore(position)
+
+    return undo
 
 
 #: Optimizers whose restored state has not yet met its parameters in a step.
