@@ -94,14 +94,14 @@ def path_to(tree: Any, targets: Mapping[int, Any]) -> tuple[Any, ...]:
         if id(node) in met or len(path) > DEEPEST:
             continue
         met.add(id(node))
-        steps: list[tuple[Any, Any]] = []
+        steps: list[tuple[Any, ...]] = []
         if isinstance(node, Mapping):
-            steps = [(key, item) for key, item in node.items() if type(key) in (str, int)]
+            steps = [((key,), item) for key, item in node.items() if type(key) in (str, int)]
         elif isinstance(node, list | tuple):
-            steps = list(enumerate(node))
-        elif type(node) is Opaque:
-            steps = [("state", node.state), ("args", node.args), ("items", node.items)]
+            steps = [((position,), item) for position, item in enumerate(node)]
+        elif type(node) is Opaque:  # what is in an object is named as if the object held it
+            steps = [((), item) for item in (*node.args, node.state, *node.items)]
         todo += [
-            ((*path, step), item) for step, item in reversed(steps) if type(item) not in _SCALARS
+            ((*path, *step), item) for step, item in reversed(steps) if type(item) not in _SCALARS
         ]
     return ()

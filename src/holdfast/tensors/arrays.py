@@ -33,11 +33,12 @@ def dtype(text: str, *, file: str) -> np.dtype[Any]:
 
 
 def array(ref: ArrayRef, *, file: str) -> np.ndarray[Any, Any]:
-    """The array of a reference, writable, in its memory order."""
+    """The array of a reference, writable, in its memory order and this machine's byte order."""
     kind = dtype(ref.dtype_str, file=file)
     order: Any = "F" if ref.fortran_order else "C"
     try:
-        return np.ndarray(ref.shape, kind, ref.data, order=order).copy(order=order)
+        stored = np.ndarray(ref.shape, kind, ref.data, order=order)
+        return stored.astype(kind.newbyteorder("="), order=order)  # as NumPy does on unpickling
     except (ValueError, TypeError) as error:
         raise RefusedError(
             "refused: an array's shape is one that NumPy can hold", file=file, found=str(error)

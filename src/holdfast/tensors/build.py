@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from holdfast.errors import FormatError, RefusedError
+from holdfast.errors import FormatError, RefusedError, UsageError
 from holdfast.spec.dtypes import DType
 from holdfast.spec.index import SparseRef, StorageRef, TensorRef
 from holdfast.tensors.storages import Storages
@@ -48,7 +48,7 @@ def dense(ref: TensorRef, storages: Storages, build: Build) -> torch.Tensor:
         empty = (
             torch.empty((0,), dtype=dtype, device=storage.device)
             if ref.quantizer is None
-            else _quantized(ref, dtype, storage.device, build)
+            else _quantized_on(ref, dtype, storage.device, build)
         )
         made = empty.set_(storage, ref.offset, ref.shape, ref.stride)
     bits = [name for name, is_set in (("conj", ref.is_conj), ("neg", ref.is_neg)) if is_set]
@@ -57,6 +57,19 @@ def dense(ref: TensorRef, storages: Storages, build: Build) -> torch.Tensor:
     if ref.requires_grad:
         made.requires_grad = True
     return made
+
+
+def _quantized_on(
+    ref: TensorRef, dtype: torch.dtype, device: torch.device, build: Build
+) -> torch.Tensor:
+    try:
+        return _quantized(ref, dtype, device, build)
+    except NotImplementedError as error:
+        raise UsageError(
+            f"torch has no quantized tensors on {str(device)!r}",
+            found=str(error).splitlines()[0][:200],
+            cure='Load with map_location="cpu", the default.',
+        ) from error
 
 
 def _quantized(
