@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from holdfast import looking
+
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 SOURCE = ROOT / "src"
@@ -75,11 +77,12 @@ def tools(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory, tools: dict[str, str]) -> Path:
-    """A folder in which examples/iris.py was run to its end."""
+    """A folder in which examples/iris.py was run to its end; in ``damaged`` one byte flipped."""
     folder = tmp_path_factory.mktemp("trained")
     script = ROOT / "examples" / "iris.py"
     subprocess.run([sys.executable, script], cwd=folder, env=tools, check=True, capture_output=True)
     shutil.copytree(folder / "runs" / "iris", folder / "damaged")
+    flip_a_byte(folder / "damaged" / "step-00000099.pt")
     return folder
 
 
@@ -100,17 +103,44 @@ def test_python_blocks(tmp_path: Path, tools: dict[str, str]) -> None:
         "\n" * 3 + f"print('--- README line {block.line}')\n" + block.text
         for block in blocks("python")
     )
-    script = tmp_path / "readme.py"
-    script.write_text(code)
-    done = subprocess.run(
-        [sys.executable, script], cwd=tmp_path, env=tools, capture_output=True, text=True
-    )
+    done = run_python(code, tmp_path, tools)
     assert done.returncode == 0, done.stdout + done.stderr
     assert (tmp_path / "runs" / "iris" / "step-00000099.pt").is_file()
     assert (tmp_path / "runs" / "batches" / "step-00000039.pt").is_file()
     assert done.stderr.splitlines() == [
         line for line in done.stderr.splitlines() if line.startswith("No checkpoint in ")
     ], "the README's blocks run without a warning but that they start at 0"
+
+
+def run_python(code: str, folder: Path, tools: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    script = folder / "readme.py"
+    script.write_text(code)
+    # torchdata 0.11 calls what torch 2.13 has deprecated; no reader can mend that.
+    quiet = ["-W", "ignore:'set_vital':UserWarning"]
+    command = [sys.executable, *quiet, str(script)]
+    return subprocess.run(command, cwd=folder, env=tools, capture_output=True, text=True)
+
+
+def test_the_loop_over_batches_goes_on_in_the_middle_of_an_epoch(
+    tmp_path: Path, tools: dict[str, str]
+) -> None:
+    """Killed at step 26 (four batches are an epoch), back at 20: the weights are the same."""
+    import torch
+
+    loop = next(block.text for block in blocks("python") if "StatefulDataLoader" in block.text)
+    save = "    run.save("
+    assert save in loop
+    killed = loop.replace(save, f"    step == 26 and __import__('os')._exit(9)\n{save}")
+    code = {"whole": [loop], "killed": [killed, loop]}
+    weights = {}
+    for name, scripts in code.items():
+        folder = tmp_path / name
+        folder.mkdir()
+        codes = [run_python(f"{GIVEN}\nimport holdfast\n{s}", folder, tools) for s in scripts]
+        assert [done.returncode for done in codes] == [9, 0][-len(scripts) :], codes
+        latest = torch.load(folder / "runs/batches/step-00000039.pt", weights_only=True)
+        weights[name] = latest["model"]
+    assert all(torch.equal(weights["whole"][k], weights["killed"][k]) for k in weights["whole"])
 
 
 def console_cases() -> list[tuple[str, str]]:
@@ -124,38 +154,26 @@ def console_cases() -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize(("command", "output"), console_cases(), ids=lambda text: text[:40])
 def test_console_blocks(command: str, output: str, trained: Path, tools: dict[str, str]) -> None:
-    if "damaged" in command:
-        flip_a_byte(trained / "damaged" / "step-00000099.pt")
     done = subprocess.run(
         ["bash", "-c", f"{command} 2>&1"], cwd=trained, env=tools, capture_output=True, text=True
     )
-    wanted, found = stable(output), stable(done.stdout)
-    if any(line == "…" for line in wanted):
-        cut = wanted.index("…")
-        tail = wanted[cut + 1 :]
-        assert found[:cut] == wanted[:cut]
-        assert found[len(found) - len(tail) :] == tail
-    else:
-        assert found == wanted
+    assert stable(done.stdout) == stable(output)
 
 
 def stable(output: str) -> list[str]:
-    """Lines without what differs between machines and moments: numbers, hosts, versions, spaces."""
+    """Lines without what differs between machines and moments: numbers, origins, spaces."""
     lines = []
     for line in output.strip().splitlines():
-        line = re.sub(r"^git .*|^torch \S+, holdfast .*", "<origin>", line)
-        line = re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", "<time>", line)
-        line = re.sub(r"\d+\.\d+(e-\d+)?", "<number>", line)
-        line = re.sub(r"0x[0-9a-f]{8}|[0-9a-f]{8}\b", "<hex>", line)
+        line = re.sub(r"^(git|torch) .*holdfast .*", "<origin>", line)
+        line = re.sub(r"\b[0-9a-f]{8}\b", "<crc>", line)
+        line = re.sub(r"\d+([.,]\d+)*(e-\d+)?", "<number>", line)
         lines.append(re.sub(r"\s+", " ", line).strip())
     return lines
 
 
 def flip_a_byte(path: Path) -> None:
     data = bytearray(path.read_bytes())
-    if data[1088] == 0x77:  # flipped already
-        return
-    data[1088] = 0x77
+    data[looking.open(path).index.extents["0"].offset] ^= 1
     path.write_bytes(data)
 
 

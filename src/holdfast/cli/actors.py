@@ -35,13 +35,12 @@ class Training:
         Raises:
             HoldfastError: it failed.
         """
-        if self.process.wait() != 0:
-            raise HoldfastError(
-                "the training script failed",
-                file=self.process.args[-1] if isinstance(self.process.args, list) else None,
-                found=f"exit code {self.process.returncode}",
-                cure=self.complained.read_text(),
-            )
+        try:
+            code = self.process.wait()
+        finally:
+            self.process.kill()
+        if code != 0:
+            raise self._ended("the training script failed")
 
     def kill_when(self, is_time: Callable[[], bool]) -> None:
         """Kill it with SIGKILL at a moment when ``is_time`` holds for certain.
@@ -51,20 +50,16 @@ class Training:
         Raises:
             HoldfastError: it ended before that moment came.
         """
-        while True:
-            if self.process.poll() is not None:
-                raise HoldfastError(
-                    "the training ended before it could be killed",
-                    found=f"exit code {self.process.returncode}",
-                    cure=self.complained.read_text(),
-                )
-            if not is_time() or not self._is_stopped():
-                continue
-            if is_time():
-                self.process.kill()
-                self.process.wait()
-                return
-            self.process.send_signal(signal.SIGCONT)
+        try:
+            while self.process.poll() is None:
+                if is_time() and self._is_stopped():
+                    if is_time():
+                        return
+                    self.process.send_signal(signal.SIGCONT)
+            raise self._ended("the training ended before it could be killed")
+        finally:
+            self.process.kill()
+            self.process.wait()
 
     def losses(self) -> dict[str, str]:
         """The losses it printed, by epoch."""
@@ -73,6 +68,13 @@ class Training:
     def complaints(self) -> list[str]:
         """What it wrote on stderr, line by line."""
         return self.complained.read_text().splitlines()
+
+    def _ended(self, what: str) -> HoldfastError:
+        return HoldfastError(
+            what,
+            found=f"exit code {self.process.returncode}",
+            cure=f"It said:\n{self.complained.read_text().strip()}",
+        )
 
     def _is_stopped(self) -> bool:
         self.process.send_signal(signal.SIGSTOP)

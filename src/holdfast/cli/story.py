@@ -85,11 +85,12 @@ class Story:
         next_step = self._newest() + 1
         self._act("Started again, and killed again, now in the middle of a save")
         training = start("iris.py", self.folder)
-        training.kill_when(lambda: self._newest() >= SECOND_KILL and bool(self._temps()))
+        training.kill_when(lambda: self._newest() >= SECOND_KILL and self._is_saving())
         self._check_losses(training, first=next_step)
         self._fact(f"it went on at epoch {next_step}, right behind the last checkpoint")
         for temp in self._temps():
-            self._fact(f"left of the save: {temp.name}, {temp.stat().st_size:,} bytes")
+            size = f"{temp.stat().st_size:,} bytes"
+            self._fact(f"left of that save: {temp.name}, {size} that never became a checkpoint")
         self._fact(f"the latest checkpoint is still {self._latest()}, and whole")
         _must(looking.verify(self.run).ok, "the latest checkpoint is whole after the kill")
 
@@ -155,6 +156,12 @@ class Story:
     def _temps(self) -> list[Path]:
         return list(self.run.glob(".step-*.tmp"))
 
+    def _is_saving(self) -> bool:
+        try:
+            return any(temp.stat().st_size > 0 for temp in self._temps())
+        except FileNotFoundError:  # it was renamed meanwhile: that save is done
+            return False
+
     def _latest(self) -> str:
         return str(overview(self.run).latest)
 
@@ -184,8 +191,9 @@ def _check_stage(folder: Path) -> None:
 
 
 def _flip_a_byte(path: Path) -> None:
-    extents = looking.open(path).index.extents.values()
-    place = max(extents, key=lambda extent: extent.nbytes).offset
+    index = looking.open(path).index
+    weight = next(iter(index.tree["model"].values()))
+    place = index.extents[weight.storage.key].offset
     with path.open("r+b") as file:
         file.seek(place)
         byte = file.read(1)[0]
