@@ -1,0 +1,127 @@
+"""A training that is killed 50 times ends bit for bit as one that never was, kept by nothing."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+HERE = Path(__file__).parent
+RESUMED = re.compile(r"^INFO resumed from .+ \(step (\d+)\)$", re.MULTILINE)
+
+pytestmark = pytest.mark.slow
+
+Kill = dict[str, Any]
+
+
+def script(name: str, *args: object) -> None:
+    command = [sys.executable, str(HERE / name), *map(str, args)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(params=[("epochs", 0, 50), ("batches", 0, 50), ("batches", 2, 12)], ids=str)
+def killed(
+    request: pytest.FixtureRequest, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> tuple[Path, Path, list[Kill]]:
+    """The folders of an oracle and of a training that was killed, and the kills."""
+    variant, workers, count = request.param
+    plain, kept = tmp_path / "plain", tmp_path / "kept"
+    plain.mkdir()
+    kept.mkdir()
+    script("oracle.py", variant, workers, plain)
+    script("killing.py", variant, workers, kept, count, 1)
+    kills = json.loads((kept / "kills.json").read_text())
+    record_property("killed", f"{variant}, {workers} workers: {in_words(kills)}")
+    assert len(kills) == count
+    return plain, kept, kills
+
+
+def in_words(kills: list[Kill]) -> str:
+    phases = Counter(kill["phase"] for kill in kills)
+    saves = [kill for kill in kills if kill["phase"] == "save"]
+    half = sum(kill["temp_nbytes"] is not None for kill in saves)
+    named = sum(kill["has_checkpoint"] for kill in saves)
+    return (
+        f"{len(kills)} kills, {phases['save']} inside a save ({half} while its file was being "
+        f"written, {named} after it had its name), {phases['step']} inside a step, "
+        f"{len(kills) - phases['save'] - phases['step']} elsewhere"
+    )
+
+
+def test_a_training_killed_again_and_again_equals_one_that_never_was(
+    killed: tuple[Path, Path, list[Kill]],
+) -> None:
+    plain, kept, kills = killed
+    print(in_words(kills))
+    if len(kills) == 50:
+        phases = Counter(kill["phase"] for kill in kills)
+        assert phases["save"] >= 15
+        assert phases["step"] >= 15
+    assert differing(final(plain), final(kept)) == []
+    assert losses(kept) == losses(plain)
+    resumed_behind = resumed(kept, len(kills))
+    for number, behind in enumerate(expected(kills)):
+        following = kills[number + 1 : number + 2]
+        if not following or following[0]["phase"] != "resume":
+            assert resumed_behind[number] == behind, number
+    assert_folder_is_clean(kept / "run")
+
+
+def final(folder: Path) -> dict[str, str]:
+    """Every value at the end: weights, optimizer, scheduler, scaler, generators, by name."""
+    return json.loads((folder / "final.json").read_text())
+
+
+def differing(a: dict[str, str], b: dict[str, str]) -> list[str]:
+    return [name for name in a.keys() | b.keys() if a.get(name) != b.get(name)]
+
+
+def losses(folder: Path) -> dict[tuple[int, int], list[Any]]:
+    """The samples and the loss of each batch; one that was done twice must have been the same."""
+    found: dict[tuple[int, int], list[Any]] = {}
+    for line in (folder / "log").read_text().splitlines():
+        step, batch, ids, loss = json.loads(line)
+        assert found.setdefault((step, batch), [ids, loss]) == [ids, loss], (step, batch)
+    return found
+
+
+def resumed(folder: Path, count: int) -> list[int | None]:
+    """The step that each process after a kill went on behind; None: at the beginning."""
+    steps: list[int | None] = []
+    for number in range(1, count + 1):
+        messages = (folder / f"messages-{number}").read_text()
+        assert "Traceback" not in messages
+        assert "skipped" not in messages  # a kill leaves no damaged checkpoint
+        found = RESUMED.findall(messages)
+        steps.append(int(found[0]) if found else None)
+    return steps
+
+
+def expected(kills: list[Kill]) -> list[int | None]:
+    """No more is lost than the step that was being done or saved."""
+    steps: list[int | None] = []
+    for kill in kills:
+        if kill["phase"] == "resume":
+            steps.append(steps[-1] if steps else None)
+        else:
+            done = kill["step"] if kill["has_checkpoint"] else kill["step"] - 1
+            steps.append(done if done >= 0 else None)
+    return steps
+
+
+def assert_folder_is_clean(run: Path) -> None:
+    names = sorted(path.name for path in run.iterdir())
+    assert [name for name in names if not re.fullmatch(r"step-\d{8}\.pt|\.lock", name)] == []
+    assert 4 <= len(names) <= 6  # the lock, the last three, the best, the one resumed from
+    for name in names:
+        if name != ".lock":
+            assert {"model", "optimizer", "rng"} <= set(torch.load(run / name, weights_only=True))
