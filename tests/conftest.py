@@ -44,3 +44,11 @@ def _plain_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     """Exact text must not depend on the terminal that runs the tests."""
     for name in ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "COLUMNS", "LINES"):
         monkeypatch.delenv(name, raising=False)
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Say what the tests of kills have counted; ``record_property("killed", ...)`` gives it."""
+    for report in terminalreporter.getreports("passed") + terminalreporter.getreports("failed"):
+        for name, value in getattr(report, "user_properties", ()):
+            if name == "killed" and report.when == "call":
+                terminalreporter.write_line(f"killed: {value}")
