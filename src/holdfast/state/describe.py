@@ -64,7 +64,7 @@ def describe_parts(parts: Mapping[str, Part]) -> Description:
     """Describe without changing anything: a loader, which would start, is named only."""
     loaders = {name for name, part in parts.items() if isinstance(part, LoaderPart)}
     captured = capture({n: p for n, p in parts.items() if n not in loaders}, {}, rng=False)
-    seen: set[int] = set()
+    seen: set[Any] = set()
     items: list[Item] = []
     for name, part in parts.items():
         if name in loaders:
@@ -87,15 +87,22 @@ def _roles(part: ModulePart) -> dict[str, str]:
     return roles
 
 
-def _item(path: str, leaf: Any, role: str, seen: set[int]) -> Item:
+def _item(path: str, leaf: Any, role: str, seen: set[Any]) -> Item:
     if not isinstance(leaf, torch.Tensor):
         return Item(path, role, _short(repr(leaf)))
     text = f"{str(leaf.dtype).removeprefix('torch.')} {tuple(leaf.shape)} {_preview(leaf)}".rstrip()
-    address = leaf.data_ptr() if leaf.layout == torch.strided and leaf.numel() else 0
-    if address and address in seen:
+    place = _place(leaf)
+    if place is not None and place in seen:
         return Item(path, "tied", text)
-    seen.add(address)
+    seen.add(place)
     return Item(path, role, text, leaf.numel() * leaf.element_size())
+
+
+def _place(tensor: torch.Tensor) -> tuple[Any, ...] | None:
+    """What two names of one tensor have in common; None where nothing can be told."""
+    if tensor.layout != torch.strided or not tensor.numel() or not tensor.data_ptr():
+        return None
+    return tensor.data_ptr(), tensor.dtype, tuple(tensor.shape), tensor.stride()
 
 
 def _preview(tensor: torch.Tensor) -> str:
