@@ -17,7 +17,7 @@ from holdfast.runs.every import Every
 from holdfast.runs.naming import Template
 from holdfast.runs.reading import read_headers
 from holdfast.saving.signals import StopSignals
-from holdfast.saving.stepping import Stepping
+from holdfast.saving.stepping import Stepping, whole
 from holdfast.saving.writing import RunWriter
 from holdfast.state.capture import check, stray_tensors
 from holdfast.state.parts import as_parts
@@ -203,8 +203,7 @@ class Run:
         ``SystemExit(75)``, Ctrl-C with ``KeyboardInterrupt``.
         """
         self._need_parts("steps")
-        if isinstance(stop, bool) or not isinstance(stop, int):
-            raise UsageError("steps() counts whole steps", found=repr(stop))
+        stop = whole(stop, "steps() counts whole steps")
         start = self._writer.next_step if self._is_positioned else self.resume()
         if start >= stop:
             log.info("Nothing left to do: %d of %d", min(start, stop), stop)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import operator
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -64,8 +65,8 @@ class Stepping:
         Raises:
             UsageError: none is known, or it is not the current one.
         """
-        if step is not None and (isinstance(step, bool) or not isinstance(step, int) or step < 0):
-            raise UsageError("a step is a whole number from 0 on", found=repr(step))
+        if step is not None:
+            step = whole(step, "a step is a whole number from 0 on")
         if self._current is None and step is None:
             raise UsageError(
                 "save() outside of steps() must be told the step",
@@ -78,7 +79,7 @@ class Stepping:
                 found=f"step {step}",
                 cure="Leave it out: run.save().",
             )
-        return self._current if self._current is not None else int(step or 0)
+        return self._current if self._current is not None else (step or 0)
 
     def must_save(self, step: int) -> bool:
         """Whether a step is saved whatever ``every`` says: the last one, and one stopped at."""
@@ -119,3 +120,18 @@ class Stepping:
                 "state and a resumed run would differ. Make run.save() the last line of the body.",
                 " and ".join(changed),
             )
+
+
+def whole(value: Any, rule: str) -> int:
+    """``value`` as an int from 0 on; NumPy's whole numbers are taken too.
+
+    Raises:
+        UsageError: it is none; the error says ``rule``.
+    """
+    try:
+        number = -1 if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        number = -1
+    if number < 0:
+        raise UsageError(rule, found=repr(value))
+    return number

@@ -1,0 +1,144 @@
+"""A small training, and what the tests of a whole run look at."""
+
+from __future__ import annotations
+
+import logging
+import zipfile
+
+import pytest
+import torch
+
+import holdfast
+
+
+class Training:
+    """A model that learns a little, with momentum and a schedule; each step draws numbers."""
+
+    def __init__(self, seed=0):
+        torch.manual_seed(seed)
+        self.model = torch.nn.Linear(3, 2)
+        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.1, momentum=0.9)
+        self.scheduler = torch.optim.lr_scheduler.StepLR(self.optimizer, 2, gamma=0.5)
+
+    @property
+    def parts(self):
+        return {"model": self.model, "optimizer": self.optimizer, "scheduler": self.scheduler}
+
+    def step(self):
+        self.optimizer.zero_grad()
+        loss = self.model(torch.randn(4, 3)).square().mean()
+        loss.backward()
+        self.optimizer.step()
+        self.scheduler.step()
+        return loss.item()
+
+    def run(self, folder, **options):
+        return holdfast.Run(folder, **{**self.parts, **options})
+
+    def weights(self):
+        return self.model.weight.detach().clone()
+
+
+@pytest.fixture
+def training():
+    return Training()
+
+
+@pytest.fixture
+def begun(tmp_path):
+    """A run of steps 0 to 4, closed, all kept; gives its folder."""
+
+    def begin(stop=5, folder=None, seed=0, **options):
+        training = Training(seed)
+        folder = folder or tmp_path / "run"
+        with training.run(folder, **{"keep": None, **options}) as run:
+            for step in run.steps(stop):
+                training.step()
+                run.save(metrics={"loss": abs(step - 1.5)})
+        return folder
+
+    return begin
+
+
+@pytest.fixture
+def log(caplog):
+    """The lines that holdfast logged, each with its level."""
+    caplog.set_level(logging.DEBUG, logger="holdfast")
+
+    class Log:
+        def lines(self, level=logging.WARNING):
+            return [r.getMessage() for r in caplog.records if r.levelno >= level]
+
+        def infos(self):
+            return self.lines(logging.INFO)
+
+        def clear(self):
+            caplog.clear()
+
+    return Log()
+
+
+def names(folder):
+    """What lies in a folder, the lock aside."""
+    return sorted(path.name for path in folder.iterdir() if path.name != ".lock")
+
+
+def file_of(folder, step):
+    return folder / f"step-{step:08d}.pt"
+
+
+def steps_in(folder):
+    return [entry.step for entry in holdfast.Run(folder).checkpoints()]
+
+
+def damage(path):
+    """Flip one bit of a tensor; the headers stay whole."""
+    with zipfile.ZipFile(path) as archive:
+        member = next(i for i in archive.infolist() if "/data/0" in i.filename)
+    data = bytearray(path.read_bytes())
+    name_nbytes, extra_nbytes = (
+        int.from_bytes(data[member.header_offset + at : member.header_offset + at + 2], "little")
+        for at in (26, 28)
+    )
+    data[member.header_offset + 30 + name_nbytes + extra_nbytes] ^= 1
+    path.write_bytes(data)
+
+
+def truncate(path):
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+
+
+def empty(path):
+    path.write_bytes(b"")
+
+
+def garbage(path):
+    path.write_bytes(b"<html>404</html>")
+
+
+def record(path):
+    """The record's JSON as it stands in the file."""
+    import json
+
+    with zipfile.ZipFile(path) as archive:
+        [name] = [n for n in archive.namelist() if n.endswith("/holdfast.json")]
+        return json.loads(archive.read(name))
+
+
+@pytest.fixture
+def at():
+    """The helpers above, for tests that are imported without a package."""
+    import types
+
+    return types.SimpleNamespace(
+        names=names,
+        file=file_of,
+        steps=steps_in,
+        damage=damage,
+        truncate=truncate,
+        empty=empty,
+        garbage=garbage,
+        record=record,
+        Training=Training,
+    )
