@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from holdfast.errors import LockedError
+from holdfast.runs import keep, pins
+from holdfast.runs.lock import RunLock
+from holdfast.runs.removing import plan_of_run, remove
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    import torch
+
+    import holdfast
+
+    with holdfast.Run(tmp_path / "run", keep=keep.latest(9), model=torch.nn.Linear(1, 1)) as run:
+        for step in range(4):
+            run.save(step, metrics={"loss": step})
+    return tmp_path / "run"
+
+
+def names(run: Path) -> list[str]:
+    return sorted(path.name for path in run.iterdir() if path.name != ".lock")
+
+
+def test_the_newest_whole_one_stays(run) -> None:
+    plan = plan_of_run(run, keep.best("loss"), is_whole=lambda path: path.name < "step-00000002")
+    why = {decision.entry.name: decision.why for decision in plan.decisions}
+    assert why == {
+        "step-00000000.pt": "best('loss')",
+        "step-00000001.pt": "the newest that verified",
+        "step-00000002.pt": "best('loss') does not keep it",
+        "step-00000003.pt": "the newest checkpoint",
+    }
+    remove(run, plan)
+    assert names(run) == ["step-00000000.pt", "step-00000001.pt", "step-00000003.pt"]
+
+
+def test_what_was_pinned_or_removed_since_the_plan_is_left_alone(run) -> None:
+    plan = plan_of_run(run, keep.latest(1), is_whole=lambda _: True)
+    pins.pin(run / "step-00000000.pt")
+    (run / "step-00000001.pt").unlink()
+    remove(run, plan)
+    assert names(run) == ["step-00000000.pin", "step-00000000.pt", "step-00000003.pt"]
+
+
+def test_a_run_in_training_is_refused(run) -> None:
+    plan = plan_of_run(run, keep.latest(1), is_whole=lambda _: True)
+    with RunLock(run), pytest.raises(LockedError):
+        remove(run, plan)
+    assert len(names(run)) == 4
+
+
+def test_nothing_to_remove_touches_nothing(run) -> None:
+    (run / ".lock").unlink()
+    remove(run, plan_of_run(run, keep.latest(9), is_whole=lambda _: True))
+    assert not (run / ".lock").exists()
