@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 from holdfast.errors import FileError, FormatError, NoCheckpointError, UntrustedError, UsageError
 from holdfast.runs import finding, listing, pins, prune, where
 from holdfast.runs import keep as keeping
+from holdfast.runs.checking import MODES
 from holdfast.runs.entry import Entry
 from holdfast.runs.every import Every
 from holdfast.runs.naming import Template
 from holdfast.runs.reading import read_headers
+from holdfast.saving.metrics import check_metrics
 from holdfast.saving.signals import StopSignals
 from holdfast.saving.stepping import Stepping, whole
 from holdfast.saving.writing import RunWriter
@@ -229,10 +231,10 @@ class Run:
         """
         self._need_parts("save")
         step = self._stepping.step_to_save(step)
-        self._stepping.metrics = dict(metrics or {})
+        self._stepping.metrics = check_metrics(metrics)
         if not self._stepping.must_save(step) and not self._writer.is_due(step):
             return None
-        pending = self._save_now(step, metrics or {})
+        pending = self._save_now(step, self._stepping.metrics)
         if wait:
             self.wait()
         return pending
@@ -302,6 +304,8 @@ class Run:
             UsageError: no checkpoint has the metric, or its mode is not known.
             NoCheckpointError: there is no checkpoint, or the metric is NaN in each.
         """
+        if mode not in (None, *MODES):
+            raise UsageError("best() has two modes", wanted="'min' or 'max'", found=repr(mode))
         which = f"best:{metric}" if mode is None else f"best:{metric}:{mode}"
         return finding.find(self.checkpoints(), which, folder=self.folder)
 

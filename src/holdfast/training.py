@@ -80,7 +80,7 @@ def load(
     """Read what torch.save or holdfast wrote; give what torch.load gives, and run nothing in it.
 
     Args:
-        file: a path or a binary file object.
+        file: a path (a file, ``RUN``, ``RUN@best:loss``, ``RUN@100``) or a binary file object.
         map_location: where tensors go, as in torch.load; the CPU unless said otherwise.
         mmap: map the file instead of reading it; bytes are then read when they are used.
         verify: check every CRC; None: yes unless ``mmap``.
@@ -102,7 +102,7 @@ def load(
         )
     _refuse(options, "load")
     return load_file(
-        file,
+        where.resolve(file) if isinstance(file, str | os.PathLike) else file,
         map_location=map_location,
         mmap=mmap,
         verify=verify,

@@ -15,6 +15,7 @@ from holdfast.state.compact import compact
 from holdfast.state.parts import LoaderPart, OptimizerPart, Part, modules_of
 from holdfast.state.plain import to_plain
 from holdfast.state.rng import capture_rng
+from holdfast.tensors.encode import encode
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,13 +84,16 @@ def check(parts: Mapping[str, Part], extra: Mapping[str, Any]) -> None:
         CaptureError: a part that cannot be captured.
         UsageError: an optimizer with a parameter that belongs to no part.
     """
+    optimizer_names(parts)
+    tree = {}
     for part in parts.values():
         if isinstance(part, LoaderPart):
             _check_loader(part)
         else:
-            to_plain(part.capture(), (part.name,), {})
-    to_plain(_checked_extra(extra), ("extra",), {})
-    optimizer_names(parts)
+            tree[part.name] = to_plain(part.capture(), (part.name,), {})
+    tree["extra"] = to_plain(_checked_extra(extra), ("extra",), {})
+    # Only the pickle is made, no tensor is read: what it refuses is best known now.
+    encode(compact(tree))
 
 
 def _check_loader(part: LoaderPart) -> None:
