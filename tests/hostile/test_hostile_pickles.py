@@ -63,7 +63,7 @@ def test_the_letter_about_a_file_that_would_run_code(asm):
         "this file holds objects of classes or functions that you have not trusted\n"
         "  in <BytesIO>\n"
         "  found posix.system\n"
-        "  No checkpoint needs posix.system: the file is made to run code. Do not load it.\n"
+        "  With posix.system a file can run anything on this machine. Do not load it.\n"
         '  To see the tensors in it all the same: holdfast.load(path, opaque="keep").'
     )
 

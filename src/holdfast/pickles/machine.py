@@ -30,7 +30,7 @@ class Machine:
     __slots__ = (
         *("data", "pos", "end", "stack", "marks", "memo", "encoding", "persistent", "protocol"),
         *("file", "member", "symbols", "drafts", "key_hashes", "discarded"),
-        *("flaw", "flaw_nodes"),
+        *("flaw", "flaw_nodes", "stepping_stones", "used"),
         *("_globals", "_calls", "_left", "_objects_left"),
     )
 
@@ -54,6 +54,8 @@ class Machine:
         self.discarded: dict[str, None] = {}
         self.drafts: dict[int, Any] = {}
         self.key_hashes = keys.Hashes()
+        self.stepping_stones: set[str] = set()
+        self.used: set[str] = set()
         self.flaw: RefusedError | None = None
         self.flaw_nodes: dict[int, Opaque] = {}
         self._globals: dict[tuple[str, str], Any] = {}
@@ -159,12 +161,17 @@ class Machine:
         call = self._calls.get(function) if type(function) is Opaque else None
         if call is not None:
             return call(self, args)
+        inner = nested_name(function, args)
+        if inner is not None:
+            self.stepping_stones |= {function.symbol, args[0].symbol}
+            return self.global_(args[0].module, inner)
         return self.unknown_call(function, args)
 
     def unknown_call(self, function: Any, args: tuple[Any, ...]) -> Opaque:
         """What calling a symbol outside the table would give, as data."""
         if type(function) is not Opaque:
             raise self.refused("only symbols are called", found=self.shown(function))
+        self.used.add(function.symbol)
         called = None if function.is_global else function
         return Opaque(function.module, function.name, "reduce", args, called=called)
 
@@ -186,6 +193,7 @@ class Machine:
             if kwargs:
                 raise self.bad_call(cls.symbol, args)
             return call(self, args)
+        self.used.add(cls.symbol)
         return Opaque(cls.module, cls.name, "newobj", args, kwargs)
 
     def build(self, node: Any, state: Any) -> None:
@@ -232,3 +240,19 @@ class Machine:
         if self.drafts:
             raise self.refused("an array or tensor that is begun is also filled")
         return self.stack[0]
+
+
+def nested_name(function: Any, args: tuple[Any, ...]) -> str | None:
+    """The name of a nested class, which protocols before 4 write as ``getattr(Outer, "Inner")``.
+
+    It is a name like any other and needs trust like any other; nothing is looked up.
+    """
+    if type(function) is not Opaque or function.symbol != "builtins.getattr" or len(args) != 2:
+        return None
+    outer, inner = args
+    if type(outer) is not Opaque or not outer.is_global or type(inner) is not str:
+        return None
+    is_plain = inner.isidentifier() and not inner.startswith("__") and len(inner) < 200
+    if not is_plain or is_known(outer.module, outer.name) or len(outer.name) > 1000:
+        return None
+    return f"{outer.name}.{inner}"

@@ -11,8 +11,9 @@ from holdfast.errors import FormatError
 from holdfast.pickles import literals as lit
 from holdfast.pickles import objects as obj
 from holdfast.pickles import opcodes as op
-from holdfast.pickles.limits import check_tree, path_to
+from holdfast.pickles.limits import check_tree, nodes, path_to
 from holdfast.pickles.machine import Machine
+from holdfast.spec.index import Opaque
 from holdfast.spec.tree import dotted
 
 _STOP = 0x2E
@@ -90,7 +91,16 @@ def read(
         m.flaw.tensor = dotted(path) if path else None
         raise m.flaw
     check_tree(tree, m)
+    _forget_stepping_stones(m, tree)
     return Pickled(tree, tuple(m.symbols), tuple(m.discarded))
+
+
+def _forget_stepping_stones(m: Machine, tree: Any) -> None:
+    """Symbols named only to reach a nested class are no symbols that the file needs."""
+    if m.stepping_stones:
+        held = {node.symbol for node in nodes(tree) if type(node) is Opaque and node.is_global}
+        for symbol in m.stepping_stones - m.used - held:
+            m.symbols.pop(symbol, None)
 
 
 def _run(m: Machine) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 from collections.abc import Iterable, Mapping
 from typing import Any, BinaryIO
@@ -9,7 +10,8 @@ from typing import Any, BinaryIO
 from holdfast.errors import UsageError
 from holdfast.formats import read_index
 from holdfast.io.source import open_source
-from holdfast.tensors.materialise import materialise
+from holdfast.spec.index import Index
+from holdfast.tensors.materialise import materialise, needed
 from holdfast.tensors.trust import Trust, untrusted
 
 
@@ -32,12 +34,10 @@ def load_file(
         UsageError: an option is none.
     """
     _check_encoding(encoding)
-    trusted = Trust(trust)
     with open_source(file) as source:
         index = read_index(source, encoding=encoding)
-        missing = [symbol for symbol in index.symbols if not trusted.has(symbol)]
-        if missing and opaque == "error":
-            raise untrusted(index.file, missing)
+        if opaque == "error":
+            _check_symbols(index, Trust(trust))
         return materialise(
             index,
             source,
@@ -49,10 +49,20 @@ def load_file(
         )
 
 
+def _check_symbols(index: Index, trust: Trust) -> None:
+    """Also objects that the pickle makes and drops again would have run elsewhere."""
+    missing = {
+        symbol: symbol.rpartition(".")[0] for symbol in index.symbols if not trust.has(symbol)
+    }
+    missing.update(needed(index.tree, trust))
+    if missing:
+        raise untrusted(index.file, missing)
+
+
 def _check_encoding(encoding: str) -> None:
     try:
         if encoding != "bytes":
-            b"".decode(encoding)
+            codecs.lookup(encoding)
     except (LookupError, TypeError) as error:
         raise UsageError(
             "this encoding is none that Python knows",

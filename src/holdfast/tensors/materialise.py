@@ -57,7 +57,7 @@ def materialise(
     if opaque not in ("error", "keep"):
         raise UsageError("opaque= is 'error' or 'keep'", found=repr(opaque)[:100])
     trusted = Trust(trust)
-    missing = [] if opaque == "keep" else needed(index.tree, trusted)
+    missing = {} if opaque == "keep" else needed(index.tree, trusted)
     if missing:
         raise untrusted(index.file, missing)
     storages = Storages(index, source, map_location=map_location, mmap=mmap, verify=verify)
@@ -71,11 +71,13 @@ def materialise(
         ) from error
 
 
-def needed(tree: Any, trust: Trust) -> list[str]:
-    """The symbols outside the closed table that building a tree needs and nobody has trusted."""
+def needed(tree: Any, trust: Trust) -> dict[str, str]:
+    """The symbols that building a tree needs and nobody has trusted, with their modules."""
     opaques = (node for node in nodes(tree) if type(node) is Opaque and node.called is None)
-    symbols = {node.symbol for node in opaques if node.is_global or node.symbol not in CLOSED}
-    return [symbol for symbol in symbols if not trust.has(symbol)]
+    modules = {
+        node.symbol: node.module for node in opaques if node.is_global or node.symbol not in CLOSED
+    }
+    return {symbol: module for symbol, module in modules.items() if not trust.has(symbol)}
 
 
 class Materialiser:

@@ -100,15 +100,18 @@ def _no_class(item: Any) -> UsageError:
     )
 
 
-def untrusted(file: str, symbols: Iterable[str]) -> UntrustedError:
-    """The error that names all classes and functions a file needs, with the line to paste."""
-    names = sorted(set(symbols))
+def untrusted(file: str, symbols: Mapping[str, str]) -> UntrustedError:
+    """The error that names all classes and functions a file needs, with the lines to paste.
+
+    ``symbols`` maps ``module.Outer.Inner`` to ``module``.
+    """
+    names = sorted(symbols)
     harmful = [name for name in names if is_harmful(name) or not _is_python_name(name)]
     error = UntrustedError(
         "this file holds objects of classes or functions that you have not trusted",
         file=file,
         found=_listed(names),
-        cure=_warning(harmful) if harmful else _lines_to_paste(names),
+        cure=_warning(harmful) if harmful else _lines_to_paste(names, symbols),
     )
     error.symbols = tuple(names)
     return error
@@ -125,24 +128,27 @@ def _is_python_name(symbol: str) -> bool:
 
 def _warning(harmful: list[str]) -> str:
     return (
-        f"No checkpoint needs {_listed(harmful)}: the file is made to run code. Do not load it.\n"
+        f"With {_listed(harmful)} a file can run anything on this machine. Do not load it.\n"
         'To see the tensors in it all the same: holdfast.load(path, opaque="keep").'
     )
 
 
-def _lines_to_paste(names: list[str]) -> str:
-    lasts = Counter(name.rpartition(".")[2] for name in names)
+def _lines_to_paste(symbols: list[str], modules: Mapping[str, str]) -> str:
+    names = {symbol: symbol.removeprefix(f"{modules[symbol]}.") for symbol in symbols}
+    outer = {symbol: name.partition(".")[0] for symbol, name in names.items()}
+    homes: dict[str, set[str]] = {}
+    for symbol in symbols:
+        homes.setdefault(outer[symbol], set()).add(modules[symbol])
     imports, trusted = [], []
-    for symbol in names:
-        module, _, name = symbol.rpartition(".")
-        if module == "builtins":
-            trusted.append(name)
-        elif lasts[name] > 1:  # two classes of one name: both by their whole names
-            imports.append(f"import {module}")
+    for symbol in symbols:
+        if modules[symbol] == "builtins":
+            trusted.append(names[symbol])
+        elif len(homes[outer[symbol]]) > 1:  # two classes of one name: both by their whole names
+            imports.append(f"import {modules[symbol]}")
             trusted.append(symbol)
         else:
-            imports.append(f"from {module} import {name}")
-            trusted.append(name)
+            imports.append(f"from {modules[symbol]} import {outer[symbol]}")
+            trusted.append(names[symbol])
     return "\n".join(
         [
             "If you trust where it comes from:",

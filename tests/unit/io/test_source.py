@@ -118,8 +118,8 @@ def test_paths_that_cannot_be_read_get_letters(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(NotACheckpointError, match="no regular file"):
         open_source(tmp_path / "pipe")
+    (tmp_path / "file").write_bytes(b"")
     with pytest.raises(FileError, match="Not a directory") as beneath:
-        (tmp_path / "file").write_bytes(b"")
         open_source(tmp_path / "file" / "x.pt")
     assert beneath.value.errno == 20
 

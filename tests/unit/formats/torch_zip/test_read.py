@@ -135,9 +135,7 @@ def test_the_root_is_that_of_the_file_name(tmp_path):
 def test_storages_nobody_uses_are_noted_and_still_verified():
     data = repacked(saved([torch.ones(1)]), add={"archive/data/9": b"extra"})
     index = index_of(data)
-    assert index.notes == (
-        "no tensor uses 1 of the storages, such as archive/data/9",
-    )
+    assert index.notes == ("no tensor uses 1 of the storages, such as archive/data/9",)
     assert "archive/data/9" in [extent.member for extent in index.other]
 
 

@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import io
+import json
+
+import pytest
+import torch
+from torch.serialization import get_crc32_options, set_crc32_options
+
+from holdfast.formats import read_index
+from holdfast.io.source import open_source
+from holdfast.report.verify import Damage, VerifyReport, verify_index
+
+
+def saved() -> bytes:
+    buffer = io.BytesIO()
+    base = torch.arange(50.0)
+    tree = {"model": {"weight": base, "tied": base[:3]}, "x": [torch.ones(3_000_000).to_sparse()]}
+    torch.save(tree, buffer)
+    return buffer.getvalue()
+
+
+def check(data: bytes, **options) -> VerifyReport:
+    with open_source(io.BytesIO(data)) as source:
+        return verify_index(read_index(source), source, **options)
+
+
+def flipped(data: bytes, at: int) -> bytes:
+    return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
+
+
+def test_a_whole_file_is_good_and_every_byte_of_it_was_read():
+    data = saved()
+    told = []
+    report = check(data, on_progress=told.append)
+    assert (report.status, report.ok, report.damages) == ("good", True, ())
+    with open_source(io.BytesIO(data)) as source:
+        index = read_index(source)
+    nbytes = sum(extent.nbytes for extent in (*index.extents.values(), *index.other))
+    assert report.checked_nbytes == nbytes == sum(told)
+    assert len(told) > 30  # in chunks
+    assert report.to_text() == f"<BytesIO>: good ({report.members} members, {nbytes:,} bytes)"
+
+
+def test_each_member_is_checked():
+    data = saved()
+    with open_source(io.BytesIO(data)) as source:
+        index = read_index(source)
+    members = [e for e in (*index.extents.values(), *index.other) if e.nbytes]
+    checked = [e for e in members if not e.member.endswith(("data.pkl", "version", "byteorder"))]
+    assert {e.member for e in checked} >= {"archive/data/0", "archive/.data/serialization_id"}
+    for extent in checked:
+        for at in (extent.offset, extent.offset + extent.nbytes - 1):
+            report = check(flipped(data, at))
+            assert [damage.member for damage in report.damages] == [extent.member]
+
+
+def test_a_damaged_file_names_member_and_tensors():
+    data = saved()
+    with open_source(io.BytesIO(data)) as source:
+        index = read_index(source)
+    first, indices = index.extents["0"], index.extents["1"]
+    report = check(flipped(flipped(data, first.offset + 5), indices.offset))
+    assert report.status == "damaged"
+    assert not report.ok
+    assert [(d.member, d.tensors) for d in report.damages] == [
+        ("archive/data/0", ("model.weight", "model.tied")),
+        ("archive/data/1", ("x.0",)),
+    ]
+    assert report.damages[0].expected_crc == first.expected_crc
+    assert report.to_text().splitlines() == [
+        f"<BytesIO>: damaged (2 of {report.members} members)",
+        "  archive/data/0 (model.weight, model.tied): "
+        f"CRC {report.damages[0].found_crc:08x}, saved as {first.expected_crc:08x}",
+        "  archive/data/1 (x.0): "
+        f"CRC {report.damages[1].found_crc:08x}, saved as {indices.expected_crc:08x}",
+    ]
+
+
+def test_a_file_without_checksums_is_unknown():
+    before = get_crc32_options()
+    set_crc32_options(False)
+    try:
+        data = saved()
+    finally:
+        set_crc32_options(before)
+    report = check(data)
+    assert (report.status, report.ok, report.checked_nbytes) == ("unknown", True, 0)
+    count = report.members
+    assert report.to_text() == (
+        f"<BytesIO>: unknown: {count} of {count} members were saved without a checksum"
+    )
+
+
+def test_the_json_has_stable_keys():
+    damage = Damage("a/data/0", ("w",), 0xAB, 0xFFFFFFFF)
+    report = VerifyReport("f.pt", "damaged", (damage,), 12, 3, 0)
+    assert json.loads(json.dumps(report.to_json())) == {
+        "file": "f.pt",
+        "status": "damaged",
+        "damages": [
+            {
+                "member": "a/data/0",
+                "tensors": ["w"],
+                "expected_crc": "000000ab",
+                "found_crc": "ffffffff",
+            }
+        ],
+        "checked_nbytes": 12,
+        "members": 3,
+        "unknown_members": 0,
+    }
+
+
+def test_many_tensors_of_one_storage_are_counted():
+    damage = Damage("a/data/0", tuple("abcde"), 1, 2)
+    report = VerifyReport("f.pt", "damaged", (damage,), 12, 3, 0)
+    assert "(a, b, c and 2 more)" in report.to_text()
+
+
+@pytest.mark.parametrize("nbytes", [0, 1, 200])
+def test_a_file_that_shrinks_meanwhile_is_truncated(tmp_path, nbytes):
+    path = tmp_path / "a.pt"
+    path.write_bytes(saved())
+    from holdfast.errors import TruncatedError
+
+    with open_source(path) as source:
+        index = read_index(source)
+        with path.open("r+b") as file:
+            file.truncate(nbytes)
+        with pytest.raises(TruncatedError):
+            verify_index(index, source)
