@@ -130,11 +130,35 @@ def _watch(wakes: queue.SimpleQueue[bool], grace: float) -> None:
 _installed: weakref.WeakSet[StopSignals] = weakref.WeakSet()
 
 
+#: The signal mask of the thread that forks, while it does.
+_forking = threading.local()
+
+
+def _hold_back() -> None:
+    """Before a fork: hold the signals back until the child has its handlers.
+
+    Python drops, in a child, whatever came before its own hooks ran: ``start(); terminate()``
+    would leave a child that nothing ends.
+    """
+    if _installed and hasattr(signal, "pthread_sigmask"):
+        numbers = {getattr(signal, name) for name in _NAMES}
+        _forking.mask = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+
+
+def _let_through() -> None:
+    mask = vars(_forking).pop("mask", None)
+    if mask is not None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
 def _forget_in_child() -> None:
     for signals in list(_installed):
         signals._forget()
     _installed.clear()
+    _let_through()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_in_child)
+    os.register_at_fork(
+        before=_hold_back, after_in_parent=_let_through, after_in_child=_forget_in_child
+    )
