@@ -73,18 +73,18 @@ def batches(workers: int, out: Path, marks: Marks) -> None:
         workload.Samples(), batch_size=workload.BATCH, shuffle=True, num_workers=workers
     )
     log = workload.Log(out / "log")
-    run = holdfast.Run(out / "run", keep=KEEP, loader=loader, **work.parts())
-    marks.enter("resume", -1)
-    stream = endless(loader)
-    for step in run.steps(workload.STEPS):
-        ids, inputs, labels = next(stream)
-        marks.enter("step", step)
-        loss = workload.train_batch(work, inputs, labels, step)
-        log.batch(step, 0, ids, loss)
-        work.scheduler.step()
-        marks.enter("save", step)
-        run.save(metrics={"loss": loss})
-        marks.enter("between", step)
+    with holdfast.Run(out / "run", keep=KEEP, loader=loader, **work.parts()) as run:
+        marks.enter("resume", -1)
+        stream = endless(loader)
+        for step in run.steps(workload.STEPS):
+            ids, inputs, labels = next(stream)
+            marks.enter("step", step)
+            loss = workload.train_batch(work, inputs, labels, step)
+            log.batch(step, 0, ids, loss)
+            work.scheduler.step()
+            marks.enter("save", step)
+            run.save(metrics={"loss": loss})
+            marks.enter("between", step)
     marks.enter("end", workload.STEPS)
     workload.write_final(work, out / "final.json")
 

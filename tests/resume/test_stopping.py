@@ -2,82 +2,20 @@
 
 from __future__ import annotations
 
-import json
-import logging
-import os
-import re
 import signal
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 import holdfast
 
-HERE = Path(__file__).parent
-README = HERE.parents[1] / "README.md"
+Start = Callable[..., Any]
+
 LATE = "the step is still running"
-
-
-class Training:
-    """A process whose output is read line by line, and that waits for what is written to it."""
-
-    def __init__(self, *command: object, cwd: Path | None = None) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, *map(str, command)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            bufsize=1,
-            cwd=cwd,
-            start_new_session=True,
-        )
-
-    def read_until(self, wanted: str) -> None:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            if line.strip() == wanted:
-                return
-        pytest.fail(f"{wanted!r} never came: {self.process.communicate()[1]}")
-
-    def complaint(self) -> str:
-        assert self.process.stderr is not None
-        return self.process.stderr.readline()
-
-    def tell(self, command: str) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.write(command + "\n")
-
-    def ask(self, command: str) -> str:
-        self.tell(command)
-        assert self.process.stdout is not None
-        return self.process.stdout.readline().strip()
-
-    def end(self) -> tuple[int, str]:
-        """How it left, and what it said on stderr."""
-        _, complaints = self.process.communicate(timeout=60)
-        return self.process.returncode, complaints
-
-
-@pytest.fixture
-def start() -> Iterator[Callable[..., Training]]:
-    """Start a script of this folder; what still runs at the end of the test is killed."""
-    started = []
-
-    def start_one(script: str, *arguments: object) -> Training:
-        started.append(Training(HERE / script, *arguments))
-        return started[-1]
-
-    yield start_one
-    for training in started:
-        training.process.kill()
-        training.process.communicate()
 
 
 def steps_in(folder: Path) -> list[int | None]:
@@ -86,7 +24,7 @@ def steps_in(folder: Path) -> list[int | None]:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_a_stopped_step_ends_and_is_saved_and_the_process_says_try_again(
-    tmp_path: Path, start: Callable[..., Training], number: signal.Signals
+    tmp_path: Path, start: Start, number: signal.Signals
 ) -> None:
     training = start("loop.py", tmp_path, 4)
     training.read_until("step 0")
@@ -112,9 +50,7 @@ def test_a_stopped_step_ends_and_is_saved_and_the_process_says_try_again(
     assert steps_in(tmp_path) == [1, 3]
 
 
-def test_ctrl_c_saves_the_step_and_leaves_as_interrupted(
-    tmp_path: Path, start: Callable[..., Training]
-) -> None:
+def test_ctrl_c_saves_the_step_and_leaves_as_interrupted(tmp_path: Path, start: Start) -> None:
     training = start("loop.py", tmp_path, 4)
     training.read_until("step 0")
     training.process.send_signal(signal.SIGINT)
@@ -126,7 +62,7 @@ def test_ctrl_c_saves_the_step_and_leaves_as_interrupted(
     assert steps_in(tmp_path) == [0]
 
 
-def test_a_second_ctrl_c_leaves_at_once(tmp_path: Path, start: Callable[..., Training]) -> None:
+def test_a_second_ctrl_c_leaves_at_once(tmp_path: Path, start: Start) -> None:
     training = start("loop.py", tmp_path, 4)
     training.read_until("step 0")
     training.process.send_signal(signal.SIGINT)
@@ -138,9 +74,7 @@ def test_a_second_ctrl_c_leaves_at_once(tmp_path: Path, start: Callable[..., Tra
     assert steps_in(tmp_path) == []
 
 
-def test_ctrl_c_after_sigterm_leaves_as_interrupted(
-    tmp_path: Path, start: Callable[..., Training]
-) -> None:
+def test_ctrl_c_after_sigterm_leaves_as_interrupted(tmp_path: Path, start: Start) -> None:
     training = start("loop.py", tmp_path, 4)
     training.read_until("step 0")
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -168,9 +102,7 @@ for step in run.steps(3):
 """
 
 
-def test_a_step_that_outlasts_the_grace_is_warned_of_once(
-    tmp_path: Path, start: Callable[..., Training]
-) -> None:
+def test_a_step_that_outlasts_the_grace_is_warned_of_once(tmp_path: Path, start: Start) -> None:
     training = start("loop.py", tmp_path, 4, 0.05)
     training.read_until("step 0")
     training.process.send_signal(signal.SIGTERM)
@@ -190,9 +122,7 @@ def test_a_step_that_outlasts_the_grace_is_warned_of_once(
     assert steps_in(tmp_path) == [0]
 
 
-def test_a_child_of_the_training_can_be_terminated(
-    tmp_path: Path, start: Callable[..., Training]
-) -> None:
+def test_a_child_of_the_training_can_be_terminated(tmp_path: Path, start: Start) -> None:
     training = start("loop.py", tmp_path, 1)
     training.read_until("step 0")
     # A signal that came between the fork and the child's defaults was lost, most of the time.
