@@ -55,15 +55,15 @@ def _print_head(summary: Summary) -> None:
 
 
 def _cells(row: Row) -> list[Cell]:
+    name = Cell("  " * row.level + text.name(row.name), bold=row.kind == "part")
     if row.kind in ("part", "group"):
         return [
-            Cell("  " * row.level + row.name, bold=row.kind == "part"),
+            name,
             Cell(""),
             Cell(text.count(row.tensors, "tensor") if row.tensors else ""),
             Cell(text.size(row.nbytes) if row.tensors else "", right=True),
             Cell(text.count(row.numel, "element") if row.tensors else "", dim=True),
         ]
-    name = Cell("  " * row.level + row.name)
     if row.kind == "tensor":
         return [
             name,

@@ -6,6 +6,9 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any
 
+#: Names of real models stay below 120 characters.
+_LONGEST_NAME = 160
+
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 
 
@@ -26,6 +29,11 @@ def count(number: int, word: str) -> str:
 def shape(sizes: Sequence[int]) -> str:
     """``[16, 4]``; ``[]`` is a tensor of one number."""
     return f"[{', '.join(map(str, sizes))}]"
+
+
+def name(full: str) -> str:
+    """A name, with the middle left out where it is so long that it would hide all others."""
+    return full if len(full) <= _LONGEST_NAME else f"{full[:100]}…{full[-50:]}"
 
 
 def number(value: float | str | None) -> str:

@@ -92,12 +92,14 @@ def _value(facts: ValueFacts) -> Row:
 
 
 def _opaque(facts: OpaqueFacts) -> Row:
-    name = _below(facts.name, facts.part) or "the whole file"
+    name = _below(facts.name, facts.part)
     return Row("opaque", 0, name, text=f"an object of {facts.symbol}, not built")
 
 
 def _below(name: str, part: str | None) -> str:
-    return name if part is None or name == part else name[len(part) + 1 :]
+    if part is not None and name != part:
+        return name[len(part) + 1 :]
+    return name or "the whole file"
 
 
 def _owners(summary: Summary) -> dict[str, str]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import struct
+from collections.abc import Mapping
 from typing import Any
 
+from holdfast.report.leaves import is_plain_sequence
 from holdfast.spec.index import DeviceRef, DTypeRef, LayoutRef, NumpyScalar, SizeRef
 
 #: Longest text of one value; what is longer is shortened and its length said.
@@ -59,10 +61,10 @@ def json_of(value: Any) -> Any:
     if isinstance(value, str):
         return value if len(value) <= JSON_LIMIT else None
     if isinstance(value, list | tuple) and len(value) <= JSON_LIMIT:
-        return [json_of(item) for item in value]
+        return [json_of(item) for item in value] if is_plain_sequence(value) else None
     if isinstance(value, DTypeRef | DeviceRef | LayoutRef):
         return _text(value)
-    return {} if isinstance(value, dict) else None
+    return {} if isinstance(value, dict) and not value else None
 
 
 def _text(value: Any) -> str:
@@ -70,8 +72,10 @@ def _text(value: Any) -> str:
         return f"<integer of {value.bit_length()} bits>"
     if isinstance(value, str | bytes):
         return repr(value[: 2 * TEXT_LIMIT])
-    if isinstance(value, list | tuple | set | frozenset):
+    if is_plain_sequence(value):
         return _text_of_sequence(value)
+    if isinstance(value, list | tuple | set | frozenset | Mapping) and value:
+        return "<holds itself>"  # any other container is no leaf; repr() might never end
     if isinstance(value, NumpyScalar):
         number = _unpack(value)
         return repr(number if number is not None else value.data)
@@ -81,7 +85,7 @@ def _text(value: Any) -> str:
         return f"torch.{value.name}"
     if isinstance(value, DeviceRef):
         return f"device({value.text!r})"
-    return "{}" if isinstance(value, dict) and not value else repr(value)
+    return "{}" if isinstance(value, Mapping) else repr(value)
 
 
 def _text_of_sequence(value: Any) -> str:

@@ -35,6 +35,11 @@ def test_counts_shapes_numbers_moments() -> None:
     assert text.moment(None) == ""
 
 
+def test_long_names_lose_their_middle() -> None:
+    assert text.name("model.weight") == "model.weight"
+    assert text.name("a" * 1000 + "b" * 50) == "a" * 100 + "…" + "b" * 50
+
+
 def test_control_codes_cannot_reach_the_terminal() -> None:
     assert text.safe("a\x1b[2Jb\x07模型\n\udc80") == "a\\x1b[2Jb\\x07模型\n\\udc80"
 

@@ -70,3 +70,8 @@ def test_a_record_that_lies_about_parameters_is_no_crash(broken) -> None:
 def test_shared_bytes_are_said() -> None:
     tied = tensor("0", 2)
     assert [r.text for r in rows({"m": {"a": tied, "b": tied}})] == ["", "", "same bytes as m.a"]
+
+
+@pytest.mark.parametrize("tree", [3, tensor("0", 2), Opaque("m", "C", "newobj")])
+def test_a_file_that_holds_one_thing(tree) -> None:
+    assert [row.name for row in rows(tree)] == ["the whole file"]

@@ -261,8 +261,24 @@ def test_a_pattern_that_is_none() -> None:
 def test_a_tree_inside_itself_ends() -> None:
     tree: dict = {"a": 1}
     tree["me"] = tree
+    tree["list"] = [1]
+    tree["list"].append(tree["list"])
     names = [leaf.name for leaf in leaves(tree)]
-    assert names == ["a", "me"]
+    assert names == ["a", "me", "list.0", "list.1"]
+    shown = {facts.name: (facts.text, facts.value) for facts in summarize(index(tree)).values}
+    assert shown["me"] == ("<holds itself>", None)
+    assert shown["list.1"] == ("<holds itself>", None)
+
+
+def test_containers_that_are_shared_are_listed_each_time() -> None:
+    shared = {"x": tensor("0", (1,))}
+    names = [t.name for t in summarize(index({"a": shared, "b": [shared, shared]})).tensors]
+    assert names == ["a.x", "b.0.x", "b.1.x"]
+
+
+def test_slices_of_one_storage_are_different_elements() -> None:
+    first, second = (tensor("0", (2,), offset=offset, numel=4) for offset in (0, 2))
+    assert summarize(index({"a": first, "b": second})).total.numel == 4
 
 
 def test_a_tiny_tree_that_describes_very_much_ends_and_says_so(monkeypatch) -> None:
