@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from holdfast.errors import FileError, FormatError, NoCheckpointError, UntrustedError, UsageError
+from holdfast.looking import is_whole
 from holdfast.runs import finding, listing, pins, prune, where
 from holdfast.runs import keep as keeping
 from holdfast.runs.checking import MODES
@@ -71,6 +72,8 @@ class Run:
         #: A dict saved with each checkpoint; ``resume`` fills it.
         self.extra: dict[str, Any] = {}
         self._parts = as_parts(parts)
+        if start_step is not None:
+            start_step = whole(start_step, "start_step is a whole number from 0 on")
         self._start_from, self._start_step = start_from, start_step
         self._writer = RunWriter(self.folder, keep, every, Template(name))
         self._stepping = Stepping(self._parts, lambda: self.extra, StopSignals(grace))
@@ -319,7 +322,7 @@ class Run:
 
     def prune(self, *, dry_run: bool = True) -> prune.Plan:
         """Say which checkpoints ``keep`` would remove and why; with dry_run=False remove them."""
-        return self._writer.prune(dry_run=dry_run)
+        return self._writer.prune(dry_run=dry_run, is_whole=is_whole)
 
     def _need_parts(self, what: str) -> None:
         if not self._parts:

@@ -20,7 +20,7 @@ def plan_of_run(folder: Path, keep: Keep, *, is_whole: Callable[[Path], bool]) -
         NoCheckpointError: there is no such folder.
     """
     entries = list_run(folder)
-    return prune.plan(entries, keep, protected=_newest_whole(entries, is_whole))
+    return prune.plan(entries, keep, protected=newest_whole(entries, is_whole))
 
 
 def remove(folder: Path, plan: prune.Plan) -> None:
@@ -36,7 +36,8 @@ def remove(folder: Path, plan: prune.Plan) -> None:
         trash([entry.path for entry in plan.doomed if entry.path in still_there])
 
 
-def _newest_whole(entries: Sequence[Entry], is_whole: Callable[[Path], bool]) -> dict[str, str]:
+def newest_whole(entries: Sequence[Entry], is_whole: Callable[[Path], bool]) -> dict[str, str]:
+    """The id of the newest checkpoint that verifies, with the reason why it must stay."""
     for entry in reversed(entries):
         if entry.id is not None and entry.sequence is not None and is_whole(entry.path):
             return {entry.id: "the newest that verified"}

@@ -7,7 +7,7 @@ import os
 import time
 import uuid
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -23,6 +23,7 @@ from holdfast.runs.keep import Keep
 from holdfast.runs.lock import RunLock
 from holdfast.runs.naming import Template, free_name, pin_name
 from holdfast.runs.prune import NAME_KEY, Plan, plan
+from holdfast.runs.removing import newest_whole
 from holdfast.saving.foreground import SaveInfo, save_encoded
 from holdfast.saving.metrics import as_metrics
 from holdfast.saving.pending import PendingSave
@@ -224,8 +225,11 @@ class RunWriter:
         self._verified_id = record.id
         self.prune(dry_run=False)
 
-    def prune(self, *, dry_run: bool) -> Plan:
-        """Plan what ``keep`` removes, and unless it is a dry run remove it."""
+    def prune(self, *, dry_run: bool, is_whole: Callable[[Path], bool] | None = None) -> Plan:
+        """Plan what ``keep`` removes, and unless it is a dry run remove it.
+
+        ``is_whole`` verifies a checkpoint, for a process that has restored and saved none itself.
+        """
         if not self._lock.is_held:
             self._entries = listing.list_run(self.folder)
             if not dry_run:
@@ -240,6 +244,8 @@ class RunWriter:
             self._resumed_id or "": "the one resumed from",
             self._verified_id or "": "the newest that verified",
         }
+        if self._verified_id is None and is_whole is not None:
+            protected |= newest_whole(self._entries, is_whole)
         decided = plan(self._entries, self.keep, protected=protected)
         if decided.doomed and not dry_run:
             self._remove(decided)
