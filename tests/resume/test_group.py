@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -35,7 +36,7 @@ def is_running(pid: int) -> bool:
 
 def batches_of(folder: Path) -> dict[int, list[Any]]:
     found: dict[int, list[Any]] = {}
-    for line in (folder / "log").read_text().splitlines():
+    for line in lines_of(folder):
         step, _, *batch = json.loads(line)
         assert found.setdefault(step, batch) == batch
     return found
@@ -69,3 +70,29 @@ def go_on_until(training: Any, last: int) -> list[int]:
         if int(step) == last:
             return [int(pid) for pid in workers]
         training.tell("")
+
+
+def test_a_group_stopped_at_any_moment_tries_again_later(tmp_path: Path, plain: Path) -> None:
+    chosen = random.Random(3)
+    for _ in range(3):
+        training = subprocess.Popen(
+            [sys.executable, HERE / "kept.py", "batches", "2", tmp_path],
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        enough = len(lines_of(tmp_path)) + chosen.randrange(2, 8)
+        while len(lines_of(tmp_path)) < enough:
+            assert training.poll() is None
+        os.killpg(training.pid, signal.SIGTERM)
+        _, complaints = training.communicate(timeout=60)
+        assert training.returncode == 75, complaints
+        assert "Traceback" not in complaints
+    done = batches_of(tmp_path)
+    assert done.items() <= batches_of(plain).items()
+    assert len(done) > 3
+
+
+def lines_of(folder: Path) -> list[str]:
+    log = folder / "log"
+    return log.read_text().splitlines() if log.exists() else []

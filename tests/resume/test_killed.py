@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +26,10 @@ Kill = dict[str, Any]
 
 def script(name: str, *args: object) -> None:
     command = [sys.executable, str(HERE / name), *map(str, args)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    # Killed processes leave their temporary folders behind.
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
+        env = os.environ | {"TMPDIR": scratch}
+        done = subprocess.run(command, capture_output=True, text=True, timeout=600, env=env)
     assert done.returncode == 0, done.stderr
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 import sys
@@ -14,6 +15,8 @@ import pytest
 import holdfast
 
 Start = Callable[..., Any]
+
+README = Path(__file__).parents[2] / "README.md"
 
 LATE = "the step is still running"
 
@@ -131,3 +134,43 @@ def test_a_child_of_the_training_can_be_terminated(tmp_path: Path, start: Start)
     training.tell("end")
     training.read_until("all done")
     assert training.end()[0] == 0
+
+
+TRAIN = """
+import logging, os, signal, sys, torch, holdfast
+logging.basicConfig(level=logging.INFO)
+run = holdfast.Run("run", model=torch.nn.Linear(2, 2))
+for step in run.steps(9):
+    print(step, flush=True)
+    if step in (2, 3, 6):
+        os.kill(os.getpid(), signal.SIGTERM)
+    if step == int(sys.argv[1] if len(sys.argv) > 1 else -1):
+        raise RuntimeError("a real error")
+    run.save()
+"""
+
+
+def shell_loop(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the loop of the README, with the Python of this test."""
+    (folder / "train.py").write_text(TRAIN)
+    loops = [b for b in re.findall(r"```sh\n(.*?)```", README.read_text(), re.S) if "until" in b]
+    assert len(loops) == 1
+    loop = loops[0].replace("python train.py", f"'{sys.executable}' train.py {' '.join(arguments)}")
+    assert loop != loops[0]
+    return subprocess.run(
+        ["sh", "-c", loop], cwd=folder, capture_output=True, text=True, timeout=120
+    )
+
+
+def test_the_shell_loop_of_the_readme_goes_on_until_all_is_done(tmp_path: Path) -> None:
+    done = shell_loop(tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [str(step) for step in range(9)]
+    assert done.stderr.count("stopping after step") == 3
+    assert steps_in(tmp_path / "run") == [6, 7, 8]
+
+
+def test_the_shell_loop_of_the_readme_ends_at_a_real_error(tmp_path: Path) -> None:
+    done = shell_loop(tmp_path, "4")
+    assert done.stdout.split() == ["0", "1", "2", "3", "4"]
+    assert done.stderr.rstrip().endswith("RuntimeError: a real error")
