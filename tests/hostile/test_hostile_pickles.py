@@ -150,6 +150,10 @@ BOMBS = {
         lambda a: a.build(a.sym("torch", "Tensor"), {"add": 1}),
         "no attribute is set on plain values",
     ),
+    "a state set twice": (
+        lambda a: a.build(a.build(a.new(a.sym("m", "C")), {"a": 1}), {"a": 2}),
+        "an object gets its state once",
+    ),
     "items on a class": (
         lambda a: a.raw(a.sym("os", "environ") + a.ops("k") + a.ops("v") + b"s"),
         "only dicts are stored into",

@@ -187,6 +187,15 @@ def test_storages_that_do_not_fit_the_archive_are_refused(asm, name):
     assert caught.value.tensor in ("w", "w.1")
 
 
+def test_only_floating_point_tensors_require_gradients(asm):
+    integers = asm.storage(cls="IntStorage")
+    with pytest.raises(RefusedError) as caught:
+        asm.look(asm.file({"w": asm.tensor(storage=integers, grad=True)}))
+    assert caught.value.what == "refused: only floating point tensors require gradients"
+    assert caught.value.found == "torch.int32"
+    assert asm.load(asm.file(asm.tensor(grad=True))).requires_grad
+
+
 def quantized(asm, params, size=(4,), stride=(1,)):
     storage = asm.storage(cls="QInt8Storage")
     return asm.util("_rebuild_qtensor", storage, 0, size, stride, params, False, asm.hooks())

@@ -6,6 +6,7 @@ members overlap. Such archives are refused, the rule named. Format: PKWARE APPNO
 
 from __future__ import annotations
 
+import struct
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from holdfast.errors import RefusedError, TruncatedError
 from holdfast.formats.zip_directory import Entry, read_entries, refused
 from holdfast.io.source import Source
 
-_LOCAL_SIZE = 30
+_LOCAL = struct.Struct("<4s5H3I2H")
 #: Members that are read whole, other than pickles, are small.
 SMALL = 64 << 20
 #: Pickles hold what is no tensor: names, numbers, NumPy arrays.
@@ -61,12 +62,11 @@ def read_members(source: Source) -> dict[str, Member]:
 
 def _locate(source: Source, entry: Entry, directory_offset: int) -> Member:
     """Read the local header, which alone says where the data starts."""
-    size = _LOCAL_SIZE + len(entry.raw_name)
+    size = _LOCAL.size + len(entry.raw_name)
     if entry.header_offset + size > directory_offset:
         raise refused(source, "members lie before the central directory", entry)
     header = source.read_at(entry.header_offset, size)
-    _check_local(source, entry, header)
-    offset = entry.header_offset + size + int.from_bytes(header[28:30], "little")
+    offset = entry.header_offset + size + _check_local(source, entry, header)
     if offset + entry.nbytes > directory_offset:
         raise refused(source, "members lie before the central directory", entry)
     return Member(
@@ -74,20 +74,24 @@ def _locate(source: Source, entry: Entry, directory_offset: int) -> Member:
     )
 
 
-def _check_local(source: Source, entry: Entry, header: bytes) -> None:
-    if header[:4] != b"PK\x03\x04":
+def _check_local(source: Source, entry: Entry, header: bytes) -> int:
+    """Compare a local header with the central one; the bytes of its extra field."""
+    signature, _, _, method, _, _, crc, packed, unpacked, name_size, extra_size = (
+        _LOCAL.unpack_from(header)
+    )
+    if signature != b"PK\x03\x04":
         raise refused(source, "every member has a local header", entry)
-    if header[_LOCAL_SIZE:] != entry.raw_name or header[26:28] != entry.name_size:
+    if header[_LOCAL.size :] != entry.raw_name or name_size != len(entry.raw_name):
         raise refused(source, "local and central headers name a member alike", entry)
-    if int.from_bytes(header[8:10], "little") != entry.method:
+    if method != entry.method:
         raise refused(source, "local and central headers agree on compression", entry)
-    crc, packed, unpacked = (int.from_bytes(header[at : at + 4], "little") for at in (14, 18, 22))
     # Zero stands for "see the descriptor behind the data", all ones for "see the ZIP64 field".
     for local, central in ((packed, entry.nbytes), (unpacked, entry.unpacked_nbytes)):
         if local not in (0, 0xFFFFFFFF, central):
             raise refused(source, "local and central headers agree on sizes", entry)
     if crc not in (0, entry.crc):
         raise refused(source, "local and central headers agree on the CRC", entry)
+    return int(extra_size)
 
 
 def _check_overlap(

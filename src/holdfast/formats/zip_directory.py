@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from dataclasses import dataclass
 
@@ -18,6 +19,8 @@ _LOCATOR64 = struct.Struct("<4sIQI")
 _END64 = struct.Struct("<4sQ2H2I4Q")
 _CENTRAL = struct.Struct("<4s6H3I5H2I")
 _LONGEST_COMMENT = 0xFFFF
+#: Steps between single slashes, none of them "." or "..", no backslash, no drive letter.
+_PLAIN_PATH = re.compile(r"(?!\.{1,2}(/|\Z))[^/\\:\0]+(/(?!\.{1,2}(/|\Z))[^/\\\0]+)*/?")
 _IS_ENCRYPTED = 0x0001 | 0x0040 | 0x2000
 
 
@@ -32,11 +35,6 @@ class Entry:
     unpacked_nbytes: int
     crc: int
     method: int
-
-    @property
-    def name_size(self) -> bytes:
-        """The length of the name as a local header states it."""
-        return len(self.raw_name).to_bytes(2, "little")
 
 
 def refused(source: Source, rule: str, entry: Entry | None = None) -> RefusedError:
@@ -163,10 +161,7 @@ def _decoded(raw_name: bytes) -> str:
 
 
 def _check_name(source: Source, entry: Entry) -> None:
-    steps = entry.name.removesuffix("/").split("/")
-    if not entry.name or "\0" in entry.name or "\\" in entry.name or ":" in steps[0]:
-        raise refused(source, "names of members are plain paths", entry)
-    if any(step in ("", ".", "..") for step in steps):
+    if not _PLAIN_PATH.fullmatch(entry.name):
         raise refused(source, "names of members are plain paths", entry)
 
 

@@ -6,6 +6,8 @@ import fractions
 import functools
 import io
 import pathlib
+import sys
+import types
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ import torch
 from holdfast.errors import FormatError, UntrustedError, UsageError
 from holdfast.spec.index import Opaque
 from holdfast.tensors.load import load_file
+from holdfast.tensors.trust import Trust
 
 
 class Colour(enum.Enum):
@@ -230,6 +233,18 @@ def test_a_class_has_several_names_and_one_is_enough():
     assert torch.nn.Linear.__module__ == "torch.nn.modules.linear"
     data = saved(torch.nn.Linear(1, 1))
     assert isinstance(load_file(data, trust=[torch.nn.Linear]), torch.nn.Linear)
+
+
+def test_another_name_of_a_trusted_class_counts_where_its_module_is_imported(monkeypatch):
+    alias = types.ModuleType("alias_of_plain")
+    alias.Renamed, alias.Other = Plain, Slots
+    monkeypatch.setitem(sys.modules, "alias_of_plain", alias)
+    trust = Trust([Plain])
+    assert trust.find("alias_of_plain.Renamed") is Plain
+    assert not trust.has("alias_of_plain.Other")
+    assert not trust.has("alias_of_plain.Missing")
+    assert not trust.has("never_imported.Renamed")
+    assert "never_imported" not in sys.modules
 
 
 @pytest.mark.parametrize(
