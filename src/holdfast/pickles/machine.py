@@ -7,7 +7,7 @@ from typing import Any
 
 from holdfast.errors import FormatError, RefusedError
 from holdfast.pickles import arrays, keys, rebuild
-from holdfast.pickles.table import CALLS, is_known
+from holdfast.pickles.table import CALLS, is_known, nested_name
 from holdfast.spec.dtypes import BY_NAME
 from holdfast.spec.index import ArrayRef, DTypeRef, NumpyDTypeRef, Opaque, StateDict, TensorRef
 
@@ -240,19 +240,3 @@ class Machine:
         if self.drafts:
             raise self.refused("an array or tensor that is begun is also filled")
         return self.stack[0]
-
-
-def nested_name(function: Any, args: tuple[Any, ...]) -> str | None:
-    """The name of a nested class, which protocols before 4 write as ``getattr(Outer, "Inner")``.
-
-    It is a name like any other and needs trust like any other; nothing is looked up.
-    """
-    if type(function) is not Opaque or function.symbol != "builtins.getattr" or len(args) != 2:
-        return None
-    outer, inner = args
-    if type(outer) is not Opaque or not outer.is_global or type(inner) is not str:
-        return None
-    is_plain = inner.isidentifier() and not inner.startswith("__") and len(inner) < 200
-    if not is_plain or is_known(outer.module, outer.name) or len(outer.name) > 1000:
-        return None
-    return f"{outer.name}.{inner}"

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from holdfast.pickles import arrays, plain, rebuild
 from holdfast.spec.dtypes import BY_NAME, BY_STORAGE_CLASS
+from holdfast.spec.index import Opaque
 
 if TYPE_CHECKING:
     from holdfast.pickles.machine import Machine
@@ -134,3 +135,19 @@ def python3_name(module: str, name: str) -> Symbol:
         found: Symbol = _compat_pickle.NAME_MAPPING[module, name]
         return found
     return _compat_pickle.IMPORT_MAPPING.get(module, module), name
+
+
+def nested_name(function: Any, args: tuple[Any, ...]) -> str | None:
+    """The name of a nested class, which protocols before 4 write as ``getattr(Outer, "Inner")``.
+
+    It is a name like any other and needs trust like any other; nothing is looked up.
+    """
+    if type(function) is not Opaque or function.symbol != "builtins.getattr" or len(args) != 2:
+        return None
+    outer, inner = args
+    if type(outer) is not Opaque or not outer.is_global or type(inner) is not str:
+        return None
+    is_plain = inner.isidentifier() and not inner.startswith("__") and len(inner) < 200
+    if not is_plain or is_known(outer.module, outer.name) or len(outer.name) > 1000:
+        return None
+    return f"{outer.name}.{inner}"

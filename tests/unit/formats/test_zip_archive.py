@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import io
-import os
 import pickle
 import struct
 import zipfile
@@ -68,7 +67,7 @@ def huge(tmp_path):
             file.seek(member.end - member.descriptor_nbytes)
             file.write(write.descriptor(member, 0))
         file.write(write.directory(plan, {}))
-    assert os.stat(path).st_blocks * 512 < 1 << 20
+    assert path.stat().st_blocks * 512 < 1 << 20
     return path
 
 
