@@ -137,3 +137,54 @@ def test_a_forked_child_has_the_former_handlers(tmp_path: Path, before: list[obj
 
 def blocked() -> set[int]:
     return signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
+def test_a_forked_child_has_the_handlers_from_before_all_loops(
+    tmp_path: Path, before: list[object]
+) -> None:
+    # In which order two loops gave their handlers back was up to their addresses.
+    runs = [run_in(tmp_path / str(number)) for number in range(8)]
+    assert not any(run.should_stop for run in runs)
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if handlers() == before else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    for run in reversed(runs):
+        run.close()
+
+
+def test_former_handlers_come_back_in_whatever_order_runs_are_closed(
+    tmp_path: Path, before: list[object]
+) -> None:
+    first, second, third = (run_in(tmp_path / str(number)) for number in range(3))
+    assert not any(run.should_stop for run in (first, second, third))
+    second.close()
+    first.close()
+    signal.raise_signal(signal.SIGTERM)
+    assert third.should_stop
+    third.close()
+    assert handlers() == before
+    assert not first.should_stop
+    first.close()
+
+
+def test_a_run_that_was_stopped_can_go_on_in_the_same_process(
+    tmp_path: Path, before: list[object]
+) -> None:
+    run = run_in(tmp_path)
+
+    def train(stop_at: int) -> list[int]:
+        done = []
+        try:
+            for step in run.steps(6):
+                done.append(step)
+                if step == stop_at:
+                    signal.raise_signal(signal.SIGINT)
+                run.save()
+        except KeyboardInterrupt:
+            return done
+        return done
+
+    assert train(2) == [0, 1, 2]
+    assert train(6) == [3, 4, 5]
+    assert handlers() == before

@@ -12,7 +12,6 @@ import queue
 import signal
 import threading
 import time
-import weakref
 from types import FrameType
 from typing import Any
 
@@ -43,6 +42,12 @@ class StopSignals:
         """Whether the handlers are in place."""
         return bool(self._former)
 
+    def begin(self) -> None:
+        """Listen for a loop that begins: a signal that ended a former one does not end it."""
+        if not self.is_installed:
+            self.received = None
+        self.install()
+
     def install(self) -> None:
         """Put the handlers in place; nothing happens when they are."""
         if self.is_installed:
@@ -60,7 +65,7 @@ class StopSignals:
             number = getattr(signal, name, None)  # Windows has no SIGUSR1
             if number is not None:
                 self._former[number] = signal.signal(number, self._on_signal)
-        _installed.add(self)
+        _installed.append(self)
 
     def restore(self) -> None:
         """Give the former handlers back; nothing happens when none were installed.
@@ -69,11 +74,13 @@ class StopSignals:
         """
         if not self.is_installed:
             return
-        for number, former in self._former.items():
-            # None: the former handler was not set from Python, and cannot be set again from here.
-            signal.signal(number, signal.SIG_DFL if former is None else former)
-        self._former.clear()
-        _installed.discard(self)
+        above = next((s for s in _installed if s._follows(self)), None)
+        if above is not None:  # it goes on, and one day gives back what was there before both
+            above._former = dict(self._former)
+        else:
+            self._put_back()
+        self._former = {}
+        _installed.remove(self)
         self._wakes.put(False)
 
     def leave(self) -> BaseException:
@@ -100,11 +107,19 @@ class StopSignals:
             target=_watch, args=(self._wakes, self.grace), name="holdfast-signals", daemon=True
         ).start()
 
+    def _put_back(self) -> None:
+        for number, former in self._former.items():
+            # None: the former handler was not set from Python, and cannot be set again from here.
+            signal.signal(number, signal.SIG_DFL if former is None else former)
+
+    def _follows(self, other: StopSignals) -> bool:
+        """Whether the handlers of ``other`` are those that this one has replaced."""
+        return any(getattr(h, "__self__", None) is other for h in self._former.values())
+
     def _forget(self) -> None:
         """In a forked child: the former handlers, so that it can be stopped like any other."""
-        for number, former in self._former.items():
-            signal.signal(number, signal.SIG_DFL if former is None else former)
-        self._former.clear()
+        self._put_back()
+        self._former = {}
         self.received = None
 
 
@@ -127,7 +142,8 @@ def _watch(wakes: queue.SimpleQueue[bool], grace: float) -> None:
     )
 
 
-_installed: weakref.WeakSet[StopSignals] = weakref.WeakSet()
+#: In the order in which they were installed.
+_installed: list[StopSignals] = []
 
 
 #: The signal mask of the thread that forks, while it does.
@@ -152,7 +168,7 @@ def _let_through() -> None:
 
 
 def _forget_in_child() -> None:
-    for signals in list(_installed):
+    for signals in reversed(_installed):
         signals._forget()
     _installed.clear()
     _let_through()

@@ -42,7 +42,7 @@ class Stepping:
 
     def run(self, steps: range, save: Save, wait: Callable[[], None]) -> Iterator[int]:
         """Yield each step; save and leave as ``Run.steps`` says."""
-        self.signals.install()
+        self.signals.begin()
         self._last = steps[-1]
         try:
             for step in steps:
