@@ -5,20 +5,20 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from holdfast.errors import FileError, FormatError, NoCheckpointError, UntrustedError, UsageError
 from holdfast.looking import is_whole
-from holdfast.runs import finding, listing, pins, prune, where
+from holdfast.runs import finding, prune, where
 from holdfast.runs import keep as keeping
-from holdfast.runs.checking import MODES
 from holdfast.runs.entry import Entry
 from holdfast.runs.every import Every
+from holdfast.runs.folder import RunFolder
 from holdfast.runs.naming import Template
 from holdfast.runs.reading import read_headers
 from holdfast.saving.metrics import check_metrics
+from holdfast.saving.options import check_options
 from holdfast.saving.signals import StopSignals
 from holdfast.saving.stepping import Stepping, whole
 from holdfast.saving.writing import RunWriter
@@ -36,7 +36,7 @@ log = logging.getLogger("holdfast")
 FALLS_BACK = (FormatError, FileError, UntrustedError)
 
 
-class Run:
+class Run(RunFolder):
     """A folder of checkpoints of one training, and the live parts they restore.
 
     Args:
@@ -68,7 +68,8 @@ class Run:
         grace: float = 30,
         **parts: Any,
     ) -> None:
-        self.folder = Path(folder).resolve()
+        super().__init__(folder)
+        check_options(keep=keep, every=every, grace=grace)
         #: A dict saved with each checkpoint; ``resume`` fills it.
         self.extra: dict[str, Any] = {}
         self._parts = as_parts(parts)
@@ -195,7 +196,7 @@ class Run:
                 cure='run.load("best:loss", model=model); to go back with all parts: '
                 'run.resume("best:loss")',
             )
-        entry = finding.find(self.checkpoints(), which, folder=self.folder)
+        entry = self._find(which)
         return load_parts(entry.path, as_parts(parts), rng=False)
 
     # Doing steps
@@ -288,37 +289,6 @@ class Run:
         if stopped is not None:
             log.warning("%s came after the signal to stop: leaving with it", repr(error))
             raise stopped from error
-
-    # Looking
-
-    def checkpoints(self) -> list[Entry]:
-        """The checkpoints of the folder, oldest to newest; those that cannot be read come last."""
-        return listing.list_run(self.folder) if self.folder.exists() else []
-
-    def latest(self) -> Entry | None:
-        """The newest checkpoint that can be read, or None."""
-        readable = [entry for entry in self.checkpoints() if entry.problem is None]
-        return readable[-1] if readable else None
-
-    def best(self, metric: str, mode: str | None = None) -> Entry:
-        """The checkpoint whose metric is best; ``mode`` (min, max) as recorded if not given.
-
-        Raises:
-            UsageError: no checkpoint has the metric, or its mode is not known.
-            NoCheckpointError: there is no checkpoint, or the metric is NaN in each.
-        """
-        if mode not in (None, *MODES):
-            raise UsageError("best() has two modes", wanted="'min' or 'max'", found=repr(mode))
-        which = f"best:{metric}" if mode is None else f"best:{metric}:{mode}"
-        return finding.find(self.checkpoints(), which, folder=self.folder)
-
-    def pin(self, step: int | str) -> None:
-        """Keep the checkpoint of a step (or ``latest``, ``best:loss``) for good."""
-        pins.pin(finding.find(self.checkpoints(), step, folder=self.folder).path)
-
-    def unpin(self, step: int | str) -> None:
-        """Let ``keep`` decide about that checkpoint again."""
-        pins.unpin(finding.find(self.checkpoints(), step, folder=self.folder).path)
 
     def prune(self, *, dry_run: bool = True) -> prune.Plan:
         """Say which checkpoints ``keep`` would remove and why; with dry_run=False remove them."""

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
+import json
 import logging
+import os
+import subprocess
+import traceback
+import types
 import zipfile
 
 import pytest
@@ -119,18 +125,75 @@ def garbage(path):
 
 def record(path):
     """The record's JSON as it stands in the file."""
-    import json
-
     with zipfile.ZipFile(path) as archive:
         [name] = [n for n in archive.namelist() if n.endswith("/holdfast.json")]
         return json.loads(archive.read(name))
 
 
+def in_child(act):
+    """Run ``act`` in a forked child, as it may change what a process has one of; its answer.
+
+    A new process would have to import torch, which takes seconds.
+    """
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            torch.set_num_threads(1)  # the threads of the parent's pool are not in the child
+            said = act()
+        except BaseException:
+            said = traceback.format_exc()
+        os.write(writing, str(said).encode())
+        os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading, encoding="utf-8") as pipe:
+        said = pipe.read()
+    os.waitpid(child, 0)
+    return said
+
+
+def as_nobody(folder, act):
+    """Run ``act`` as a user who owns nothing; the folders down to ``folder`` may be entered."""
+    for above in (folder, *folder.parents):
+        if above.stat().st_uid == os.getuid() and above != above.parent:
+            above.chmod(above.stat().st_mode | 0o055)
+
+    def child():
+        if os.geteuid() == 0:
+            os.setuid(65534)
+        return act()
+
+    return in_child(child)
+
+
+def on_small_disk(folder, nbytes, act):
+    """Run ``act`` where ``folder`` is a file system of so many bytes, seen by the child alone."""
+    folder.mkdir()
+
+    def child():
+        new_mounts = 0x00020000
+        if ctypes.CDLL(None, use_errno=True).unshare(new_mounts) != 0:
+            raise OSError(ctypes.get_errno(), "unshare")
+        subprocess.run(["mount", "--make-rprivate", "/"], check=True)
+        size = ["-o", f"size={nbytes}"]
+        subprocess.run(["mount", "-t", "tmpfs", *size, "none", str(folder)], check=True)
+        return act()
+
+    return in_child(child)
+
+
+def letter(error, act):
+    """The text of the error that ``act`` raises."""
+    try:
+        act()
+    except error as raised:
+        return str(raised)
+    return f"no {error.__name__}"
+
+
 @pytest.fixture
 def at():
     """The helpers above, for tests that are imported without a package."""
-    import types
-
     return types.SimpleNamespace(
         names=names,
         file=file_of,
@@ -141,4 +204,8 @@ def at():
         garbage=garbage,
         record=record,
         Training=Training,
+        in_child=in_child,
+        as_nobody=as_nobody,
+        on_small_disk=on_small_disk,
+        letter=letter,
     )

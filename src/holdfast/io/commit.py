@@ -194,6 +194,7 @@ _CURES = {
     errno.EFBIG: "A file-size limit is set: see ulimit -f, or the file system's own limit.",
     errno.ENOSPC: "Free some space, or keep fewer checkpoints: keep=holdfast.keep.latest(2).",
     errno.ENAMETOOLONG: "Give it a shorter name.",
+    errno.EEXIST: "A part of the path is a file, not a folder: choose another path.",
     errno.ENOTDIR: "A part of the path is a file, not a folder: choose another path.",
 }
 

@@ -83,6 +83,8 @@ class RunWriter:
         if owner is not None and owner is not self:
             owner.give_up()
         if not self._lock.is_held:
+            if self.folder.exists():
+                listing.taken_names(self.folder)  # a file, or not to be read: a letter says so
             try:
                 make_folders(self.folder)
             except OSError as error:
