@@ -4,12 +4,11 @@ The names below are the whole interface; each is imported when it is first used,
 a file never imports torch.
 """
 
-from __future__ import annotations
+# Underscores, and no __future__ import: nothing but the door's names is importable from here.
+import importlib as _importlib
+import typing as _typing
 
-import importlib
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
+if _typing.TYPE_CHECKING:
     from holdfast import errors
     from holdfast.looking import Checkpoint, open, verify
     from holdfast.run import Run
@@ -51,12 +50,12 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> _typing.Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'holdfast' has no attribute {name!r}")
     home, attribute = _HOMES[name]
     try:
-        module = importlib.import_module(home)
+        module = _importlib.import_module(home)
     except ModuleNotFoundError as error:
         if error.name != "torch":
             raise
