@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 HERE = Path(__file__).parent
+
+#: Seconds after which a training is killed that nobody has ended.
+LIMIT = 90
 
 
 class Training:
@@ -25,6 +32,9 @@ class Training:
             bufsize=1,
             start_new_session=True,
         )
+        # What a test waits for in vain would keep it waiting for ever.
+        self._limit = threading.Timer(LIMIT, self.kill)
+        self._limit.start()
 
     def read_until(self, wanted: str) -> str:
         """Read up to a line that begins so."""
@@ -36,7 +46,9 @@ class Training:
 
     def complaint(self) -> str:
         assert self.process.stderr is not None
-        return self.process.stderr.readline()
+        line = self.process.stderr.readline()
+        assert line, "it ended, or was ended for saying nothing more"
+        return line
 
     def tell(self, command: str) -> None:
         assert self.process.stdin is not None
@@ -47,9 +59,15 @@ class Training:
         assert self.process.stdout is not None
         return self.process.stdout.readline().strip()
 
+    def kill(self) -> None:
+        """Kill it and the processes it has started."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+
     def end(self) -> tuple[int, str]:
         """How it left, and what it said on stderr."""
-        _, complaints = self.process.communicate(timeout=60)
+        _, complaints = self.process.communicate()
+        self._limit.cancel()
         return self.process.returncode, complaints
 
 
@@ -64,5 +82,5 @@ def start() -> Iterator[Callable[..., Training]]:
 
     yield start_one
     for training in started:
-        training.process.kill()
-        training.process.communicate()
+        training.kill()
+        training.end()
