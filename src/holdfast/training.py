@@ -214,7 +214,7 @@ def load_parts(
         verified = verify_index(index, source)
         if verified.damages:
             raise _damaged(index, verified.damages[0])
-        wanted = {name: index.tree[name] for name in [*parts, "extra", "rng"] if name in index.tree}
+        wanted = {name: index.tree[name] for name in _wanted(index, parts, rng)}
         states = materialise(
             replace(index, tree=wanted), source, map_location=map_location, trust=trust
         )
@@ -228,11 +228,21 @@ def load_parts(
         step=step_of(index),
         id=None if index.record is None else index.record.id,
         parts=reports,
-        not_asked=tuple(str(k) for k in index.tree if k not in parts and k not in ("extra", "rng")),
+        not_asked=tuple(str(key) for key in index.tree if key not in {*parts, *_ours(index)}),
         not_restored=tuple(left),
         extra=states.get("extra") or {},
         metrics={} if index.record is None else index.record.metrics,
     )
+
+
+def _ours(index: Index) -> tuple[str, ...]:
+    """What stands in a checkpoint beside its parts; other code may use these names otherwise."""
+    return () if index.record is None else ("extra", "rng")
+
+
+def _wanted(index: Index, parts: Mapping[str, Part], rng: bool) -> list[str]:
+    names = {*parts, *_ours(index), *(["rng"] if rng else [])}
+    return [name for name in index.tree if name in names]
 
 
 def _damaged(index: Index, damage: Any) -> DamagedError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import sys
 import zipfile
 from datetime import datetime, timezone
 
@@ -266,3 +267,41 @@ def test_a_template_that_collides_or_makes_no_name_is_an_error_at_construction(
         '  Write it as name="step-{step:08d}" or name="{time:%Y%m%d_%H%M%S}-{step}".'
     )
     assert not (tmp_path / "run").exists()
+
+
+def test_other_codes_checkpoint_asked_for_by_name_is_gone_on_from(tmp_path, training, at):
+    tree = {name: part.state_dict() for name, part in training.parts.items()}
+    torch.save({**tree, "epoch": 6, "extra": 5}, tmp_path / "theirs.pt")
+    other = at.Training(seed=1)
+    run = other.run(tmp_path, keep=None)
+    assert run.resume("theirs.pt") == 7
+    assert run.extra == {}
+    assert torch.equal(other.weights(), training.weights())
+    run.save(7)
+    assert at.record(at.file(tmp_path, 7))["parent"] is None
+
+
+def test_a_run_reached_through_a_link_is_the_same_run(begun, tmp_path, at):
+    folder = begun(stop=2)
+    (tmp_path / "link").symlink_to(folder)
+    run = at.Training().run(tmp_path / "link", keep=None)
+    assert run.resume() == 2
+    run.save(2)
+    assert at.steps(folder) == [0, 1, 2]
+    (folder / "latest.pt").symlink_to("step-00000002.pt")
+    assert at.steps(folder) == [0, 1, 2]
+
+
+def test_provenance_never_fails_a_save(tmp_path, training, at):
+    """The current folder is gone, there is no git, and the command line is odd."""
+
+    def act():
+        (tmp_path / "gone").mkdir()
+        os.chdir(tmp_path / "gone")
+        (tmp_path / "gone").rmdir()
+        os.environ["PATH"] = ""
+        sys.argv = ["train.py", "\udcff", "x" * 100_000]
+        training.run(tmp_path / "run").save(0)
+        return at.record(at.file(tmp_path / "run", 0))["provenance"]["argv"][:2]
+
+    assert at.in_child(act) == "['train.py', '\\\\udcff']"

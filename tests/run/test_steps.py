@@ -106,6 +106,15 @@ def test_steps_saves_the_last_step_when_the_body_does_not(tmp_path, training, at
     assert torch.equal(weights, training.model.weight)
 
 
+def test_metrics_of_another_step_are_not_the_last_ones(tmp_path, training, at):
+    run = training.run(tmp_path, keep=None)
+    for step in run.steps(3):
+        if step == 0:
+            run.save(metrics={"loss": 0.5})
+    assert at.steps(tmp_path) == [0, 2]
+    assert at.record(at.file(tmp_path, 2))["metrics"] == {}
+
+
 def test_the_last_step_is_not_saved_twice(tmp_path, training, at, log):
     run = training.run(tmp_path, keep=None)
     for _ in run.steps(2):

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import holdfast
-from holdfast.errors import MismatchError, MissingPartError
+from holdfast.errors import MismatchError, MissingPartError, UntrustedError
 from holdfast.state.equal import same
 
 SGD = torch.optim.SGD
@@ -174,6 +174,38 @@ def test_other_codes_files_are_matched_too(tmp_path):
     )
     assert (report.step, report.id, report.not_asked) == (4, None, ("epoch",))
     assert same(model.state_dict(), live.state_dict())
+
+
+class Settings:
+    """A class of somebody's script, as `args` in many files."""
+
+
+def test_what_nobody_asked_for_is_not_even_built(tmp_path):
+    """Untrusted objects beside the part, and other things under the names that are ours."""
+    model = Model()
+    tree = {"model": model.state_dict(), "args": Settings(), "extra": Settings(), "rng": 5}
+    torch.save(tree, tmp_path / "theirs.pt")
+    live = Model()
+    report = holdfast.load_state(tmp_path / "theirs.pt", model=live)
+    assert report.extra == {}
+    assert report.not_asked == ("args", "extra", "rng")
+    assert same(model.state_dict(), live.state_dict())
+
+
+def test_what_is_asked_for_needs_trust(tmp_path):
+    class Anything:
+        def state_dict(self):
+            return {}
+
+        def load_state_dict(self, state):
+            self.state = state
+
+    torch.save({"args": {"settings": Settings()}}, tmp_path / "theirs.pt")
+    live = Anything()
+    with pytest.raises(UntrustedError, match="Settings"):
+        holdfast.load_state(tmp_path / "theirs.pt", args=live)
+    holdfast.load_state(tmp_path / "theirs.pt", args=live, trust=[Settings])
+    assert type(live.state["settings"]) is Settings
 
 
 def test_a_file_that_is_no_dict_has_no_parts(tmp_path):
