@@ -78,7 +78,7 @@ class Run(RunFolder):
         self._start_from, self._start_step = start_from, start_step
         self._writer = RunWriter(self.folder, keep, every, Template(name))
         self._stepping = Stepping(self._parts, lambda: self.extra, StopSignals(grace))
-        #: Whether resume() was called and no step was done since.
+        #: Whether resume() was called and no step was begun since.
         self._is_positioned = False
         check(self._parts, self.extra)
         for tensor, mend in stray_tensors(self._parts).items():
@@ -214,6 +214,8 @@ class Run(RunFolder):
         if start >= stop:
             log.info("Nothing left to do: %d of %d", min(start, stop), stop)
             return iter(())
+        # A loop begun again, after this one was left in the middle of a step, restores again.
+        self._is_positioned = False
         return self._stepping.run(range(start, stop), self._save_now, self.wait)
 
     def save(

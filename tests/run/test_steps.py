@@ -173,6 +173,33 @@ def test_steps_after_a_resume_does_not_resume_again(begun, at):
     assert list(steps) == [3, 4]
 
 
+@pytest.mark.parametrize("saves", [True, False])
+def test_a_loop_begun_again_resumes_again(begun, at, saves):
+    """A cell that was interrupted and is run again: what half a step did is undone."""
+    folder = begun()
+    training = at.Training()
+    run = training.run(folder)
+    assert run.resume() == 5
+    kept = training.weights()
+    for _ in run.steps(9):
+        if saves:
+            training.step()
+            run.save()
+            kept = training.weights()
+        training.model.weight.data.fill_(7)
+        break
+    steps = run.steps(9)
+    assert torch.equal(training.weights(), kept)
+    assert next(iter(steps)) == 5 + saves
+
+
+def test_going_back_and_finding_nothing_left_stays_back(begun, at):
+    run = at.Training().run(begun())
+    run.resume(2)
+    assert list(run.steps(2)) == []
+    assert list(run.steps(4)) == [3]
+
+
 def test_nothing_left_to_do_is_said(begun, at, log):
     run = at.Training().run(begun(stop=4))
     assert list(run.steps(4)) == []
