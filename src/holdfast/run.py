@@ -18,11 +18,11 @@ from holdfast.runs.folder import RunFolder
 from holdfast.runs.naming import Template
 from holdfast.runs.reading import read_headers
 from holdfast.saving.metrics import check_metrics
-from holdfast.saving.options import check_options
+from holdfast.saving.options import check_options, warn_of_stray_tensors
 from holdfast.saving.signals import StopSignals
 from holdfast.saving.stepping import Stepping, whole
 from holdfast.saving.writing import RunWriter
-from holdfast.state.capture import check, stray_tensors
+from holdfast.state.capture import check
 from holdfast.state.parts import as_parts
 from holdfast.state.report import LoadReport
 from holdfast.training import load_parts, step_of
@@ -81,12 +81,7 @@ class Run(RunFolder):
         #: Whether resume() was called and no step was begun since.
         self._is_positioned = False
         check(self._parts, self.extra)
-        for tensor, mend in stray_tensors(self._parts).items():
-            log.warning(
-                "%r is neither a parameter nor a buffer, so it is not saved. To save it: %s",
-                tensor,
-                mend,
-            )
+        warn_of_stray_tensors(self._parts)
 
     def __repr__(self) -> str:
         return f"Run({str(self.folder)!r}, {', '.join(self._parts) or 'reading'})"
