@@ -126,7 +126,7 @@ def test_pain_25_a_full_disk_says_that_it_is_full(tmp_path, training, at):
         "the disk has no room for this checkpoint; nothing was written",
         f"  in {at.file(folder, int(step))}",
         f"  wanted {nbytes} bytes free, found {found}",
-        "  Free some space, or keep fewer checkpoints: keep=holdfast.keep.latest(2).",
+        "  Free some space; in a run, keep= says how many checkpoints stay.",
     ]
 
 
@@ -152,7 +152,7 @@ def test_a_disk_that_fills_up_while_writing(tmp_path, training, at):
         "the checkpoint could not be written: No space left on device",
         f"  in {at.file(folder, 1)}",
         f"  wanted {nbytes} bytes",
-        "  Free some space, or keep fewer checkpoints: keep=holdfast.keep.latest(2).",
+        "  Free some space; in a run, keep= says how many checkpoints stay.",
         "1",
     ]
 
@@ -342,7 +342,7 @@ def test_a_step_that_is_not_there(kept):
     assert str(caught.value) == (
         "there is no checkpoint of step 7\n"
         f"  in {kept.folder}\n"
-        "  found steps 0\n"
+        "  found only step 0\n"
         f"  List them all: holdfast list {kept.folder}"
     )
     kept.check()

@@ -17,8 +17,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeAlias
 
-from holdfast.errors import FileError, HoldfastError, NoSpaceError
+from holdfast.errors import FileError, HoldfastError, NoSpaceError, UsageError
 from holdfast.io import locks
+from holdfast.io.cures import FREE_SPACE, cure_of
 from holdfast.io.folders import fsync_file, fsync_folder, make_folders
 
 log = logging.getLogger("holdfast")
@@ -41,8 +42,9 @@ def commit(path: str | os.PathLike[str], nbytes: int, fill: Fill) -> None:
     Raises:
         NoSpaceError: the disk cannot hold it, seen before or while writing.
         FileError: any other refusal of the file system.
+        UsageError: ``path`` cannot be the name of a file.
     """
-    target = Path(os.path.realpath(path))
+    target = _target(path)
     with _explained(target, nbytes):
         existing = _existing(target)
         if existing is not None and not stat.S_ISREG(existing.st_mode):
@@ -51,6 +53,20 @@ def commit(path: str | os.PathLike[str], nbytes: int, fill: Fill) -> None:
         make_folders(target.parent)
         _check_space(target, nbytes)
         _commit_regular(target, existing, nbytes, fill)
+
+
+def _target(path: str | os.PathLike[str]) -> Path:
+    name = os.fspath(path)
+    if not name:
+        raise UsageError(
+            "the path to write to is empty", found=repr(name), cure="Give a file name: model.pt."
+        )
+    try:
+        return Path(os.path.realpath(name))
+    except ValueError as error:  # a NUL, or what the system's encoding lacks
+        raise UsageError(
+            "this cannot be the name of a file", found=repr(name), cure="Choose another path."
+        ) from error
 
 
 def _commit_regular(target: Path, existing: os.stat_result | None, nbytes: int, fill: Fill) -> None:
@@ -69,10 +85,22 @@ def _commit_regular(target: Path, existing: os.stat_result | None, nbytes: int, 
         raise
     try:
         fsync_folder(target.parent)
-    except OSError:
-        if existing is None:  # nothing may claim to be there that a power cut could take away
-            target.unlink(missing_ok=True)
+    except OSError as error:
+        if existing is not None:
+            raise _not_durable(error, target) from error
+        target.unlink(missing_ok=True)  # nothing may be there that a power cut could take away
         raise
+
+
+def _not_durable(error: OSError, target: Path) -> FileError:
+    cls = NoSpaceError if error.errno in _FULL else FileError
+    return cls(
+        "the new checkpoint is in place of the old one, but may not survive a power cut: "
+        f"{error.strerror or error}",
+        errno=error.errno,
+        file=target,
+        cure="Its folder could not be synced. Save again, on another disk if this one fails.",
+    )
 
 
 def _existing(target: Path) -> os.stat_result | None:
@@ -99,6 +127,8 @@ def _check_space(target: Path, nbytes: int) -> None:
     if not hasattr(os, "statvfs"):
         return
     space = os.statvfs(target.parent)
+    if space.f_blocks == 0:  # such as /proc and some network file systems: they count no space
+        return
     blocks = space.f_bfree if getattr(os, "geteuid", lambda: 1)() == 0 else space.f_bavail
     free = blocks * space.f_frsize
     if free < nbytes:
@@ -108,7 +138,7 @@ def _check_space(target: Path, nbytes: int) -> None:
             file=target,
             wanted=f"{nbytes:,} bytes free",
             found=f"{free:,}",
-            cure="Free some space, or keep fewer checkpoints: keep=holdfast.keep.latest(2).",
+            cure=FREE_SPACE,
         )
 
 
@@ -186,27 +216,16 @@ def _explained(target: Path, nbytes: int) -> Iterator[None]:
 
 
 _FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
-_CURES = {
-    errno.EACCES: "Check who owns the folder and its permissions: ls -ld {folder}",
-    errno.EPERM: "Check who owns the folder and its permissions: ls -ld {folder}",
-    errno.EROFS: "The file system is mounted read-only: save somewhere else, or remount it.",
-    errno.EDQUOT: "The quota is used up: free some space, or keep fewer checkpoints.",
-    errno.EFBIG: "A file-size limit is set: see ulimit -f, or the file system's own limit.",
-    errno.ENOSPC: "Free some space, or keep fewer checkpoints: keep=holdfast.keep.latest(2).",
-    errno.ENAMETOOLONG: "Give it a shorter name.",
-    errno.EEXIST: "A part of the path is a file, not a folder: choose another path.",
-    errno.ENOTDIR: "A part of the path is a file, not a folder: choose another path.",
-}
 
 
 def explain(error: OSError, target: Path, nbytes: int | None = None) -> FileError:
     """The system's error while writing ``target`` as a letter, errno kept."""
     cls = NoSpaceError if error.errno in _FULL else FileError
-    cure = _CURES.get(error.errno or 0, "Nothing was lost: what was there before is still there.")
+    otherwise = "Nothing was lost: what was there before is still there."
     return cls(
         f"the checkpoint could not be written: {error.strerror or error}",
         errno=error.errno,
         file=target,
         wanted=None if nbytes is None or cls is FileError else f"{nbytes:,} bytes",
-        cure=cure.format(folder=target.parent),
+        cure=cure_of(error, target.parent, otherwise=otherwise),
     )

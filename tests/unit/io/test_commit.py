@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from holdfast.errors import FileError, NoSpaceError
+from holdfast.errors import FileError, NoSpaceError, UsageError
 from holdfast.io import commit as committing
 from holdfast.io import locks
 from holdfast.io.commit import commit
@@ -162,7 +162,7 @@ print((folder / "a.pt").read_bytes())
 """,
     )
     assert "the checkpoint could not be written: No space left on device" in said
-    assert "Free some space, or keep fewer checkpoints" in said
+    assert "Free some space; in a run, keep= says how many checkpoints stay." in said
     assert said.endswith("['a.pt'] 1000\nb'yyyyyyyyyy'\n")
 
 
@@ -282,3 +282,60 @@ print(open({str(tmp_path / "a.pt")!r}).read())
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout == "abc\n", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("", "the path to write to is empty\n  found ''\n  Give a file name: model.pt."),
+        ("a\0b", "this cannot be the name of a file\n  found 'a\\x00b'\n  Choose another path."),
+        (
+            "a\ud800",
+            "this cannot be the name of a file\n  found 'a\\ud800'\n  Choose another path.",
+        ),
+    ],
+)
+def test_what_is_no_name_of_a_file_is_a_letter(name: str, what: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        commit(name, 1, filling(b"x"))
+    assert str(caught.value) == what
+
+
+def test_a_file_system_that_counts_no_space_is_not_taken_for_full() -> None:
+    with pytest.raises(FileError) as caught:
+        commit("/proc/x.pt", 1, filling(b"x"))
+    assert not isinstance(caught.value, NoSpaceError)
+    assert str(caught.value).startswith("the checkpoint could not be written: ")
+
+
+def test_a_replaced_file_that_could_not_be_made_durable_is_not_called_untouched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(folder: Path) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    target = tmp_path / "a.pt"
+    target.write_bytes(b"old")
+    monkeypatch.setattr(committing, "fsync_folder", failing)
+    with pytest.raises(FileError) as caught:
+        commit(target, 3, filling(b"new"))
+    assert target.read_bytes() == b"new"
+    assert caught.value.errno == errno.EIO
+    assert str(caught.value) == (
+        "the new checkpoint is in place of the old one, but may not survive a power cut: "
+        "Input/output error\n"
+        f"  in {target}\n"
+        "  Its folder could not be synced. Save again, on another disk if this one fails."
+    )
+
+
+def test_a_new_file_that_could_not_be_made_durable_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(folder: Path) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(committing, "fsync_folder", failing)
+    with pytest.raises(FileError, match="Nothing was lost"):
+        commit(tmp_path / "a.pt", 3, filling(b"new"))
+    assert names(tmp_path) == []
