@@ -59,8 +59,8 @@ def _best(entries: Sequence[Entry], which: str, folder: object) -> Entry:
         raise UsageError(
             f"no checkpoint here has the metric {metric!r}",
             file=folder,
-            wanted=f"one of {', '.join(map(repr, known))}" if known else "metrics",
-            found=repr(metric) if known else "none in any checkpoint",
+            wanted=f"one of {', '.join(map(repr, known))}" if known else None,
+            found=repr(metric) if known else "no metrics in any checkpoint",
             cure="Metrics are saved with run.save(metrics={...}).",
         )
     order = ranking(
@@ -107,9 +107,15 @@ def _no_such(
     return NoCheckpointError(
         f"there is no checkpoint of step {step}",
         file=folder,
-        found=f"steps {_listed(near, of=len(steps))}" if steps else "no checkpoint with a step",
+        found=_shown_steps(near, of=len(steps)),
         cure="List them all: holdfast list " + (str(folder) if folder is not None else "RUN"),
     )
+
+
+def _shown_steps(near: Sequence[int], *, of: int) -> str:
+    if not near:
+        return "no checkpoint with a step"
+    return f"{'steps' if len(near) > 1 else 'only step'} {_listed(near, of=of)}"
 
 
 def _listed(some: Sequence[object], *, of: int) -> str:

@@ -147,7 +147,7 @@ def test_without_any_metric_it_says_so():
         find([entry("a.pt", 0, 0)], "best:loss")
     assert str(caught.value) == (
         "no checkpoint here has the metric 'loss'\n"
-        "  wanted metrics, found none in any checkpoint\n"
+        "  found no metrics in any checkpoint\n"
         "  Metrics are saved with run.save(metrics={...})."
     )
 
