@@ -12,11 +12,15 @@ from types import TracebackType
 
 from holdfast.errors import FileError, LockedError
 from holdfast.io import locks
+from holdfast.io.cures import cure_of
 
 log = logging.getLogger("holdfast")
 
 #: The file that is locked. It is never removed: whoever held the removed one would hold nothing.
 LOCK_NAME = ".lock"
+
+#: What the system says where the folder can be read and not be written to.
+_ONLY_READ = {errno.EROFS, errno.EACCES, errno.EPERM}
 
 #: No holder's note is longer; whatever lies behind that is no note.
 _NOTE_NBYTES = 4096
@@ -44,6 +48,20 @@ class RunLock:
     def is_held(self) -> bool:
         """Whether this process holds it through this object."""
         return self._fd is not None and self._pid == os.getpid()
+
+    @property
+    def is_in_place(self) -> bool:
+        """Whether it is held and keeps others out: the file locked is the one in the folder.
+
+        It is not when the folder, or the file, was removed or replaced since.
+        """
+        if self._fd is None or not self.is_held:
+            return False
+        try:
+            return os.path.samestat(os.fstat(self._fd), self.path.lstat())
+        except OSError as error:
+            log.debug("the lock held is no longer in place: %s", error)
+            return False
 
     @property
     def is_lost(self) -> bool:
@@ -135,11 +153,15 @@ class RunLock:
         )
 
     def _refused(self, error: OSError) -> FileError:
+        otherwise = "Check that the folder is there and yours: ls -ld {folder}"
+        cure = cure_of(error, self.folder, otherwise=otherwise)
+        if error.errno in _ONLY_READ:
+            cure += "\nReading needs no lock: holdfast.Run(folder).load(...)."
         return FileError(
             f"this run cannot be locked for writing: {error.strerror or error}",
             errno=error.errno,
             file=self.path,
-            cure=f"Check that the folder is there and yours: ls -ld {self.folder}",
+            cure=cure,
         )
 
 

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from holdfast.errors import FileError, NoCheckpointError
+from holdfast.io.cures import cure_of
 from holdfast.io.folders import fsync_folder
 from holdfast.runs.naming import pin_name
 
@@ -55,9 +56,10 @@ def unpin(path: Path) -> None:
 
 
 def _refused(verb: str, path: Path, error: OSError) -> FileError:
+    otherwise = "Check who owns the folder and its permissions: ls -ld {folder}"
     return FileError(
         f"the checkpoint could not be {verb}: {error.strerror or error}",
         errno=error.errno,
         file=path,
-        cure=f"Check who owns the folder and its permissions: ls -ld {path.parent}",
+        cure=cure_of(error, path.parent, otherwise=otherwise),
     )

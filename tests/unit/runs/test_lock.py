@@ -277,3 +277,29 @@ def test_a_full_disk_does_not_keep_a_run_from_being_locked(tmp_path, monkeypatch
     monkeypatch.setattr(os, "write", full)
     with RunLock(tmp_path) as lock:
         assert lock.is_held
+
+
+def test_a_read_only_file_system_is_told_from_a_folder_of_somebody_else(tmp_path, monkeypatch):
+    def read_only(*_args):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(locks, "open_locked", read_only)
+    with pytest.raises(FileError) as caught:
+        RunLock(tmp_path).acquire()
+    assert str(caught.value) == (
+        "this run cannot be locked for writing: Read-only file system\n"
+        f"  in {tmp_path / '.lock'}\n"
+        "  The file system is mounted read-only: save somewhere else, or remount it.\n"
+        "  Reading needs no lock: holdfast.Run(folder).load(...)."
+    )
+
+
+def test_it_is_out_of_place_when_its_file_is_gone_or_another(tmp_path):
+    with RunLock(tmp_path) as lock:
+        assert lock.is_in_place
+        lock.path.unlink()
+        assert not lock.is_in_place
+        lock.path.write_bytes(b"")
+        assert not lock.is_in_place
+        assert lock.is_held
+    assert not RunLock(tmp_path).is_in_place

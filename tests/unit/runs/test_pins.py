@@ -7,6 +7,7 @@ import stat
 import pytest
 
 from holdfast.errors import FileError, NoCheckpointError
+from holdfast.runs import pins
 from holdfast.runs.pins import is_pinned, pin, pin_of, unpin
 
 
@@ -69,4 +70,18 @@ def test_what_the_system_refuses_is_a_letter(checkpoint):
         f"the checkpoint could not be unpinned: {os.strerror(caught.value.errno)}\n"
         f"  in {checkpoint}\n"
         f"  Check who owns the folder and its permissions: ls -ld {checkpoint.parent}"
+    )
+
+
+def test_a_read_only_file_system_is_said_to_be_one(checkpoint, monkeypatch):
+    def read_only(_folder):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(pins, "fsync_folder", read_only)
+    with pytest.raises(FileError) as caught:
+        pin(checkpoint)
+    assert str(caught.value) == (
+        "the checkpoint could not be pinned: Read-only file system\n"
+        f"  in {checkpoint}\n"
+        "  The file system is mounted read-only: save somewhere else, or remount it."
     )
