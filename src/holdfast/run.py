@@ -16,7 +16,6 @@ from holdfast.runs.entry import Entry
 from holdfast.runs.every import Every
 from holdfast.runs.folder import RunFolder
 from holdfast.runs.naming import Template
-from holdfast.runs.reading import read_headers
 from holdfast.saving.metrics import check_metrics
 from holdfast.saving.options import check_options, warn_of_stray_tensors
 from holdfast.saving.signals import StopSignals
@@ -25,7 +24,7 @@ from holdfast.saving.writing import RunWriter
 from holdfast.state.capture import check
 from holdfast.state.parts import as_parts
 from holdfast.state.report import LoadReport
-from holdfast.training import load_parts, step_of
+from holdfast.training import load_parts, step_behind
 
 if TYPE_CHECKING:
     from holdfast.saving.pending import PendingSave
@@ -45,6 +44,8 @@ class Run(RunFolder):
         every: when a call of ``save`` does save; None: always.
         background: save behind the training (so far every save is done when ``save`` returns).
         name: the template of the file names, with ``{step}`` and ``{time:...}``.
+        strict: only True so far: names, shapes and dtypes must agree.
+        rename: only None so far.
         start_from: a checkpoint to begin from while the run has none of its own.
         start_step: the first step then, where that checkpoint does not say.
         grace: seconds a step may last after a stop signal before that is warned of.
@@ -63,13 +64,18 @@ class Run(RunFolder):
         every: Every | None = None,
         background: bool = True,
         name: str = "step-{step:08d}",
+        strict: bool = True,
+        rename: None = None,
         start_from: str | os.PathLike[str] | None = None,
         start_step: int | None = None,
         grace: float = 30,
         **parts: Any,
     ) -> None:
         super().__init__(folder)
-        check_options(keep=keep, every=every, grace=grace)
+        start = (start_from, start_step)
+        check_options(
+            keep=keep, every=every, grace=grace, strict=strict, rename=rename, start=start
+        )
         #: A dict saved with each checkpoint; ``resume`` fills it.
         self.extra: dict[str, Any] = {}
         self._parts = as_parts(parts)
@@ -161,21 +167,18 @@ class Run(RunFolder):
                 cure="Leave required=True out to start at step 0.",
             )
         log.warning("No checkpoint in %s, starting at 0", self.folder)
+        if others := [entry.name for entry in self.checkpoints()]:
+            log.warning(
+                "%s was not saved by a run; to begin from it: Run(..., start_from=%r)",
+                others[-1],
+                str(self.folder / others[-1]),
+            )
 
     def _begin_from(self, source: str | os.PathLike[str]) -> None:
         path = where.resolve(source)
-        first = self._start_step
-        if first is None:
-            found = step_of(read_headers(path))
-            if found is None:
-                raise UsageError(
-                    "start_from= holds no step, so where to start is not known",
-                    file=path,
-                    cure="Say it: start_step=0.",
-                )
-            first = found + 1
+        first = self._start_step if self._start_step is not None else step_behind(path)
         report = load_parts(path, self._parts, rng=False)
-        self._writer.begin(None, parent=report.id, first_step=first)
+        self._writer.begin(None, parent=report.id, first_step=first, source=path)
         log.info("started from %s at step %d", path, first)
 
     def load(self, which: str | int = "latest", **parts: Any) -> LoadReport:
@@ -276,19 +279,28 @@ class Run(RunFolder):
         return self
 
     def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
+        self, kind: object, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         stopped = self._stepping.stopped_by(error)
         self.close()
         if stopped is not None:
-            log.warning("%s came after the signal to stop: leaving with it", repr(error))
             raise stopped from error
 
     def prune(self, *, dry_run: bool = True) -> prune.Plan:
-        """Say which checkpoints ``keep`` would remove and why; with dry_run=False remove them."""
+        """Say which checkpoints ``keep`` would remove and why; with dry_run=False remove them.
+
+        Raises:
+            UsageError: this Run only reads, and was not told what to keep.
+            LockedError: another process writes to this run.
+        """
+        is_default = self._writer.keep is Run.__init__.__kwdefaults__["keep"]
+        if is_default and not self._parts:
+            raise UsageError(
+                "prune() goes by keep=, and this Run, which only reads, was given none",
+                file=self.folder,
+                cure="Say it: holdfast.Run(folder, keep=holdfast.keep.latest(3))"
+                ".prune(dry_run=False)",
+            )
         return self._writer.prune(dry_run=dry_run, is_whole=is_whole)
 
     def _need_parts(self, what: str) -> None:

@@ -17,8 +17,10 @@ from holdfast.formats import read_index
 from holdfast.io.source import open_source
 from holdfast.report.verify import verify_index
 from holdfast.runs import provenance, where
+from holdfast.runs.reading import read_headers
 from holdfast.saving.foreground import SaveInfo, save_encoded, warn_of_slices
 from holdfast.saving.metrics import as_metrics
+from holdfast.saving.options import refuse_not_yet
 from holdfast.spec.index import Index
 from holdfast.spec.record import Record
 from holdfast.spec.record import encode as encode_record
@@ -26,9 +28,9 @@ from holdfast.state.capture import capture, check
 from holdfast.state.describe import Description, describe_parts
 from holdfast.state.match import match
 from holdfast.state.parts import Part, as_parts
-from holdfast.state.plain import from_plain
 from holdfast.state.report import LoadReport
 from holdfast.state.restore import restore
+from holdfast.state.unplain import from_plain
 from holdfast.tensors.encode import encode
 from holdfast.tensors.load import load_file
 from holdfast.tensors.materialise import materialise
@@ -154,6 +156,10 @@ def save_state(
 def load_state(
     source: str | os.PathLike[str],
     *,
+    strict: bool = True,
+    rename: None = None,
+    select: None = None,
+    cast: bool = False,
     map_location: Any = "cpu",
     rng: bool = False,
     trust: Any = (),
@@ -162,13 +168,17 @@ def load_state(
     """Restore live objects from a checkpoint, all of them or none.
 
     ``source`` is a file, ``RUN`` (its latest), ``RUN@best:loss`` or ``RUN@100``. Names, shapes and
-    dtypes must agree. With ``rng`` the global generators are restored too, last of all.
+    dtypes must agree: ``strict``, ``rename``, ``select`` and ``cast`` take their defaults only, so
+    far. With ``rng`` the global generators are restored too, last of all.
 
     Raises:
         MissingPartError: the checkpoint lacks a part.
         MismatchError: a part does not fit; nothing has changed, and the error has the report.
         FormatError: the file is damaged or is no checkpoint; nothing has changed.
     """
+    refuse_not_yet(
+        strict=(strict, True), rename=(rename, None), select=(select, None), cast=(cast, False)
+    )
     live = _some(as_parts(parts), "load_state")
     return load_parts(where.resolve(source), live, rng=rng, map_location=map_location, trust=trust)
 
@@ -255,6 +265,23 @@ def _damaged(index: Index, damage: Any) -> DamagedError:
         found=f"{damage.found_crc:08x}",
         cure="Go back to an earlier checkpoint; holdfast verify lists all that is damaged.",
     )
+
+
+def step_behind(path: Path) -> int:
+    """The step to begin with behind a checkpoint.
+
+    Raises:
+        UsageError: it holds no step.
+    """
+    found = step_of(read_headers(path))
+    if found is None:
+        raise UsageError(
+            "start_from= holds no step, so where to start is not known",
+            file=path,
+            wanted=f"a whole number at its top, under {', '.join(map(repr, STEP_KEYS))}",
+            cure="Say it: start_step=0.",
+        )
+    return found + 1
 
 
 def step_of(index: Index) -> int | None:

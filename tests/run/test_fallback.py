@@ -181,7 +181,11 @@ def test_a_run_begins_beside_other_codes_files(tmp_path, training, at, log):
     torch.save({"epoch": 4, "state_dict": {}}, tmp_path / "theirs.pt")
     run = training.run(tmp_path)
     assert run.resume() == 0
-    assert log.lines() == [f"No checkpoint in {tmp_path}, starting at 0"]
+    assert log.lines() == [
+        f"No checkpoint in {tmp_path}, starting at 0",
+        "theirs.pt was not saved by a run; to begin from it: "
+        f"Run(..., start_from='{tmp_path}/theirs.pt')",
+    ]
     run.save(0)
     assert [entry.name for entry in run.checkpoints()] == ["theirs.pt", "step-00000000.pt"]
     assert run.latest().name == "step-00000000.pt"

@@ -95,9 +95,9 @@ def test_tensors_that_are_no_buffers_are_warned_of_at_construction(tmp_path, tra
     training.run(tmp_path)
     assert log.lines() == [
         "'model.scale' is neither a parameter nor a buffer, so it is not saved. "
-        'To save it: self.register_buffer("scale", self.scale)',
+        'To save it, write self.register_buffer("scale", ...) where it is assigned.',
         "'model.inner.mask' is neither a parameter nor a buffer, so it is not saved. "
-        'To save it: self.register_buffer("mask", self.mask)',
+        'To save it, write self.register_buffer("mask", ...) where it is assigned.',
     ]
 
 

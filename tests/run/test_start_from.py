@@ -80,6 +80,7 @@ def test_without_a_step_start_step_is_required(tmp_path, training, at):
     assert str(caught.value) == (
         "start_from= holds no step, so where to start is not known\n"
         f"  in {tmp_path / 'weights.pt'}\n"
+        "  wanted a whole number at its top, under 'step', 'global_step', 'iteration', 'epoch'\n"
         "  Say it: start_step=0."
     )
     assert torch.equal(other.weights(), before)

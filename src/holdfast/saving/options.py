@@ -15,8 +15,10 @@ from holdfast.state.parts import Part
 log = logging.getLogger("holdfast")
 
 
-def check_options(*, keep: Any, every: Any, grace: Any) -> None:
-    """Find options of another kind.
+def check_options(
+    *, keep: Any, every: Any, grace: Any, strict: Any, rename: Any, start: tuple[Any, Any]
+) -> None:
+    """Find options of another kind; ``start`` is (start_from, start_step).
 
     Raises:
         UsageError: one is.
@@ -33,15 +35,38 @@ def check_options(*, keep: Any, every: Any, grace: Any) -> None:
             wanted="such as holdfast.every(steps=100)",
             found=repr(every),
         )
+    refuse_not_yet(strict=(strict, True), rename=(rename, None))
+    if start[0] is None and start[1] is not None:
+        raise UsageError(
+            "start_step= says where start_from= begins, and there is no start_from=",
+            found=f"start_step={start[1]!r}",
+            cure="A run without checkpoints begins at step 0: leave start_step= out.",
+        )
     if isinstance(grace, bool) or not isinstance(grace, int | float):
         raise UsageError("grace= is a number of seconds", found=repr(grace))
+
+
+def refuse_not_yet(**options: tuple[Any, Any]) -> None:
+    """Take options of the settled signatures with their default only, as (value, default).
+
+    Raises:
+        UsageError: another value; matching other than by exact names is not there yet.
+    """
+    for name, (value, default) in options.items():
+        if value is not default:
+            raise UsageError(
+                f"{name}={value!r} is not there yet: so far names, shapes and dtypes must agree",
+                wanted=f"{name}={default!r}",
+                cure="Rename or select in plain Python: holdfast.load(path) gives the dict.",
+            )
 
 
 def warn_of_stray_tensors(parts: Mapping[str, Part]) -> None:
     """Name the tensors that modules keep as plain attributes, each with the line that saves it."""
     for tensor, mend in stray_tensors(parts).items():
         log.warning(
-            "%r is neither a parameter nor a buffer, so it is not saved. To save it: %s",
+            "%r is neither a parameter nor a buffer, so it is not saved. To save it, write %s "
+            "where it is assigned.",
             tensor,
             mend,
         )

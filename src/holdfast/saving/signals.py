@@ -84,10 +84,9 @@ class StopSignals:
         self._wakes.put(False)
 
     def leave(self) -> BaseException:
-        """The exception that ends the process the way the signal asks for."""
-        if self.received == signal.SIGINT:
-            return KeyboardInterrupt()
-        return SystemExit(EXIT_STOPPED)
+        """The exception that ends the process the way the signal asks for; it is done with then."""
+        received, self.received = self.received, None
+        return KeyboardInterrupt() if received == signal.SIGINT else SystemExit(EXIT_STOPPED)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and self.received == signal.SIGINT:

@@ -39,6 +39,7 @@ class Stepping:
         self._last: int | None = None
         self._saved: dict[str, Any] | None = None
         self._has_warned = False
+        self._is_in_body = False
 
     def run(self, steps: range, save: Save, wait: Callable[[], None]) -> Iterator[int]:
         """Yield each step; save and leave as ``Run.steps`` says."""
@@ -47,7 +48,9 @@ class Stepping:
         try:
             for step in steps:
                 self._current, self._saved, self.metrics = step, None, {}
+                self._is_in_body = True
                 yield step
+                self._is_in_body = False
                 self._end_of_body(step, save)
                 if self.signals.received is not None:
                     break
@@ -56,7 +59,16 @@ class Stepping:
                 log.warning("stopping after step %d: %s", step, self.signals.received.name)
                 raise self.signals.leave()
         finally:
+            if self.signals.received is not None and self._is_in_body:
+                log.warning(
+                    "the loop was left in step %d, after %s: what the step had done by then is "
+                    "saved only if it called run.save(). `with run:` ends the process here; "
+                    "without it the program goes on.",
+                    self._current,
+                    self.signals.received.name,
+                )
             self._current = self._last = None
+            self._is_in_body = False
             self.signals.restore()
 
     def step_to_save(self, step: int | None) -> int:
@@ -98,9 +110,13 @@ class Stepping:
         return self.signals.received is not None
 
     def stopped_by(self, error: BaseException | None) -> BaseException | None:
-        """What to leave with instead of ``error``, when it follows a signal to stop."""
-        if self.signals.received is None or not isinstance(error, Exception):
+        """What to leave with instead of ``error``, or of going on, after a signal to stop."""
+        if self.signals.received is None or not isinstance(error, Exception | type(None)):
             return None
+        log.warning(
+            "%s after the signal to stop: leaving",
+            "the block ended" if error is None else f"{error!r} came",
+        )
         return self.signals.leave()
 
     def _end_of_body(self, step: int, save: Save) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 from holdfast.errors import UsageError
 from holdfast.io.commit import explain
-from holdfast.io.folders import make_folders, trash
+from holdfast.io.folders import make_folders
 from holdfast.runs import leftovers, listing, provenance
 from holdfast.runs.entry import Entry
 from holdfast.runs.every import Every
@@ -23,7 +23,7 @@ from holdfast.runs.keep import Keep
 from holdfast.runs.lock import RunLock
 from holdfast.runs.naming import Template, free_name, pin_name
 from holdfast.runs.prune import NAME_KEY, Plan, plan
-from holdfast.runs.removing import newest_whole
+from holdfast.runs.removing import newest_whole, trash_same
 from holdfast.saving.foreground import SaveInfo, save_encoded
 from holdfast.saving.metrics import as_metrics
 from holdfast.saving.pending import PendingSave
@@ -53,6 +53,7 @@ class RunWriter:
         self._pid = os.getpid()
         self._began = time.monotonic()
         self._is_replaced = False
+        self._source: dict[str, str] = {}
         self._entries: list[Entry] = []
         self._provenance: dict[str, Any] | None = None
         self._warned_of: set[str] = set()
@@ -71,6 +72,11 @@ class RunWriter:
         """The step behind the head; 0 without one."""
         return 0 if self._head_step is None else self._head_step + 1
 
+    @property
+    def _is_open(self) -> bool:
+        """Whether the folder as it lies on the disk now is this writer's."""
+        return self._lock.is_in_place
+
     def open(self) -> list[Entry]:
         """Take the lock, remove what dead writers left, and list the folder, oldest to newest.
 
@@ -82,7 +88,14 @@ class RunWriter:
         owner = _owners.get(self.folder)
         if owner is not None and owner is not self:
             owner.give_up()
-        if not self._lock.is_held:
+        if self._lock.is_held and not self._is_open:
+            log.warning(
+                "%s was removed or replaced while this run was saving there: checkpoints saved "
+                "before may be gone",
+                self.folder,
+            )
+            self._lock.release()
+        if not self._is_open:
             if self.folder.exists():
                 listing.taken_names(self.folder)  # a file, or not to be read: a letter says so
             try:
@@ -102,8 +115,10 @@ class RunWriter:
         *,
         parent: str | None = None,
         first_step: int | None = None,
+        source: Path | None = None,
     ) -> None:
         """Go on from a checkpoint of this run that was restored, from outside, or from nothing."""
+        self._source = {} if source is None else {"start_from": str(source)}
         if entry is not None:
             self._set_head(entry.id, entry.step, entry.metrics)
             self._resumed_id = self._verified_id = entry.id
@@ -131,7 +146,7 @@ class RunWriter:
         self._refuse_in_child()
         started = time.monotonic()
         floats = as_metrics(metrics)
-        if not self._lock.is_held:
+        if not self._is_open:
             self._open_unasked()
         if self._is_saved(step, floats):
             return None
@@ -153,8 +168,8 @@ class RunWriter:
                 file=self.folder,
                 cure="Save with the new one, or call resume() to take the folder back.",
             )
-        entries = self.open()
-        if any(entry.sequence is not None for entry in entries) and self._head_id is None:
+        there = {entry.id for entry in self.open() if entry.sequence is not None}
+        if there and self._head_id not in there:
             log.warning(
                 "%s already holds checkpoints and was not resumed: what is saved now is a new "
                 "beginning beside them. To go on with them call run.resume(), or run.steps().",
@@ -172,6 +187,8 @@ class RunWriter:
                 found=f"step {step}",
                 cure="Count steps through all epochs; to go back call run.resume(step) first.",
             )
+        if all(entry.id != self._head_id for entry in self._entries):  # gone with its folder
+            return False
         if metrics and repr(metrics) != repr(dict(self._head_metrics)):
             raise UsageError(
                 f"step {step} is saved already, with other metrics",
@@ -201,7 +218,7 @@ class RunWriter:
             best=best,
             parameters=captured.parameters,
             converted=captured.converted,
-            provenance={**self._provenance, NAME_KEY: name},
+            provenance={**self._provenance, **self._source, NAME_KEY: name},
         )
 
     def _warn_of_missing(self, best: Mapping[str, str], metrics: Mapping[str, float]) -> None:
@@ -230,32 +247,54 @@ class RunWriter:
     def prune(self, *, dry_run: bool, is_whole: Callable[[Path], bool] | None = None) -> Plan:
         """Plan what ``keep`` removes, and unless it is a dry run remove it.
 
-        ``is_whole`` verifies a checkpoint, for a process that has restored and saved none itself.
+        Where another object of this process writes to the folder, that one prunes and goes on; else
+        the lock is held meanwhile. ``is_whole`` verifies a checkpoint, for a process that has
+        restored and saved none itself.
+
+        Raises:
+            LockedError: another process writes to this run.
+            NoCheckpointError: there is no such folder.
         """
-        if not self._lock.is_held:
+        writer = _owners.get(self.folder, self)
+        writer = writer if writer._is_open else self
+        keep, protected = self.keep, self._protected() | writer._protected()
+        if dry_run or writer._is_open:
+            return writer._prune(keep, protected, dry_run, is_whole)
+        self._refuse_in_child()
+        listing.taken_names(self.folder)
+        with RunLock(self.folder):
+            return self._prune(keep, protected, dry_run, is_whole)
+
+    def _protected(self) -> dict[str, str]:
+        protected = {self._resumed_id: "the one resumed from"}
+        protected[self._verified_id] = "the newest that verified"
+        return {id: why for id, why in protected.items() if id is not None}
+
+    def _prune(
+        self,
+        keep: Keep | None,
+        protected: dict[str, str],
+        dry_run: bool,
+        is_whole: Callable[[Path], bool] | None,
+    ) -> Plan:
+        if not self._is_open:
             self._entries = listing.list_run(self.folder)
-            if not dry_run:
-                self.open()
         names = listing.taken_names(self.folder)
         self._entries = [
             replace(entry, is_pinned=pin_name(entry.name) in names)
             for entry in self._entries
             if entry.name in names
         ]
-        protected = {
-            self._resumed_id or "": "the one resumed from",
-            self._verified_id or "": "the newest that verified",
-        }
         if self._verified_id is None and is_whole is not None:
-            protected |= newest_whole(self._entries, is_whole)
-        decided = plan(self._entries, self.keep, protected=protected)
+            protected = protected | newest_whole(self._entries, is_whole)
+        decided = plan(self._entries, keep, protected=protected)
         if decided.doomed and not dry_run:
             self._remove(decided)
         return decided
 
     def _remove(self, decided: Plan) -> None:
         try:
-            trash([entry.path for entry in decided.doomed])
+            trash_same(decided.doomed)
         except OSError as error:  # the checkpoint just saved is durable all the same
             log.warning("old checkpoints in %s could not be removed: %s", self.folder, error)
             return

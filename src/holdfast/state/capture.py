@@ -105,12 +105,12 @@ def _check_loader(part: LoaderPart) -> None:
 
 
 def stray_tensors(parts: Mapping[str, Part]) -> dict[str, str]:
-    """Tensors a module keeps as plain attributes: name → the line that would save them too."""
+    """Tensors a module keeps as plain attributes: name → what to write instead."""
     found = {}
     for part, module in modules_of(parts).items():
         for path, owner in names.unwrap(module).named_modules():
             for attribute, value in vars(owner).items():
                 if isinstance(value, torch.Tensor):
                     name = ".".join(filter(None, (part, path, attribute)))
-                    found[name] = f'self.register_buffer("{attribute}", self.{attribute})'
+                    found[name] = f'self.register_buffer("{attribute}", ...)'
     return found

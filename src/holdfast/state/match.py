@@ -11,7 +11,8 @@ from holdfast.errors import MismatchError, MissingPartError
 from holdfast.spec.index import Index, SparseRef, TensorRef
 from holdfast.spec.tree import walk
 from holdfast.state.capture import optimizer_names
-from holdfast.state.parts import ModulePart, OptimizerPart, Part
+from holdfast.state.optimizers import other_kind
+from holdfast.state.parts import ModulePart, OptimizerPart, Part, SchedulerPart
 from holdfast.state.report import LoadReport, PartReport
 
 
@@ -47,7 +48,9 @@ def _match_part(
         return _match_module(part, saved)
     if isinstance(part, OptimizerPart):
         return _match_optimizer(part, saved, names or [], recorded)
-    return PartReport(part.name, part.kind, loaded=sum(1 for _ in walk(saved)))
+    live = part.capture() if isinstance(part, SchedulerPart) else None
+    problem = other_kind(saved, live)
+    return PartReport(part.name, part.kind, loaded=sum(1 for _ in walk(saved)), problem=problem)
 
 
 def _match_module(part: ModulePart, saved: Any) -> PartReport:
@@ -93,6 +96,9 @@ def _match_optimizer(
     if was != now:
         problem = f"parameters per group: saved {was}, here {now}"
         return PartReport(part.name, part.kind, problem=problem)
+    for group, live in zip(groups, part.live.param_groups, strict=True):
+        if (other := other_kind(group, live)) is not None:
+            return PartReport(part.name, part.kind, problem=other)
     loaded = len(saved["state"])
     if recorded is None or [list(group) for group in recorded] == [list(g) for g in names]:
         return PartReport(part.name, part.kind, loaded=loaded)

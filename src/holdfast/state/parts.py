@@ -14,6 +14,7 @@ from torch import nn
 
 from holdfast.errors import CaptureError, UsageError
 from holdfast.state import names
+from holdfast.state.optimizers import restore_optimizer
 from holdfast.state.rng import pack_python, unpack_python
 
 #: Names that are options somewhere or have a meaning of their own in a checkpoint.
@@ -48,16 +49,22 @@ class Part:
         """The live state, by reference where the object gives references.
 
         Raises:
-            CaptureError: the object's own code raised.
+            CaptureError: the object's own code raised, or gave None (that is how a part is absent).
         """
+        cure = f"Look at {type(self.live).__qualname__}.{self.methods[0]}."
         try:
-            return self._read()
+            state = self._read()
         except Exception as error:  # the user's own code
             raise CaptureError(
                 f"the state of {self.name!r} could not be read: its {self.methods[0]} raised",
                 found=f"{type(error).__name__}: {error}",
-                cure=f"Look at {type(self.live).__qualname__}.{self.methods[0]}.",
+                cure=cure,
             ) from error
+        if state is None:
+            raise CaptureError(
+                f"{self.name!r} has no state: its {self.methods[0]} returned None", cure=cure
+            )
+        return state
 
     def _read(self) -> Any:
         return self.live.state_dict()
@@ -65,6 +72,10 @@ class Part:
     def restore(self, state: Any) -> None:
         """Put a captured state back into the live object."""
         self.live.load_state_dict(state)
+
+    def left_out(self, state: Any) -> str | None:
+        """What of the live object no state can put back, in words; None when it is whole."""
+        return None
 
     def copy(self) -> Any:
         """A state that further training does not change, to undo a restore with."""
@@ -111,6 +122,10 @@ class OptimizerPart(Part):
     __slots__ = ()
     kind = "optimizer"
 
+    def restore(self, state: Any) -> None:
+        """Load the state; it keeps its saved dtypes."""
+        restore_optimizer(self.live, state)
+
 
 class SchedulerPart(Part):
     """A learning rate scheduler or a gradient scaler: small, and stepped by hand."""
@@ -135,6 +150,18 @@ class LoaderPart(Part):
         """
         self.live.load_state_dict(state)
         self.live.state_dict()
+
+    def left_out(self, state: Any) -> str | None:
+        """The generators inside worker processes: a state has the order of samples, not those."""
+        workers = getattr(self.live, "num_workers", 0)
+        is_between_epochs = isinstance(state, Mapping) and state.get("_iterator_finished") is True
+        if not workers or (is_between_epochs and not self.live.persistent_workers):
+            return None
+        return (
+            f"the random generators inside the {workers} workers of {self.name!r}: the samples and "
+            "their order are as they were, but random numbers drawn in the workers (augmentation) "
+            "begin anew. With num_workers=0, or a generator seeded per sample, they go on too"
+        )
 
 
 class TorchGeneratorPart(Part):
@@ -258,7 +285,8 @@ def _plain_loader(name: str) -> CaptureError:
         found="torch.utils.data.DataLoader",
         cure="from torchdata.stateful_dataloader import StatefulDataLoader\n"
         f"{name} = StatefulDataLoader(dataset, ...)   # the same arguments\n"
-        "If you save at the end of epochs only, leave the loader out: that resumes exactly.",
+        "If you save at the end of epochs only, leave the loader out: that resumes exactly\n"
+        "(but not with persistent_workers=True: they draw their seeds once, at the start).",
     )
 
 

@@ -64,7 +64,7 @@ def _plain(value: Any, path: Path, notes: dict[str, str], above: tuple[int, ...]
     if kind is torch.Size:
         return value
     if kind is set:
-        return _set(value, path)
+        return _set(value, path, notes)
     raise _outside(value, path)
 
 
@@ -103,11 +103,16 @@ def _mapping(
     return result
 
 
-def _set(value: set[Any], path: Path) -> set[Any]:
+def _set(value: set[Any], path: Path, notes: dict[str, str]) -> set[Any]:
+    result = set()
     for item in value:
-        if type(item) is tuple or not _is_key(item):
-            raise _outside(item, path, "a set may hold numbers and text only")
-    return set(value)
+        # The item itself is the last step of its path: a set has no other.
+        is_scalar = isinstance(item, np.generic)
+        plain = _scalar(item, (*path, item.item()), notes) if is_scalar else item
+        if type(plain) is tuple or not _is_key(plain):
+            raise _outside(item, path, "a set may hold whole and real numbers and text only")
+        result.add(plain)
+    return result
 
 
 def _tensor(value: torch.Tensor, path: Path) -> torch.Tensor:
@@ -149,8 +154,16 @@ def _array(value: np.ndarray[Any, Any], path: Path, notes: dict[str, str]) -> to
         tensor = torch.from_numpy(native if can_share else native.copy("C"))
     except TypeError as error:
         raise _outside(value, path, f"a NumPy array of {value.dtype} cannot be saved") from error
-    notes[pointer(path)] = "numpy.ndarray"
+    notes[pointer(path)] = "numpy.ndarray" + _layout(value)
     return tensor
+
+
+def _layout(value: np.ndarray[Any, Any]) -> str:
+    """What of byte order and memory order a tensor cannot hold; empty for most arrays."""
+    is_fortran = value.flags.f_contiguous and not value.flags.c_contiguous
+    if value.dtype.isnative and not is_fortran:
+        return ""
+    return f" {value.dtype.str} {'F' if is_fortran else 'C'}"
 
 
 def _outside(value: Any, path: Path, what: str | None = None) -> CaptureError:
@@ -164,42 +177,16 @@ def _outside(value: Any, path: Path, what: str | None = None) -> CaptureError:
     )
 
 
-def from_plain(value: Any, path: Path, notes: Mapping[str, str]) -> Any:
-    """Undo what ``to_plain`` changed: arrays and NumPy scalars come back as they were."""
-    if not any(note.startswith(pointer(path)) for note in notes):
-        return value
-    note = notes.get(pointer(path))
-    if note is not None:
-        return _unplain(value, note)
-    if isinstance(value, Mapping):
-        result: Any = type(value)()
-        for key, item in value.items():
-            result[key] = from_plain(item, (*path, key), notes)
-        if hasattr(value, "_metadata"):
-            result._metadata = value._metadata
-        return result
-    if type(value) in (list, tuple):
-        return type(value)(from_plain(v, (*path, i), notes) for i, v in enumerate(value))
-    return value
-
-
-def _unplain(value: Any, note: str) -> Any:
-    if note == "numpy.ndarray" and isinstance(value, torch.Tensor):
-        return value.numpy()
-    if note == "bytes":
-        return bytes(value)
-    return np.dtype(note.removeprefix("numpy.")).type(value)
-
-
 def pointer(path: Path) -> str:
     """A path as one text: a JSON pointer (RFC 6901), with keys that are no text as ``~:repr``."""
-    return "".join("/" + _segment(step) for step in path)
+    return "".join("/" + segment(step) for step in path)
 
 
-def _segment(step: Any) -> str:
-    if isinstance(step, str):
-        return step.replace("~", "~0").replace("/", "~1")
-    return f"~:{step!r}"
+def segment(step: Any) -> str:
+    """One step of a pointer; it holds no slash and is never empty."""
+    is_text = isinstance(step, str) and step
+    escaped = (step if is_text else repr(step)).replace("~", "~0").replace("/", "~1")
+    return escaped if is_text else f"~:{escaped}"
 
 
 def tensors_of(value: Any) -> Iterable[torch.Tensor]:

@@ -37,6 +37,8 @@ def restore(
     for part in parts.values():
         if isinstance(part, OptimizerPart):
             follow_devices(part.live)
+        if (what := part.left_out(states[part.name])) is not None:
+            left.append(what)
     return left
 
 

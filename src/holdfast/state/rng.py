@@ -78,6 +78,8 @@ def _device_states(kind: str) -> list[torch.Tensor]:
 
 def _restore_devices(kind: str, states: list[torch.Tensor] | None) -> list[str]:
     if not states:
+        if _is_available(kind):
+            return [f"the generators of {kind}: not in the checkpoint"]
         return []
     module = getattr(torch, kind, None)
     if kind == "mps":

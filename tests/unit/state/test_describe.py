@@ -48,7 +48,7 @@ def test_roles_values_and_what_is_not_saved():
     assert items["dice"][0] == "state"
     assert items["rng"] == ("state", "the generators of Python, NumPy and torch", 0)
     assert described.not_saved == {
-        "model.offset": 'self.register_buffer("offset", self.offset)',
+        "model.offset": 'self.register_buffer("offset", ...)',
         "model.cache": "a buffer registered with persistent=False",
     }
 
@@ -61,7 +61,7 @@ def test_the_text_is_a_table():
         "model.out.weight    tied       float32 (2, 2) 0.5, -1, 2, …\n"
         "rng                 state      the generators of Python, NumPy and torch\n"
         "4 values, 24 bytes in tensors\n"
-        'not saved: model.offset   self.register_buffer("offset", self.offset)\n'
+        'not saved: model.offset   self.register_buffer("offset", ...)\n'
         "not saved: model.cache   a buffer registered with persistent=False"
     )
     assert json.loads(json.dumps(described.to_json()))["nbytes"] == 24

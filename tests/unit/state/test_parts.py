@@ -9,6 +9,7 @@ import pytest
 import torch
 from torchdata.stateful_dataloader import StatefulDataLoader
 
+import holdfast
 from holdfast.errors import CaptureError, UsageError
 from holdfast.state.parts import RESERVED, as_part, as_parts
 
@@ -118,7 +119,8 @@ def test_a_plain_loader_is_refused_with_the_line_to_write():
         "  wanted torchdata's StatefulDataLoader, found torch.utils.data.DataLoader\n"
         "  from torchdata.stateful_dataloader import StatefulDataLoader\n"
         "  thing = StatefulDataLoader(dataset, ...)   # the same arguments\n"
-        "  If you save at the end of epochs only, leave the loader out: that resumes exactly."
+        "  If you save at the end of epochs only, leave the loader out: that resumes exactly\n"
+        "  (but not with persistent_workers=True: they draw their seeds once, at the start)."
     )
 
 
@@ -205,3 +207,16 @@ def test_a_numpy_generator_of_another_kind_is_refused_and_keeps_its_state():
         "  Look at Generator.bit_generator.state, or leave the part out."
     )
     assert repr(part.copy()) == repr(before)
+
+
+def test_a_state_that_is_none_is_an_error_at_construction(tmp_path):
+    class Empty:
+        def state_dict(self):
+            return None
+
+        def load_state_dict(self, state):
+            raise AssertionError
+
+    with pytest.raises(CaptureError) as caught:
+        holdfast.Run(tmp_path, own=Empty())
+    assert caught.value.what == "'own' has no state: its state_dict() returned None"

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from holdfast.errors import CaptureError
-from holdfast.state.plain import from_plain, pointer, to_plain
+from holdfast.state.plain import pointer, to_plain
+from holdfast.state.unplain import from_plain
 
 WANTED = "  wanted dict, list, tuple, set, numbers, text, bytes, tensors, NumPy arrays and scalars"
 CURE = (
@@ -49,13 +50,12 @@ trees = st.recursive(
 
 
 def same(a, b):
-    """Equal in every type and bit, an array's byte order aside (a tensor has none)."""
+    """Equal in every type and bit."""
     if type(a) is not type(b):
         return False
     if isinstance(a, np.ndarray | np.generic):
         a, b = np.asarray(a), np.asarray(b)
-        native = a.astype(a.dtype.newbyteorder("="))
-        return b.dtype == native.dtype and a.shape == b.shape and native.tobytes() == b.tobytes()
+        return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
     if isinstance(a, torch.Tensor):
         return a.dtype == b.dtype and same(a.numpy(), b.numpy())
     if isinstance(a, dict):
@@ -178,7 +178,7 @@ def nested(depth):
 REFUSED = {
     "a dict key of this type cannot be saved, at 'extra.a.(1.5, (2,))'": {"a": {(1.5, (2,)): 0}},
     "a dict key of this type cannot be saved, at \"extra.b''\"": {b"": 0},
-    "a set may hold numbers and text only, at 'extra.s'": {"s": {(1, 2)}},
+    "a set may hold whole and real numbers and text only, at 'extra.s'": {"s": {(1, 2)}},
     "a container that holds itself cannot be saved, at 'extra.c.0'": {"c": holding_itself()},
     "a NumPy array of object cannot be saved, at 'extra.a'": {"a": np.array([None])},
     "a NumPy array of <U1 cannot be saved, at 'extra.a'": {"a": np.array(["x"])},
@@ -217,3 +217,43 @@ def test_a_tensor_without_values_is_refused():
 def test_a_counter_stays_one():
     plain = to_plain({"milestones": Counter([3, 5])}, ("scheduler",), {})
     assert type(reloaded(plain)["milestones"]) is Counter
+
+
+def test_thousands_of_scalars_come_back_in_linear_work(monkeypatch):
+    from holdfast.state import unplain
+
+    calls = []
+    really = unplain.segment
+    monkeypatch.setattr(unplain, "segment", lambda step: (calls.append(step), really(step))[1])
+    notes: dict[str, str] = {}
+    plain = to_plain({"losses": [np.float64(i) for i in range(5000)]}, ("extra",), notes)
+    back = from_plain(plain, ("extra",), notes)
+    assert {type(loss) for loss in back["losses"]} == {np.float64}
+    assert len(calls) <= 5001
+
+
+def test_scalars_in_a_set_come_back():
+    notes: dict[str, str] = {}
+    plain = to_plain({np.int64(3), 4, "x"}, (), notes)
+    assert {type(item) for item in plain} == {int, str}
+    back = from_plain(plain, (), notes)
+    assert {type(item) for item in back} == {np.int64, int, str}
+    assert back == {3, 4, "x"}
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("dtype", [">f4", "<f4", ">i8", "<c16"])
+def test_byte_order_and_memory_order_come_back(dtype, order):
+    array = np.asarray(np.arange(6).reshape(2, 3), dtype=dtype, order=order)
+    notes: dict[str, str] = {}
+    back = from_plain(to_plain([array], (), notes), (), notes)[0]
+    assert back.dtype == array.dtype
+    assert back.flags.f_contiguous == array.flags.f_contiguous
+    assert np.array_equal(back, array)
+
+
+def test_an_empty_key_is_a_key_like_any():
+    notes: dict[str, str] = {}
+    plain = to_plain({"": np.int32(1), "a": {"": np.int32(2)}}, (), notes)
+    back = from_plain(plain, (), notes)
+    assert type(back[""]) is type(back["a"][""]) is np.int32

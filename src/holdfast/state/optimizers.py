@@ -1,0 +1,55 @@
+"""What torch's own ``Optimizer.load_state_dict`` leaves to be wished for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import chain
+from typing import Any
+
+import torch
+
+#: Keys of a group that are there or not for reasons other than the optimizer's class.
+_INCIDENTAL = {"params", "param_names", "initial_lr", "swa_lr"}
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
+    """Load a state; floating-point state keeps its saved dtype, on its parameter's device.
+
+    torch turns it into the parameter's dtype, so that the float32 state of a bfloat16 parameter
+    would come back rounded. A class with a ``load_state_dict`` of its own is left to it.
+    """
+    optimizer.load_state_dict(dict(state))
+    if type(optimizer).load_state_dict is torch.optim.Optimizer.load_state_dict:
+        saved = chain.from_iterable(group["params"] for group in state["param_groups"])
+        live = chain.from_iterable(group["params"] for group in optimizer.param_groups)
+        for index, parameter in zip(saved, live, strict=True):
+            _keep_dtypes(optimizer.state.get(parameter, {}), state["state"].get(index, {}))
+
+
+def _keep_dtypes(live: Any, saved: Any) -> None:
+    if not isinstance(live, dict) or not isinstance(saved, Mapping):
+        return
+    for key, value in saved.items():
+        now = live.get(key)
+        if isinstance(value, torch.Tensor) and isinstance(now, torch.Tensor):
+            if now.dtype != value.dtype:
+                live[key] = value.to(device=now.device)
+        else:
+            _keep_dtypes(now, value)
+
+
+def other_kind(saved: Any, live: Any) -> str | None:
+    """Why a state seems to be that of another class: each side has keys the other has not.
+
+    Keys on one side only are no reason: versions of torch add them.
+    """
+    if not isinstance(saved, Mapping) or not isinstance(live, Mapping):
+        return None
+    only_saved = sorted(str(key) for key in saved.keys() - live.keys() - _INCIDENTAL)
+    only_live = sorted(str(key) for key in live.keys() - saved.keys() - _INCIDENTAL)
+    if not only_saved or not only_live:
+        return None
+    return (
+        "the state of another class: only the checkpoint has "
+        f"{', '.join(only_saved)}; only the live one {', '.join(only_live)}"
+    )
