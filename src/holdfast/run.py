@@ -293,8 +293,8 @@ class Run(RunFolder):
             UsageError: this Run only reads, and was not told what to keep.
             LockedError: another process writes to this run.
         """
-        is_default = self._writer.keep is Run.__init__.__kwdefaults__["keep"]
-        if is_default and not self._parts:
+        default = (Run.__init__.__kwdefaults__ or {})["keep"]
+        if self._writer.keep is default and not self._parts:
             raise UsageError(
                 "prune() goes by keep=, and this Run, which only reads, was given none",
                 file=self.folder,

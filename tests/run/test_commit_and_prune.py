@@ -83,7 +83,7 @@ def test_with_keep_none_all_stay(begun, at):
 def test_pruning_a_run_that_is_not_there_is_an_error_and_makes_nothing(tmp_path):
     for dry_run in (True, False):
         with pytest.raises(holdfast.errors.NoCheckpointError, match="there is no such folder"):
-            holdfast.Run(tmp_path / "nothing").prune(dry_run=dry_run)
+            holdfast.Run(tmp_path / "nothing", keep=keep.latest(1)).prune(dry_run=dry_run)
     assert not (tmp_path / "nothing").exists()
 
 

@@ -105,7 +105,7 @@ def test_reading_takes_no_lock_and_makes_nothing(folder, tmp_path, at):
     (folder / ".lock").unlink()
     for reader in READERS.values():
         reader(str(folder), tmp_path)
-    run = holdfast.Run(folder)
+    run = holdfast.Run(folder, keep=holdfast.keep.latest(1))
     (
         run.checkpoints(),
         run.latest(),

@@ -24,7 +24,7 @@ from holdfast.runs.reading import explained, is_checkpoint_folder, read_briefly
 from holdfast.spec.index import Index
 from holdfast.spec.record import Record
 
-__all__ = ["Entry", "find", "list_run", "next_sequence", "order", "taken_names"]
+__all__ = ["Entry", "find", "list_run", "next_sequence", "order", "still_there", "taken_names"]
 
 #: Files of these suffixes are listed even when their bytes are no checkpoint's (any more).
 _SUFFIXES = (".pt", ".pth", ".ckpt", ".safetensors")
@@ -86,6 +86,18 @@ def taken_names(folder: Path) -> set[str]:
         ) from error
     except OSError as error:
         raise explained(error, folder) from error
+
+
+def still_there(entries: Iterable[Entry], folder: Path) -> list[Entry]:
+    """The entries whose names are still in the folder, each pinned or not as it is by now.
+
+    Raises:
+        NoCheckpointError: there is no such folder.
+        FileError: it is a file, or may not be read.
+    """
+    names = taken_names(folder)
+    there = (entry for entry in entries if entry.name in names)
+    return [replace(entry, is_pinned=pin_name(entry.name) in names) for entry in there]
 
 
 def next_sequence(entries: Iterable[Entry]) -> int:

@@ -1,16 +1,21 @@
-"""Carry a pruning out by hand: the writer's lock, a plan, the trash."""
+"""Carry a pruning out: the writer's lock, a plan, the trash."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from holdfast.errors import HoldfastError
 from holdfast.io.folders import trash
 from holdfast.runs import prune
 from holdfast.runs.entry import Entry
 from holdfast.runs.keep import Keep
 from holdfast.runs.listing import list_run
 from holdfast.runs.lock import RunLock
+from holdfast.runs.reading import read_briefly
+
+log = logging.getLogger("holdfast")
 
 
 def plan_of_run(folder: Path, keep: Keep, *, is_whole: Callable[[Path], bool]) -> prune.Plan:
@@ -33,7 +38,26 @@ def remove(folder: Path, plan: prune.Plan) -> None:
         return
     with RunLock(folder):
         still_there = {entry.path for entry in list_run(folder) if not entry.is_pinned}
-        trash([entry.path for entry in plan.doomed if entry.path in still_there])
+        trash_same([entry for entry in plan.doomed if entry.path in still_there])
+
+
+def trash_same(entries: Sequence[Entry]) -> None:
+    """Remove checkpoints of one folder, holding its lock; a path that holds another one stays.
+
+    Raises:
+        OSError: not all could be removed.
+    """
+    trash([entry.path for entry in entries if _is_same(entry)])
+
+
+def _is_same(entry: Entry) -> bool:
+    """Whether the checkpoint that was listed is the one there: somebody may have replaced it."""
+    try:
+        record = read_briefly(entry.path).record
+    except HoldfastError as error:
+        log.warning("%s stays, as it cannot be read any more: %s", entry.path, error.what)
+        return False
+    return record is not None and record.id == entry.id
 
 
 def newest_whole(entries: Sequence[Entry], is_whole: Callable[[Path], bool]) -> dict[str, str]:

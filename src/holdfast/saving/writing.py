@@ -8,7 +8,6 @@ import time
 import uuid
 import weakref
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -21,9 +20,10 @@ from holdfast.runs.entry import Entry
 from holdfast.runs.every import Every
 from holdfast.runs.keep import Keep
 from holdfast.runs.lock import RunLock
-from holdfast.runs.naming import Template, free_name, pin_name
+from holdfast.runs.naming import Template, free_name
 from holdfast.runs.prune import NAME_KEY, Plan, plan
 from holdfast.runs.removing import newest_whole, trash_same
+from holdfast.saving.again import is_saved
 from holdfast.saving.foreground import SaveInfo, save_encoded
 from holdfast.saving.metrics import as_metrics
 from holdfast.saving.pending import PendingSave
@@ -72,11 +72,6 @@ class RunWriter:
         """The step behind the head; 0 without one."""
         return 0 if self._head_step is None else self._head_step + 1
 
-    @property
-    def _is_open(self) -> bool:
-        """Whether the folder as it lies on the disk now is this writer's."""
-        return self._lock.is_in_place
-
     def open(self) -> list[Entry]:
         """Take the lock, remove what dead writers left, and list the folder, oldest to newest.
 
@@ -88,14 +83,14 @@ class RunWriter:
         owner = _owners.get(self.folder)
         if owner is not None and owner is not self:
             owner.give_up()
-        if self._lock.is_held and not self._is_open:
+        if self._lock.is_held and not self._lock.is_in_place:
             log.warning(
                 "%s was removed or replaced while this run was saving there: checkpoints saved "
                 "before may be gone",
                 self.folder,
             )
             self._lock.release()
-        if not self._is_open:
+        if not self._lock.is_in_place:
             if self.folder.exists():
                 listing.taken_names(self.folder)  # a file, or not to be read: a letter says so
             try:
@@ -146,7 +141,7 @@ class RunWriter:
         self._refuse_in_child()
         started = time.monotonic()
         floats = as_metrics(metrics)
-        if not self._is_open:
+        if not self._lock.is_in_place:
             self._open_unasked()
         if self._is_saved(step, floats):
             return None
@@ -177,26 +172,11 @@ class RunWriter:
             )
 
     def _is_saved(self, step: int, metrics: Mapping[str, float]) -> bool:
-        if self._head_step is None or step > self._head_step:
+        is_there = any(known.id == self._head_id for known in self._entries)
+        if not is_there and self._head_metrics is not None and step == self._head_step:
+            return False  # it has gone with the folder
+        if not is_saved(step, metrics, self._head_step, self._head_metrics, self.folder):
             return False
-        if step < self._head_step or self._head_metrics is None:
-            raise UsageError(
-                "this step is behind the one that training has reached",
-                file=self.folder,
-                wanted=f"a step after {self._head_step}",
-                found=f"step {step}",
-                cure="Count steps through all epochs; to go back call run.resume(step) first.",
-            )
-        if all(entry.id != self._head_id for entry in self._entries):  # gone with its folder
-            return False
-        if metrics and repr(metrics) != repr(dict(self._head_metrics)):
-            raise UsageError(
-                f"step {step} is saved already, with other metrics",
-                file=self.folder,
-                wanted=repr(dict(self._head_metrics)),
-                found=repr(metrics),
-                cure="Save each step once, with all its metrics.",
-            )
         log.info("step %d is saved already", step)
         return True
 
@@ -256,9 +236,9 @@ class RunWriter:
             NoCheckpointError: there is no such folder.
         """
         writer = _owners.get(self.folder, self)
-        writer = writer if writer._is_open else self
+        writer = writer if writer._lock.is_in_place else self
         keep, protected = self.keep, self._protected() | writer._protected()
-        if dry_run or writer._is_open:
+        if dry_run or writer._lock.is_in_place:
             return writer._prune(keep, protected, dry_run, is_whole)
         self._refuse_in_child()
         listing.taken_names(self.folder)
@@ -277,14 +257,9 @@ class RunWriter:
         dry_run: bool,
         is_whole: Callable[[Path], bool] | None,
     ) -> Plan:
-        if not self._is_open:
+        if not self._lock.is_in_place:
             self._entries = listing.list_run(self.folder)
-        names = listing.taken_names(self.folder)
-        self._entries = [
-            replace(entry, is_pinned=pin_name(entry.name) in names)
-            for entry in self._entries
-            if entry.name in names
-        ]
+        self._entries = listing.still_there(self._entries, self.folder)
         if self._verified_id is None and is_whole is not None:
             protected = protected | newest_whole(self._entries, is_whole)
         decided = plan(self._entries, keep, protected=protected)
