@@ -13,6 +13,7 @@ from torch import nn
 from torch.optim import lr_scheduler
 
 import holdfast
+from holdfast.errors import CaptureError
 from holdfast.state.capture import capture
 from holdfast.state.equal import same
 from holdfast.state.parts import as_parts
@@ -111,6 +112,8 @@ ALL_SCHEDULERS = [
 ]
 
 
+# SequentialLR of torch before 2.7 warns of its own way of stepping.
+@pytest.mark.filterwarnings("ignore:The epoch parameter")
 @pytest.mark.parametrize("name", [*ALL_SCHEDULERS, "SWALR"])
 @pytest.mark.parametrize("lr", ["float", "tensor"])
 def test_pain_27_every_scheduler_goes_on_with_the_same_rates(tmp_path, name, lr):
@@ -139,6 +142,11 @@ def test_pain_27_every_scheduler_goes_on_with_the_same_rates(tmp_path, name, lr)
 
     parts = begun()
     rates(parts, 3)
+    if callable(parts["scheduler"].state_dict().get("anneal_func")):
+        # SWALR of torch before 2.7 keeps a function in its state, which no plain file can hold.
+        with pytest.raises(CaptureError, match=r"at 'scheduler\.anneal_func'"):
+            holdfast.save_state(tmp_path / "a.pt", **parts)
+        return
     holdfast.save_state(tmp_path / "a.pt", **parts)
     other = begun()
     holdfast.load_state(tmp_path / "a.pt", **other)
