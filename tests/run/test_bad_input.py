@@ -53,7 +53,8 @@ def test_an_unwritable_folder_with_checkpoints(kept, at):
     assert said == (
         "this run cannot be locked for writing: Permission denied\n"
         f"  in {kept.folder}/.lock\n"
-        f"  Check that the folder is there and yours: ls -ld {kept.folder}"
+        f"  Check who owns the folder and its permissions: ls -ld {kept.folder}\n"
+        "  Reading needs no lock: holdfast.Run(folder).load(...)."
     )
     kept.check()
 

@@ -193,6 +193,18 @@ def test_a_loop_begun_again_resumes_again(begun, at, saves):
     assert next(iter(steps)) == 5 + saves
 
 
+def test_steps_after_a_save_of_ones_own_resumes_from_that(begun, at):
+    training = at.Training()
+    run = training.run(begun(), keep=None)
+    run.resume()
+    kept = training.weights()
+    run.save(5)
+    training.model.weight.data.fill_(7)
+    steps = run.steps(9)
+    assert torch.equal(training.weights(), kept)
+    assert list(steps) == [6, 7, 8]
+
+
 def test_going_back_and_finding_nothing_left_stays_back(begun, at):
     run = at.Training().run(begun())
     run.resume(2)
