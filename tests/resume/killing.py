@@ -102,17 +102,15 @@ class Watch:
         )
 
     def is_time(self, moment: Moment) -> bool:
-        seen = self.look(moment.phase)
+        phase, step, batch = self.marks.read()
         if moment.phase == "resume":
             # One that is through before its time is killed wherever it is then.
-            return seen.phase != "start" and self._has_lasted(moment.share * RESUME_SECONDS)
-        if seen.step < moment.step:
+            return phase != "start" and self._has_lasted(moment.share * RESUME_SECONDS)
+        if step < moment.step:
             return False
         if moment.phase == "step":
-            return seen.phase == "step" and seen.batch >= moment.batch
-        if seen.phase != "save":
-            return False
-        return self._is_in_save(moment, seen)
+            return phase == "step" and batch >= moment.batch
+        return phase == "save" and self._is_in_save(moment, self.look(moment.phase))
 
     def _is_in_save(self, moment: Moment, seen: Seen) -> bool:
         whole = seen.whole_nbytes or 2**62
@@ -134,6 +132,7 @@ class Watch:
         while True:
             if not self.is_time(moment):
                 self._fail_if_ended(moment)
+                os.sched_yield()
                 continue
             self._stop()
             if self.is_time(moment):
