@@ -16,8 +16,8 @@ from holdfast.runs.entry import Entry
 from holdfast.runs.every import Every
 from holdfast.runs.folder import RunFolder
 from holdfast.runs.naming import Template
+from holdfast.saving import options
 from holdfast.saving.metrics import check_metrics
-from holdfast.saving.options import check_options, warn_of_stray_tensors
 from holdfast.saving.signals import StopSignals
 from holdfast.saving.stepping import Stepping, whole
 from holdfast.saving.writing import RunWriter
@@ -33,6 +33,8 @@ log = logging.getLogger("holdfast")
 
 #: A checkpoint that fails with one of these is skipped by ``resume()`` for the one before it.
 FALLS_BACK = (FormatError, FileError, UntrustedError)
+#: What stays where nobody says; a Run that only reads prunes nothing by it.
+DEFAULT_KEEP = keeping.latest(3)
 
 
 class Run(RunFolder):
@@ -60,7 +62,7 @@ class Run(RunFolder):
         self,
         folder: str | os.PathLike[str],
         *,
-        keep: keeping.Keep | None = keeping.latest(3),  # noqa: B008 (a frozen value)
+        keep: keeping.Keep | None = DEFAULT_KEEP,
         every: Every | None = None,
         background: bool = True,
         name: str = "step-{step:08d}",
@@ -73,9 +75,7 @@ class Run(RunFolder):
     ) -> None:
         super().__init__(folder)
         start = (start_from, start_step)
-        check_options(
-            keep=keep, every=every, grace=grace, strict=strict, rename=rename, start=start
-        )
+        options.check_options(keep, every, grace, strict=strict, rename=rename, start=start)
         #: A dict saved with each checkpoint; ``resume`` fills it.
         self.extra: dict[str, Any] = {}
         self._parts = as_parts(parts)
@@ -87,12 +87,10 @@ class Run(RunFolder):
         #: Whether resume() was called and no step was begun since.
         self._is_positioned = False
         check(self._parts, self.extra)
-        warn_of_stray_tensors(self._parts)
+        options.warn_of_stray_tensors(self._parts)
 
     def __repr__(self) -> str:
         return f"Run({str(self.folder)!r}, {', '.join(self._parts) or 'reading'})"
-
-    # Restoring
 
     def resume(self, which: str | int = "latest", *, required: bool = False) -> int:
         """Restore all parts, ``extra`` and the global generators; return the next step to do.
@@ -197,8 +195,6 @@ class Run(RunFolder):
         entry = self._find(which)
         return load_parts(entry.path, as_parts(parts), rng=False)
 
-    # Doing steps
-
     def steps(self, stop: int) -> Iterator[int]:
         """Resume now, and return an iterator over the steps still to do, up to ``stop`` - 1.
 
@@ -293,20 +289,10 @@ class Run(RunFolder):
             UsageError: this Run only reads, and was not told what to keep.
             LockedError: another process writes to this run.
         """
-        default = (Run.__init__.__kwdefaults__ or {})["keep"]
-        if self._writer.keep is default and not self._parts:
-            raise UsageError(
-                "prune() goes by keep=, and this Run, which only reads, was given none",
-                file=self.folder,
-                cure="Say it: holdfast.Run(folder, keep=holdfast.keep.latest(3))"
-                ".prune(dry_run=False)",
-            )
+        if self._writer.keep is DEFAULT_KEEP and not self._parts:
+            raise options.keep_not_given(self.folder)
         return self._writer.prune(dry_run=dry_run, is_whole=is_whole)
 
     def _need_parts(self, what: str) -> None:
         if not self._parts:
-            raise UsageError(
-                f"{what}() needs live parts, and this Run has none: it reads",
-                file=self.folder,
-                cure="Give them: holdfast.Run(folder, model=model, optimizer=optimizer)",
-            )
+            raise options.parts_not_given(what, self.folder)

@@ -62,3 +62,8 @@ def test_other_codes_files_in_the_folder_are_named(tmp_path, caplog):
         "theirs.pt was not saved by a run; to begin from it: "
         f"Run(..., start_from='{tmp_path}/theirs.pt')"
     )
+
+
+def test_a_path_that_can_be_none_is_a_letter():
+    with pytest.raises(UsageError, match="this cannot be the path of a run: embedded null byte"):
+        holdfast.Run("a\0b", model=nn.Linear(1, 1))

@@ -15,7 +15,12 @@ class RunFolder:
     """The checkpoints of a run; no lock is taken and no folder is made."""
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
-        self.folder = Path(folder).resolve()
+        try:
+            self.folder = Path(folder).resolve()
+        except (ValueError, RuntimeError, OSError) as error:  # a NUL, a loop of links
+            raise UsageError(
+                f"this cannot be the path of a run: {error}", found=repr(os.fspath(folder))
+            ) from error
 
     def checkpoints(self) -> list[Entry]:
         """The checkpoints of the folder, oldest to newest; those that cannot be read come last."""

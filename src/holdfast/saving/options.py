@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from holdfast.errors import UsageError
@@ -16,7 +17,7 @@ log = logging.getLogger("holdfast")
 
 
 def check_options(
-    *, keep: Any, every: Any, grace: Any, strict: Any, rename: Any, start: tuple[Any, Any]
+    keep: Any, every: Any, grace: Any, *, strict: Any, rename: Any, start: tuple[Any, Any]
 ) -> None:
     """Find options of another kind; ``start`` is (start_from, start_step).
 
@@ -59,6 +60,24 @@ def refuse_not_yet(**options: tuple[Any, Any]) -> None:
                 wanted=f"{name}={default!r}",
                 cure="Rename or select in plain Python: holdfast.load(path) gives the dict.",
             )
+
+
+def keep_not_given(folder: Path) -> UsageError:
+    """The error of a Run that only reads and is to prune by nobody's word."""
+    return UsageError(
+        "prune() goes by keep=, and this Run, which only reads, was given none",
+        file=folder,
+        cure="Say it: holdfast.Run(folder, keep=holdfast.keep.latest(3)).prune(dry_run=False)",
+    )
+
+
+def parts_not_given(what: str, folder: Path) -> UsageError:
+    """The error of a Run without live parts that is to do what needs them."""
+    return UsageError(
+        f"{what}() needs live parts, and this Run has none: it reads",
+        file=folder,
+        cure="Give them: holdfast.Run(folder, model=model, optimizer=optimizer)",
+    )
 
 
 def warn_of_stray_tensors(parts: Mapping[str, Part]) -> None:
