@@ -65,5 +65,5 @@ def test_other_codes_files_in_the_folder_are_named(tmp_path, caplog):
 
 
 def test_a_path_that_can_be_none_is_a_letter():
-    with pytest.raises(UsageError, match="this cannot be the path of a run: embedded null byte"):
+    with pytest.raises(UsageError, match=r"this cannot be the path of a run: .*embedded null"):
         holdfast.Run("a\0b", model=nn.Linear(1, 1))

@@ -35,10 +35,17 @@ def collect(*, git_timeout: float = GIT_TIMEOUT) -> dict[str, Any]:
         "git": git_state(_code_folder(), timeout=git_timeout),
         "argv": _argv(),
         "host": _clean(platform.node()),
-        "platform": _clean(platform.platform()),
+        "platform": _platform(),
         "pid": os.getpid(),
         "versions": _versions(),
     }
+
+
+def _platform() -> str:
+    try:
+        return _clean(platform.platform())
+    except (OSError, SystemError) as error:  # it asks for the current folder, which may be gone
+        return _not_available(str(error))
 
 
 def git_state(folder: Path | None, *, timeout: float = GIT_TIMEOUT) -> dict[str, Any] | str:

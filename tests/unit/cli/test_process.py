@@ -50,10 +50,16 @@ def in_terminal(arguments, environment, typed: bytes = b"") -> tuple[int, str]:
         # Shells start background jobs, and so perhaps these tests, with Ctrl-C ignored.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         os.execvpe(HOLDFAST[0], [*HOLDFAST, *arguments], environment)
-    output = b""
+    output = sent = b""
+    patience = 12
     while True:
-        if not select.select([fd], [], [], 60)[0]:
-            os.kill(pid, signal.SIGKILL)
+        if not select.select([fd], [], [], 5)[0]:
+            patience -= 1
+            if not patience:
+                os.kill(pid, signal.SIGKILL)
+            # A Ctrl-C in the instant before Python's input() waits is noticed with the next key.
+            os.write(fd, sent if sent == b"\x03" else b"")
+            continue
         try:
             chunk = os.read(fd, 4096)
         except OSError:  # Linux says EIO when the other side is closed
@@ -63,7 +69,7 @@ def in_terminal(arguments, environment, typed: bytes = b"") -> tuple[int, str]:
         output += chunk
         if typed and output.rstrip().endswith(b"[y/N]:"):
             os.write(fd, typed)
-            typed = b""
+            typed, sent = b"", typed
     os.close(fd)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), output.decode()
 

@@ -25,11 +25,14 @@ class Storage:
         self.pid = ("storage", torch.FloatStorage, key, "cpu", numel)
 
 
+class Pickler(pickle.Pickler):
+    def persistent_id(self, obj):
+        return obj.pid if isinstance(obj, Storage) else None
+
+
 def pickled(tree) -> bytes:
     buffer = io.BytesIO()
-    pickler = pickle.Pickler(buffer, 2)
-    pickler.persistent_id = lambda obj: obj.pid if isinstance(obj, Storage) else None
-    pickler.dump(tree)
+    Pickler(buffer, 2).dump(tree)
     return buffer.getvalue()
 
 
