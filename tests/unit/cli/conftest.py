@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -95,7 +96,7 @@ def golden() -> Callable[[str, str], None]:
         path = GOLDEN / f"{name}.txt"
         if os.environ.get("UPDATE_GOLDEN"):
             path.write_text(text)
-        if alignment() is None and "B" in text:
+        if alignment() is None and re.search(r" B\b|KiB|bytes", text):
             pytest.skip("files of torch before 2.7 are smaller, so these sizes are others")
         assert text == path.read_text()
 
