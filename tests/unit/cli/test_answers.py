@@ -1,13 +1,13 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 
 import pytest
 
 from holdfast import looking
 from holdfast.cli.app import COMMANDS
+from holdfast.tensors.encode import alignment
 
 
 def flip(path: Path) -> None:
@@ -132,7 +132,8 @@ def test_prune_dry_run(run, holdfast, golden) -> None:
     result = holdfast("prune", "runs/a", "--keep", "best:loss", "--dry-run")
     assert result.exit_code == 0
     golden("prune-dry-run", result.stdout)
-    assert re.fullmatch(r"1 checkpoint, \d\.\d KiB would go\n", result.stderr)
+    size = "2.9" if alignment() is None else "3.3"  # torch before 2.7 writes smaller files
+    assert result.stderr == f"1 checkpoint, {size} KiB would go\n"
     assert len(list(run.glob("*.pt"))) == 3
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pty
-import re
 import select
 import signal
 import subprocess
@@ -12,6 +11,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from holdfast.tensors.encode import alignment
 
 SOURCE = str(Path(__file__).parents[3] / "src")
 HOLDFAST = [sys.executable, "-m", "holdfast"]
@@ -91,7 +92,8 @@ def test_colour_on_a_terminal_only_and_not_under_no_color(run, environment) -> N
 def test_prune_asks(typed, code, left, run, environment) -> None:
     arguments = ["prune", "runs/a", "--keep", "latest:1"]
     found, shown = in_terminal(arguments, environment, typed)
-    assert re.search(r"Remove 2 checkpoints, \d\.\d KiB\? \[y/N\]:", shown)
+    size = "5.8" if alignment() is None else "6.6"  # torch before 2.7 writes smaller files
+    assert f"Remove 2 checkpoints, {size} KiB? [y/N]:" in shown
     assert (found, len(list(run.glob("*.pt")))) == (code, left)
 
 
