@@ -1,120 +1,107 @@
-"""Which kind of file it is, by its bytes, and what to do with the kinds not read here."""
+"""Which kind of file it is, by its bytes and never by its suffix."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
-from holdfast.errors import NotACheckpointError
-from holdfast.io.source import Source
+from holdfast.errors import NotACheckpointError, RefusedError
+from holdfast.formats import strangers
+from holdfast.formats.zip_archive import Member, read_members
+from holdfast.io.source import Folder, Source
 
 _HEAD = 512
-_ZIP = b"PK\x03\x04"
-_LEGACY = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."
-_UNPACK = "Unpack it first: {}"
+#: The beginning of five pickles in a row: the number 0x1950A86A20F9469CFC6C, and the end of one.
+LEGACY_MAGIC = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."
+#: safetensors: at most this many bytes of JSON.
+LONGEST_JSON = 100_000_000
 
-#: What a file begins with, what that is, and what to do.
-_BEGINNINGS: tuple[tuple[bytes, str, str], ...] = (
-    (
-        _LEGACY,
-        "a legacy torch file (from before torch 1.6)",
-        "Save it anew with the torch that made it: torch.save(torch.load(path), new_path).",
-    ),
-    (b"\x1f\x8b", "a gzip file", _UNPACK.format("gzip -d FILE")),
-    (b"\x28\xb5\x2f\xfd", "a zstd file", _UNPACK.format("zstd -d FILE")),
-    (b"\xfd7zXZ\x00", "an xz file", _UNPACK.format("xz -d FILE")),
-    (b"BZh", "a bzip2 file", _UNPACK.format("bzip2 -d FILE")),
-    (b"7z\xbc\xaf\x27\x1c", "a 7z archive", "Unpack it first."),
-    (
-        b"version https://git-lfs",
-        "a Git LFS pointer, not the file itself",
-        "Fetch the file: git lfs pull",
-    ),
-    (b"\x89HDF\r\n\x1a\n", "an HDF5 file (Keras and others)", "Read it with h5py."),
-    (b"GGUF", "a GGUF file (llama.cpp)", "Read it with the gguf package."),
-    (b"\x93NUMPY", "a NumPy array (.npy)", "Read it with numpy.load."),
-    (b"PK\x05\x06", "an empty zip archive", "Get the file again."),
-)
-
-_HTML = re.compile(rb"\s*<(!doctype|html|head|\?xml)", re.IGNORECASE)
 _PICKLE = re.compile(rb"\x80[\x02-\x05]")
+#: Protocols 0 and 1 say nothing of themselves: an empty container, a mark or a global begins them.
+_OLD_PICKLE = re.compile(rb"(\(d|\(l|\(t|[\]})]q|c[a-zA-Z_][\w.]*\n[a-zA-Z_][\w.]*\n|\(c[a-zA-Z_])")
+#: ModelProto: field 1 (ir_version, a small number), then the tag of another known field.
+_ONNX = re.compile(rb"\x08[\x01-\x20][\x12\x1a\x22\x28\x32\x3a\x42\x72\xa2\xca]")
+
+#: The files by which a folder is a checkpoint, and which kind then.
+_FOLDERS = (
+    (".metadata", "dcp"),
+    ("model.safetensors.index.json", "safetensors_sharded"),
+    ("pytorch_model.bin.index.json", "torch_sharded"),
+)
+_MODEL_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
-def require_zip(source: Source) -> None:
-    """Go on only with a zip archive.
+def kind_of(source: Source) -> tuple[str, Mapping[str, Member]]:
+    """The name of the format (as in ``Index.format``), and the members if it is a zip archive.
+
+    One of ``torch_zip``, ``torchscript``, ``exported``, ``torch_legacy``, ``torch_tar``,
+    ``safetensors``, ``onnx``, ``pickle``, ``gzip``; of a folder ``dcp``, ``safetensors_sharded``,
+    ``torch_sharded`` or ``model_folder``.
 
     Raises:
-        NotACheckpointError: the file is empty or of another kind; the message says which.
+        NotACheckpointError: another kind of file; the message says which, and what to do.
+        RefusedError: the bytes fit two formats.
     """
+    if isinstance(source, Folder):
+        return _kind_of_folder(source), {}
     head = source.read_at(0, min(source.size, _HEAD))
-    if head.startswith(_ZIP):
-        return
-    if not head:
-        raise _other(source, "an empty file", "Whatever was to write it did not: look there.")
-    what, cure = _kind_of(head)
-    raise _other(source, what, cure)
-
-
-def _kind_of(head: bytes) -> tuple[str, str]:
-    for beginning, what, cure in _BEGINNINGS:
-        if head.startswith(beginning):
-            return what, cure
-    if _is_safetensors(head):
-        return "a safetensors file", "Read it with the safetensors package."
-    if head[257:262] == b"ustar":
-        return "a tar archive", _UNPACK.format("tar -xf FILE")
-    if _HTML.match(head):
-        return (
-            "a web page, not the file that was to be downloaded",
-            "Open the address in a browser: the page says what is wrong.",
+    kinds = _kinds_of(head)
+    if len(kinds) > 1:
+        raise RefusedError(
+            "refused: a file is of one format",
+            file=source.name,
+            found=" and ".join(kinds),
+            cure="It was made so that two programs see two different files in it.",
         )
-    if _PICKLE.match(head):
-        return (
-            "a plain pickle, without tensors as torch.save writes them",
-            "Save what it holds with torch.save. Unpickling a stranger's file runs its code.",
-        )
-    if not head.strip(b"\0"):
-        return (
-            "a file of zero bytes: a write or a download that never came to its end",
-            "Get it again, or use an earlier one.",
-        )
-    return "no kind of file that holdfast knows", "Holdfast reads what torch.save writes."
+    if not kinds:
+        raise strangers.letter(source, head)
+    if kinds[0] != "zip":
+        return kinds[0], {}
+    members = read_members(source)
+    return _kind_of_zip(source, members), members
 
 
-def _is_safetensors(head: bytes) -> bool:
-    return len(head) > 8 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= 100_000_000
+def _kinds_of(head: bytes) -> list[str]:
+    fits = {
+        "zip": head.startswith(b"PK\x03\x04"),
+        "safetensors": head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= LONGEST_JSON,
+        "torch_tar": head[257:262] == b"ustar",
+        "torch_legacy": head.startswith(LEGACY_MAGIC),
+        "pickle": bool(_PICKLE.match(head) or _OLD_PICKLE.match(head))
+        and not head.startswith(LEGACY_MAGIC),
+        "gzip": head.startswith(b"\x1f\x8b"),
+        "onnx": bool(_ONNX.match(head)),
+    }
+    return [kind for kind, is_it in fits.items() if is_it]
 
 
-def require_torch_zip(source: Source, names: Iterable[str]) -> None:
-    """Go on only with an archive that torch.save wrote, by the names of its members.
-
-    Raises:
-        NotACheckpointError: the archive is of another kind; the message says which.
-    """
+def _kind_of_zip(source: Source, names: Iterable[str]) -> str:
     full = list(names)
     inner = {name.partition("/")[2] for name in full}
     if "constants.pkl" in inner:
-        raise _other(
-            source,
-            "a TorchScript program, not a checkpoint",
-            "Load it with torch.jit.load, and only if you trust it: it is code.",
-        )
+        return "torchscript"
     if "archive_format" in inner or "models/model.json" in inner:
-        raise _other(
-            source,
-            "a program of torch.export (.pt2), not a checkpoint",
-            "Load it with torch.export.load, and only if you trust it: it is code.",
-        )
+        return "exported"
     if "data.pkl" in inner and full[0].partition("/")[0] + "/data.pkl" in full:
-        return
-    if full and all(name.endswith(".npy") for name in full):
-        raise _other(source, "a NumPy archive (.npz)", "Read it with numpy.load.")
-    raise _other(
-        source,
-        "a zip archive without a checkpoint",
-        "Holdfast reads what torch.save writes; if the checkpoint lies in it: unzip FILE",
+        return "torch_zip"
+    raise strangers.letter_of_zip(source, full)
+
+
+def _kind_of_folder(folder: Folder) -> str:
+    for name, kind in _FOLDERS:
+        if folder.has(name):
+            return kind
+    names = folder.names()
+    shards = [name for name in names if name.endswith(".index.json")]
+    if len(shards) == 1:
+        is_safe = "safetensors" in shards[0]
+        return "safetensors_sharded" if is_safe else "torch_sharded"
+    if any(name in names for name in _MODEL_FILES):
+        return "model_folder"
+    raise NotACheckpointError(
+        "this folder is no checkpoint",
+        file=folder.name,
+        wanted=", ".join([name for name, _ in _FOLDERS] + list(_MODEL_FILES)),
+        found=", ".join(names[:5]) + (", …" if len(names) > 5 else "") or "nothing",
+        cure="Name a file in it, or the folder of a run.",
     )
-
-
-def _other(source: Source, what: str, cure: str) -> NotACheckpointError:
-    return NotACheckpointError(f"this is {what}", file=source.name, cure=cure)

@@ -17,6 +17,7 @@ from holdfast.errors import (
     FileError,
     NoCheckpointError,
     NotACheckpointError,
+    RefusedError,
     TruncatedError,
     UsageError,
 )
@@ -29,12 +30,38 @@ class Source(ABC):
     """Bytes that can be read at any offset, from several threads at once.
 
     ``name`` is for messages, ``size`` in bytes is that at opening. ``path`` is None for a file
-    object.
+    object. ``origin`` is where byte 0 lies in the file of that name (a window begins further on).
+    A checkpoint of several files, or with a file inside the file, is one source with others below
+    it: ``of`` finds them by name, and closing it closes all.
     """
 
     name: str
     size: int
     path: str | None = None
+    origin: int = 0
+    is_folder = False
+
+    def __init__(self) -> None:
+        self._below: dict[str, Source] = {}
+
+    def of(self, file: str) -> Source:
+        """The source of that name: this one, or one below it."""
+        return self if file == self.name else self._below[file]
+
+    def adopt(self, source: Source) -> Source:
+        """Keep ``source`` below this one, until this one is closed."""
+        self._below[source.name] = source
+        return source
+
+    def window(self, offset: int, nbytes: int) -> Source:
+        """A run of this source's bytes as a source of its own; it needs no closing.
+
+        Raises:
+            TruncatedError: the file ends before its end.
+        """
+        if offset < 0 or nbytes < 0 or offset + nbytes > self.size:
+            raise self._ends_early(offset + nbytes)
+        return _Window(self, offset, nbytes)
 
     def read_at(self, offset: int, nbytes: int) -> bytes:
         """Exactly ``nbytes`` bytes from ``offset`` on.
@@ -65,9 +92,16 @@ class Source(ABC):
     def _read_some(self, offset: int, view: memoryview) -> int:
         """Read at least one byte into ``view``; 0 at the end of the file."""
 
-    @abstractmethod
     def close(self) -> None:
-        """Give back what the source holds; a second call does nothing."""
+        """Give back what the source and those below it hold; a second call does nothing."""
+        for source in self._below.values():
+            source.close()
+        self._below.clear()
+        self._close()
+
+    @abstractmethod
+    def _close(self) -> None:
+        """Give back what this source itself holds; a second call does nothing."""
 
     def __enter__(self) -> Self:
         return self
@@ -90,10 +124,102 @@ class Source(ABC):
         )
 
 
+class _Window(Source):
+    """A run of another source's bytes, under the same name."""
+
+    def __init__(self, owner: Source, offset: int, nbytes: int) -> None:
+        super().__init__()
+        self.name, self.path, self.size = owner.name, owner.path, nbytes
+        self.origin = owner.origin + offset
+        self._owner, self._offset = owner, offset
+
+    def _read_some(self, offset: int, view: memoryview) -> int:
+        return self._owner._read_some(self._offset + offset, view)
+
+    def _close(self) -> None:
+        """Nothing is held."""
+
+
+class Memory(Source):
+    """Bytes that are in memory already: a file found inside another one."""
+
+    def __init__(self, data: bytes | bytearray | memoryview, name: str) -> None:
+        super().__init__()
+        self.name, self._data = name, memoryview(data).cast("B")
+        self.size = self._data.nbytes
+
+    def _read_some(self, offset: int, view: memoryview) -> int:
+        count = max(0, min(view.nbytes, self.size - offset))
+        view[:count] = self._data[offset : offset + count]
+        return count
+
+    def _close(self) -> None:
+        """Nothing but memory is held."""
+
+
+class Folder(Source):
+    """A checkpoint folder: no bytes of its own, and the files in it as sources below it."""
+
+    is_folder = True
+    size = 0
+
+    def __init__(self, path: str) -> None:
+        super().__init__()
+        self.name = self.path = path
+
+    def names(self) -> list[str]:
+        """The names of what lies in it, sorted."""
+        return sorted(entry.name for entry in Path(self.name).iterdir())
+
+    def has(self, relative: str) -> bool:
+        """Whether a file of that name lies in it."""
+        return (Path(self.name) / relative).is_file()
+
+    def open(self, relative: str) -> Source:
+        """The file at a path below the folder, opened once.
+
+        Raises:
+            RefusedError: the path, or a link on it, leads out of the folder.
+            NoCheckpointError: it is not there.
+        """
+        steps = relative.split("/")
+        if "\\" in relative or "\0" in relative or any(step in ("", ".", "..") for step in steps):
+            raise self._leads_out(relative, relative)
+        path = Path(self.name) / relative
+        if str(path) not in self._below:
+            self._check_links(relative, path)
+            self.adopt(open_source(path))
+        return self._below[str(path)]
+
+    def _check_links(self, relative: str, path: Path) -> None:
+        home, target = Path(self.name).resolve(), path.resolve()
+        homes = [home]
+        if home.parent.name == "snapshots":  # a download cache: blobs beside, links in snapshots
+            homes.append(home.parent.parent / "blobs")
+        if not any(target.is_relative_to(each) for each in homes):
+            raise self._leads_out(relative, str(target))
+
+    def _leads_out(self, relative: str, found: str) -> RefusedError:
+        return RefusedError(
+            "refused: the files of a checkpoint folder lie in it",
+            file=self.name,
+            member=relative[:200],
+            found=ascii(found)[1:-1][:200],
+            cure="A link that leads elsewhere on purpose: copy the folder with cp -rL first.",
+        )
+
+    def _read_some(self, offset: int, view: memoryview) -> int:
+        return 0
+
+    def _close(self) -> None:
+        """The files below are closed already."""
+
+
 class _FileObject(Source):
     """A seekable binary file, from its position at opening on; a lock makes reads positional."""
 
     def __init__(self, file: BinaryIO, name: str) -> None:
+        super().__init__()
         self.name = name
         self._file = file
         self._lock = threading.Lock()
@@ -118,7 +244,7 @@ class _FileObject(Source):
             view[: len(data)] = data
             return len(data)
 
-    def close(self) -> None:
+    def _close(self) -> None:
         """Put the file back to where it was, so that it can be read again; it stays open."""
         if not self._file.closed:
             self._file.seek(self._start)
@@ -131,7 +257,7 @@ class _OwnFile(_FileObject):
         """The descriptor, for the one caller that maps (``load(mmap=True)``)."""
         return self._file.fileno()
 
-    def close(self) -> None:
+    def _close(self) -> None:
         self._file.close()
 
 
@@ -139,6 +265,7 @@ class _Descriptor(Source):
     """A file opened here by path, read with ``preadv``: no position, no lock."""
 
     def __init__(self, descriptor: int, path: str) -> None:
+        super().__init__()
         self.name = self.path = path
         self.size = os.fstat(descriptor).st_size
         self._descriptor = descriptor
@@ -160,7 +287,7 @@ class _Descriptor(Source):
                 return data
         return super().read_at(offset, nbytes)
 
-    def close(self) -> None:
+    def _close(self) -> None:
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
@@ -171,7 +298,7 @@ def open_source(file: str | os.PathLike[str] | BinaryIO) -> Source:
 
     Raises:
         NoCheckpointError: no such file.
-        NotACheckpointError: a folder, or no regular file.
+        NotACheckpointError: neither a regular file nor a folder.
         FileError: the file system said no.
         UsageError: neither a path nor a binary file that can seek.
     """
@@ -189,8 +316,10 @@ def open_source(file: str | os.PathLike[str] | BinaryIO) -> Source:
 def _open_path(path: str) -> Source:
     try:
         mode = Path(path).stat().st_mode
+        if stat.S_ISDIR(mode):
+            return Folder(path)
         if not stat.S_ISREG(mode):
-            raise _no_regular_file(path, mode)
+            raise NotACheckpointError("this is no regular file (a device or a pipe)", file=path)
         if not hasattr(os, "preadv"):
             return _OwnFile(Path(path).open("rb"), path)
         return _Descriptor(os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0)), path)
@@ -203,16 +332,6 @@ def _open_path(path: str) -> Source:
             file=path,
             cure=f"Check its owner and permissions: ls -ld {path}",
         ) from error
-
-
-def _no_regular_file(path: str, mode: int) -> NotACheckpointError:
-    if stat.S_ISDIR(mode):
-        return NotACheckpointError(
-            "this is a folder, not a checkpoint file",
-            file=path,
-            cure=f"Name a file in it: ls {path}",
-        )
-    return NotACheckpointError("this is no regular file (a device or a pipe)", file=path)
 
 
 def _name_of(file: Any) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from holdfast.spec.index import Opaque, SparseRef, TensorRef
+from holdfast.spec.index import ChunkedRef, Opaque, SparseRef, TensorRef
 
 if TYPE_CHECKING:
     from holdfast.pickles.machine import Machine
@@ -66,6 +66,8 @@ def inside(node: Any) -> list[Any]:
         found = node
     elif kind is SparseRef:
         found = [*node.components.values(), node.attributes, node.subclass]
+    elif kind is ChunkedRef:
+        found = [chunk.ref for chunk in node.chunks]
     else:
         return []
     return [item for item in found if type(item) not in _SCALARS]

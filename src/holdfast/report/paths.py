@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import Any
 
 from holdfast.report.leaves import TooManyLeavesError, leaves
-from holdfast.spec.index import SparseRef, StorageRef, TensorRef
+from holdfast.spec.index import ChunkedRef, SparseRef, StorageRef, TensorRef
 
 
 def tensors_by_storage(tree: Any) -> dict[str, tuple[str, ...]]:
@@ -36,6 +36,9 @@ def storages_of(node: Any) -> Iterator[StorageRef]:
     elif isinstance(node, SparseRef):
         for part in node.components.values():
             yield from storages_of(part)
+    elif isinstance(node, ChunkedRef):
+        for chunk in node.chunks:
+            yield from storages_of(chunk.ref)
 
 
 def first_few(names: tuple[str, ...]) -> str:

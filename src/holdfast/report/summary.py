@@ -15,9 +15,9 @@ from holdfast.errors import MissingPartError, UsageError
 from holdfast.report.leaves import Leaf, TooManyLeavesError, leaves
 from holdfast.report.totals import Sum, Total, pieces_of, stored_numel
 from holdfast.report.values import json_of, text_of, type_of
-from holdfast.spec.index import ArrayRef, Index, Opaque, SparseRef, TensorRef
+from holdfast.spec.index import ArrayRef, ChunkedRef, Index, Opaque, SparseRef, TensorRef
 
-_SIZED = (TensorRef, SparseRef, ArrayRef)
+_SIZED = (TensorRef, SparseRef, ChunkedRef, ArrayRef)
 
 #: Names that a mistyped one is compared with: the time for one comparison is about 0.1 ms.
 _NAMES_COMPARED = 2000
@@ -28,7 +28,7 @@ class TensorFacts:
     """One tensor of a checkpoint.
 
     ``kind`` is ``tensor``, ``parameter``, ``sparse_…`` (torch's layout), ``meta`` (no bytes),
-    ``array`` (NumPy's) or the name of a tensor class. ``nbytes`` counts its elements;
+    ``array`` (NumPy's), ``chunked`` (in several pieces) or the name of a tensor class. ``nbytes`` counts its elements;
     an expanded tensor (stride 0) refers to fewer bytes than that. ``shares_with`` is the first
     tensor that lies in the same storage.
     """
@@ -202,6 +202,8 @@ def _tensor_facts(sized: list[Leaf]) -> tuple[TensorFacts, ...]:
 def _kind(ref: Any) -> str:
     if isinstance(ref, ArrayRef):
         return "array"
+    if isinstance(ref, ChunkedRef):
+        return "chunked"
     if ref.subclass is not None:
         return str(ref.subclass.symbol)
     if isinstance(ref, SparseRef):

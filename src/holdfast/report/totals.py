@@ -7,7 +7,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Any
 
-from holdfast.spec.index import ArrayRef, SparseRef, TensorRef
+from holdfast.spec.index import ArrayRef, ChunkedRef, SparseRef, TensorRef
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +64,8 @@ def pieces_of(value: Any) -> list[Piece]:
         return [_piece(ref) for ref in (value, *extra) if isinstance(ref, TensorRef)]
     if isinstance(value, SparseRef):
         return [_piece(ref) for ref in value.components.values()]
+    if isinstance(value, ChunkedRef):
+        return [_piece(chunk.ref) for chunk in value.chunks]
     if isinstance(value, ArrayRef):
         return [Piece(id(value), math.prod(value.shape), id(value), value.nbytes)]
     return []

@@ -91,9 +91,11 @@ def verify_index(
         TruncatedError: the file ends early.
         FileError: the file system said no.
     """
-    extents = sorted((*index.extents.values(), *index.other), key=lambda extent: extent.offset)
+    extents = sorted((*index.extents.values(), *index.other), key=lambda e: (e.file, e.offset))
     known = [extent for extent in extents if extent.expected_crc is not None]
-    found = [(e, crc32_of(source, e.offset, e.nbytes, on_progress=on_progress)) for e in known]
+    found = [
+        (e, crc32_of(source.of(e.file), e.offset, e.nbytes, on_progress=on_progress)) for e in known
+    ]
     wrong = [(extent, crc) for extent, crc in found if crc != extent.expected_crc]
     unknown = len(extents) - len(known)
     return VerifyReport(

@@ -9,7 +9,7 @@ from pathlib import Path
 from holdfast.errors import DamagedError, FileError, HoldfastError
 from holdfast.formats import read_index, sniff
 from holdfast.formats.torch_zip.read import PICKLE, root_of
-from holdfast.formats.zip_archive import Member, read_member, read_members
+from holdfast.formats.zip_archive import Member, read_member
 from holdfast.io.checksum import crc32
 from holdfast.io.source import Source, open_source
 from holdfast.spec import record as records
@@ -17,18 +17,15 @@ from holdfast.spec.index import Index
 
 log = logging.getLogger("holdfast")
 
-_ZIP = b"PK\x03\x04"
-
 #: The files by one of which a folder is one checkpoint, written by several processes or in shards.
-_METADATA = ".metadata"
+_MARKS = (records.MEMBER, ".metadata", "model.safetensors", "pytorch_model.bin")
 _SHARDS = "*.index.json"
 
 
 def is_checkpoint_folder(path: Path) -> bool:
     """Whether a folder is itself one checkpoint, not a run of them."""
-    marks = (path / records.MEMBER, path / _METADATA)
     try:
-        return any(mark.is_file() for mark in marks) or any(path.glob(_SHARDS))
+        return any((path / mark).is_file() for mark in _MARKS) or any(path.glob(_SHARDS))
     except PermissionError as error:
         log.debug("%s is taken for no checkpoint: %s", path, error)
         return False
@@ -67,10 +64,9 @@ def _read(path: Path, read: Callable[[Source], Index]) -> Index:
 
 
 def _read_record(source: Source) -> Index:
-    if source.size < len(_ZIP) or source.read_at(0, len(_ZIP)) != _ZIP:
+    kind, members = sniff.kind_of(source)
+    if kind != "torch_zip":
         return read_index(source)
-    members = read_members(source)
-    sniff.require_torch_zip(source, members)
     root = root_of(source, members)
     if f"{root}/{records.MEMBER}" not in members:
         return read_index(source)

@@ -32,6 +32,10 @@ class DType:
         """Bytes of one element in memory, at least 1."""
         return max(1, self.bits // 8)
 
+    def nbytes_of(self, numel: int) -> int:
+        """Bytes of so many elements, packed as the file holds them."""
+        return (numel * self.bits + 7) // 8
+
     @property
     def torch_name(self) -> str:
         """The name as torch prints it: ``torch.float32``."""
@@ -83,7 +87,7 @@ _TABLE = (
     DType("float8_e5m2", 8, None, "F8_E5M2", "float8_e5m2"),
     DType("float8_e5m2fnuz", 8, None, "F8_E5M2FNUZ", "float8_e5m2fnuz"),
     DType("float8_e8m0fnu", 8, None, "F8_E8M0", "float8_e8m0fnu"),
-    DType("float4_e2m1fn_x2", 8, None, None, None),
+    DType("float4_e2m1fn_x2", 8, None, "F4", None),
     DType("quint8", 8, "QUInt8Storage", is_quantized=True),
     DType("qint8", 8, "QInt8Storage", is_quantized=True),
     DType("qint32", 32, "QInt32Storage", is_quantized=True),
@@ -107,7 +111,13 @@ BY_STORAGE_CLASS: dict[str, DType] = {
     "UntypedStorage": BY_NAME["uint8"],
 }
 
-#: The types safetensors knows, by its name.
+#: Types that safetensors has and torch has not: four elements in three bytes.
+_SIX_BITS = (
+    DType("float6_e2m3fn", 6, None, "F6_E2M3", "float6_e2m3fn"),
+    DType("float6_e3m2fn", 6, None, "F6_E3M2", "float6_e3m2fn"),
+)
+
+#: The types safetensors knows, by its name (``F4`` stands for two elements in one byte).
 BY_SAFETENSORS: dict[str, DType] = {
-    dtype.safetensors: dtype for dtype in _TABLE if dtype.safetensors is not None
+    dtype.safetensors: dtype for dtype in (*_TABLE, *_SIX_BITS) if dtype.safetensors is not None
 }

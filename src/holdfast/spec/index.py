@@ -6,6 +6,7 @@ extents say where the bytes of its storages lie; both together with the record a
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -35,7 +36,7 @@ class StorageRef:
     @property
     def nbytes(self) -> int:
         """The bytes this storage holds."""
-        return self.numel * self.dtype.itemsize
+        return self.dtype.nbytes_of(self.numel)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,15 +79,46 @@ class TensorRef:
     @property
     def numel(self) -> int:
         """The number of elements."""
-        count = 1
-        for size in self.shape:
-            count *= size
-        return count
+        return math.prod(self.shape)
 
     @property
     def nbytes(self) -> int:
         """The bytes of its elements (not of its whole storage)."""
-        return self.numel * self.dtype.itemsize
+        return self.dtype.nbytes_of(self.numel)
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A box of a tensor that was saved in pieces: where it begins, and the piece itself.
+
+    ``offsets`` has one number per axis; the box has the shape of ``ref``.
+    """
+
+    offsets: tuple[int, ...]
+    ref: TensorRef
+
+
+@dataclass(eq=False, slots=True)
+class ChunkedRef:
+    """A tensor whose elements lie in several pieces that tile it exactly, without overlap.
+
+    Several processes write one this way, each its own share.
+    """
+
+    dtype: DType
+    shape: tuple[int, ...]
+    chunks: tuple[Chunk, ...]
+    requires_grad: bool = False
+
+    @property
+    def numel(self) -> int:
+        """The number of elements."""
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of its elements."""
+        return self.dtype.nbytes_of(self.numel)
 
 
 @dataclass(eq=False, slots=True)
@@ -224,8 +256,9 @@ class Opaque:
 class Extent:
     """Where a storage's bytes lie: file, offset, length, and the CRC-32 they should have.
 
-    ``expected_crc`` is None when the file has none (unknown is not damaged). ``member`` is the
-    archive member's full name, for messages.
+    ``file`` is the name of the source that has them: ``source.of(extent.file)``. ``expected_crc``
+    is None when the file has none (unknown is not damaged). ``member`` is the archive member's full
+    name, or what else a message may call these bytes.
     """
 
     file: str
@@ -243,7 +276,8 @@ class Index:
     elements. ``extents`` covers every storage; ``other`` every further member that has a CRC (the
     pickle, the record), so that verifying leaves nothing out. ``file_nbytes`` is the file's size.
     ``symbols`` are all globals outside the closed table that the pickle names, also those of which
-    nothing is left in the tree.
+    nothing is left in the tree. ``metadata`` is text that the container carries beside the tree
+    (safetensors' ``__metadata__``, extra files of a program). ``programs`` names what is code in it.
     """
 
     file: str
@@ -256,3 +290,5 @@ class Index:
     file_nbytes: int = 0
     notes: tuple[str, ...] = ()
     symbols: tuple[str, ...] = ()
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    programs: tuple[str, ...] = ()

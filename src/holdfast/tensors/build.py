@@ -9,7 +9,7 @@ import torch
 
 from holdfast.errors import FormatError, RefusedError, UsageError
 from holdfast.spec.dtypes import DType
-from holdfast.spec.index import SparseRef, StorageRef, TensorRef
+from holdfast.spec.index import ChunkedRef, SparseRef, StorageRef, TensorRef
 from holdfast.tensors.storages import Storages
 
 Build = Callable[[Any], Any]
@@ -54,6 +54,21 @@ def dense(ref: TensorRef, storages: Storages, build: Build) -> torch.Tensor:
     bits = [name for name, is_set in (("conj", ref.is_conj), ("neg", ref.is_neg)) if is_set]
     if bits:
         torch._utils.set_tensor_metadata(made, dict.fromkeys(bits, True))
+    if ref.requires_grad:
+        made.requires_grad = True
+    return made
+
+
+def chunked(ref: ChunkedRef, storages: Storages, build: Build) -> torch.Tensor:
+    """The whole tensor of a reference whose pieces tile it."""
+    pieces = [dense(chunk.ref, storages, build) for chunk in ref.chunks]
+    device = pieces[0].device if pieces else torch.device("cpu")
+    made = torch.empty(ref.shape, dtype=torch_dtype(ref.dtype), device=device)
+    for chunk, piece in zip(ref.chunks, pieces, strict=True):
+        box = tuple(
+            slice(at, at + size) for at, size in zip(chunk.offsets, piece.shape, strict=True)
+        )
+        made[box].copy_(piece)
     if ref.requires_grad:
         made.requires_grad = True
     return made

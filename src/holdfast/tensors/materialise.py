@@ -13,6 +13,7 @@ from holdfast.io.source import Source
 from holdfast.pickles.limits import nodes
 from holdfast.spec.index import (
     ArrayRef,
+    ChunkedRef,
     DeviceRef,
     DTypeRef,
     Index,
@@ -98,6 +99,7 @@ class Materialiser:
             bytearray: bytearray,
             TensorRef: self._tensor,
             SparseRef: self._sparse,
+            ChunkedRef: lambda ref: build.chunked(ref, storages, self.build),
             StorageRef: lambda ref: build.typed_storage(ref, storages),
             Opaque: lambda node: build_opaque(self, node),
             ArrayRef: lambda ref: arrays.array(ref, file=file),

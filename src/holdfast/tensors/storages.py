@@ -17,6 +17,10 @@ from holdfast.spec.index import Extent, Index, StorageRef, TensorRef
 from holdfast.tensors.locate import is_meta, restorer
 
 
+#: Kernels expect elements at addresses that they divide; what lies elsewhere is read instead.
+_MAPPED_ALIGNMENT = 16
+
+
 class Storages:
     """The storages of one checkpoint; tensors that share one in the file share it in memory.
 
@@ -36,7 +40,10 @@ class Storages:
         self._restore = restorer(map_location)
         self._is_meta = is_meta(map_location)
         self._verify = not mmap if verify is None else verify
-        self._mapping = _mapping(source) if mmap and not self._is_meta else None
+        self._maps = mmap and not self._is_meta
+        self._mappings: dict[str, torch.UntypedStorage] = {}
+        if self._maps and not source.is_folder:
+            self._mapping_of(source.name)  # what cannot be mapped is an error at once
         self._made: dict[str, torch.UntypedStorage] = {}
         self._swaps = index.byteorder != sys.byteorder
         self._widths: dict[str, int] | None = None
@@ -60,7 +67,7 @@ class Storages:
             empty: torch.UntypedStorage = torch.UntypedStorage(extent.nbytes, device="meta")
             empty._checkpoint_offset = extent.offset  # as torch.load does, for late readers
             return empty
-        if self._mapping is not None:
+        if self._maps and extent.offset % _MAPPED_ALIGNMENT == 0:
             storage = self._map(extent)
         else:
             storage = torch.UntypedStorage(extent.nbytes)
@@ -72,18 +79,24 @@ class Storages:
     def _fill(self, extent: Extent, storage: torch.UntypedStorage) -> None:
         if not extent.nbytes:
             return
-        view = memory_of(storage)
+        view, source = memory_of(storage), self._source.of(extent.file)
         if self._verify and extent.expected_crc is not None:
-            self._compare(extent, read_checked(self._source, extent.offset, view))
+            self._compare(extent, read_checked(source, extent.offset, view))
         else:
-            self._source.read_into(extent.offset, view)
+            source.read_into(extent.offset, view)
 
     def _map(self, extent: Extent) -> torch.UntypedStorage:
         if self._verify and extent.expected_crc is not None:
-            self._compare(extent, crc32_of(self._source, extent.offset, extent.nbytes))
-        assert self._mapping is not None
-        mapped: torch.UntypedStorage = self._mapping[extent.offset : extent.offset + extent.nbytes]
+            source = self._source.of(extent.file)
+            self._compare(extent, crc32_of(source, extent.offset, extent.nbytes))
+        mapping = self._mapping_of(extent.file)
+        mapped: torch.UntypedStorage = mapping[extent.offset : extent.offset + extent.nbytes]
         return mapped
+
+    def _mapping_of(self, file: str) -> torch.UntypedStorage:
+        if file not in self._mappings:
+            self._mappings[file] = _mapping(self._source.of(file))
+        return self._mappings[file]
 
     def _compare(self, extent: Extent, crc: int) -> None:
         if crc == extent.expected_crc:

@@ -154,7 +154,7 @@ def _read_record(
 def _extent(source: Source, member: Member, has_crcs: bool) -> Extent:
     # Torch can be told not to compute CRCs; it then writes 0 everywhere.
     crc = member.crc if has_crcs and member.is_stored else None
-    return Extent(source.name, member.offset, member.nbytes, crc, member.name)
+    return Extent(source.name, source.origin + member.offset, member.nbytes, crc, member.name)
 
 
 def _notes(

@@ -1,0 +1,11 @@
+"""ONNX models: their initialisers, where they lie in the file or beside it."""
+
+from __future__ import annotations
+
+from holdfast.io.source import Source
+from holdfast.spec.index import Index
+
+
+def read_index(source: Source, *, encoding: str = "utf-8") -> Index:
+    """Not built yet."""
+    raise NotImplementedError
