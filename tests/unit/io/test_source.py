@@ -11,10 +11,11 @@ from holdfast.errors import (
     FileError,
     NoCheckpointError,
     NotACheckpointError,
+    RefusedError,
     TruncatedError,
     UsageError,
 )
-from holdfast.io.source import open_source
+from holdfast.io.source import Folder, Memory, open_source
 
 DATA = bytes(range(256)) * 40
 
@@ -108,13 +109,6 @@ def test_paths_that_cannot_be_read_get_letters(tmp_path):
     assert isinstance(missing.value, FileNotFoundError)
     with pytest.raises(NoCheckpointError):
         open_source("a\0b")
-    with pytest.raises(NotACheckpointError) as folder:
-        open_source(tmp_path)
-    assert str(folder.value) == (
-        "this is a folder, not a checkpoint file\n"
-        f"  in {tmp_path}\n"
-        f"  Name a file in it: ls {tmp_path}"
-    )
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(NotACheckpointError, match="no regular file"):
         open_source(tmp_path / "pipe")
@@ -144,3 +138,84 @@ def test_what_is_neither_path_nor_binary_file_is_a_wrong_call():
     for wrong in (io.StringIO("x"), 3, None, [1]):
         with pytest.raises(UsageError, match="a path or a binary file object"):
             open_source(wrong)
+
+
+def test_a_window_is_a_run_of_bytes_with_its_place(tmp_path):
+    path = tmp_path / "x"
+    path.write_bytes(bytes(range(100)))
+    with open_source(path) as source:
+        window = source.window(10, 20)
+        assert (window.name, window.size, window.origin) == (str(path), 20, 10)
+        assert window.read_at(5, 3) == bytes([15, 16, 17])
+        inner = window.window(5, 3)
+        assert (inner.origin, inner.read_at(0, 3)) == (15, bytes([15, 16, 17]))
+        with pytest.raises(TruncatedError):
+            window.read_at(18, 3)
+        with pytest.raises(TruncatedError):
+            source.window(90, 11)
+
+
+def test_memory_reads_like_a_file():
+    with Memory(bytes(range(10)), "inner") as source:
+        assert source.read_at(8, 2) == b"\x08\x09"
+        with pytest.raises(TruncatedError):
+            source.read_at(8, 3)
+
+
+def test_sources_below_are_found_by_name_and_closed_with_their_owner(tmp_path):
+    path = tmp_path / "x"
+    path.write_bytes(b"outer")
+    (tmp_path / "y").write_bytes(b"inner")
+    source = open_source(path)
+    below = source.adopt(open_source(tmp_path / "y"))
+    assert source.of(str(path)) is source
+    assert source.of(str(tmp_path / "y")) is below
+    source.close()
+    with pytest.raises(FileError):
+        below.read_at(0, 1)
+
+
+class TestFolder:
+    def test_its_files_are_opened_once(self, tmp_path):
+        (tmp_path / "a").write_bytes(b"one")
+        with open_source(tmp_path) as folder:
+            assert isinstance(folder, Folder)
+            assert folder.is_folder
+            assert folder.has("a")
+            assert not folder.has("b")
+            assert folder.names() == ["a"]
+            assert folder.open("a").read_at(0, 3) == b"one"
+            assert folder.of(str(tmp_path / "a")) is folder.open("a")
+            with pytest.raises(NoCheckpointError):
+                folder.open("b")
+
+    @pytest.mark.parametrize(
+        "name", ["../x", "/etc/hostname", "a/../../x", "a//b", "", "a\\b", "."]
+    )
+    def test_no_path_leads_out(self, tmp_path, name):
+        with open_source(tmp_path) as folder, pytest.raises(RefusedError) as caught:
+            folder.open(name)
+        assert str(caught.value).startswith(
+            f"refused: the files of a checkpoint folder lie in it\n  in {tmp_path}"
+        )
+
+    def test_no_link_leads_out(self, tmp_path):
+        (tmp_path / "secret").write_bytes(b"secret")
+        (tmp_path / "folder").mkdir()
+        (tmp_path / "folder" / "link").symlink_to("../secret")
+        (tmp_path / "folder" / "here").symlink_to("real")
+        (tmp_path / "folder" / "real").write_bytes(b"real")
+        with open_source(tmp_path / "folder") as folder:
+            assert folder.open("here").read_at(0, 4) == b"real"
+            with pytest.raises(RefusedError) as caught:
+                folder.open("link")
+        assert caught.value.found == str(tmp_path / "secret")
+
+    def test_links_of_a_download_cache_lead_to_its_blobs(self, tmp_path):
+        (tmp_path / "blobs").mkdir()
+        (tmp_path / "blobs" / "1a2b").write_bytes(b"weights")
+        snapshot = tmp_path / "snapshots" / "main"
+        snapshot.mkdir(parents=True)
+        (snapshot / "model.safetensors").symlink_to("../../blobs/1a2b")
+        with open_source(snapshot) as folder:
+            assert folder.open("model.safetensors").read_at(0, 7) == b"weights"
