@@ -3,26 +3,43 @@
 from __future__ import annotations
 
 import os
+import weakref
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from holdfast.errors import HoldfastError, UsageError
+from holdfast.arrays.read import SIZED, Reader
+from holdfast.errors import HoldfastError, MissingExtraError, UsageError
 from holdfast.formats import read_index
-from holdfast.io.source import open_source
-from holdfast.report.summary import Summary, summarize
+from holdfast.io.source import Source, open_source
+from holdfast.report.leaves import TooManyLeavesError, leaves
+from holdfast.report.summary import Summary, not_a_tensor, summarize
 from holdfast.report.verify import VerifyReport, verify_index
 from holdfast.runs import listing, where
-from holdfast.spec.index import Index
+from holdfast.spec.index import Index, NumpyScalar
 from holdfast.spec.record import Record
 
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from typing_extensions import Self
 
-@dataclass(frozen=True, slots=True)
+
 class Checkpoint:
-    """One checkpoint, known from its headers alone; no tensor has been read."""
+    """One checkpoint, known from its headers alone; a tensor is read when it is asked for.
 
-    path: Path
-    index: Index
+    The file stays open, so that all of it is read from one and the same file, whatever takes its
+    name meanwhile; ``close()``, ``with``, or the end of the object closes it. It is read by
+    position and never mapped: a file cut short underneath gives an error, no crash.
+    """
+
+    def __init__(self, path: Path, index: Index, source: Source) -> None:
+        self.path, self.index = path, index
+        self._source = source
+        self._reader = Reader(index, source)
+        self._nodes: dict[str, Any] | None = None
+        self._close = weakref.finalize(self, source.close)
 
     @property
     def tree(self) -> Any:
@@ -33,6 +50,45 @@ class Checkpoint:
     def record(self) -> Record | None:
         """What holdfast recorded when it saved it; None where other code did."""
         return self.index.record
+
+    def names(self) -> list[str]:
+        """The dotted names of all tensors and arrays, in the order of the file.
+
+        Those of a model that was pickled whole are the names in its state dict.
+        """
+        return [name for name, node in self._all().items() if isinstance(node, SIZED)]
+
+    def array(self, name: str) -> np.ndarray[Any, Any]:
+        """One tensor as a NumPy array; its CRC is checked, and no other tensor is read.
+
+        bf16, fp8 and fp6 are the types of ml_dtypes; ``complex32`` becomes complex64; quantized
+        tensors become float32, dequantized; sparse ones dense; ``int1`` to ``int7`` int8 (uint8);
+        bit types and packed fp4 are the bytes of the file. An expanded tensor is read-only.
+
+        Raises:
+            MissingPartError: nothing bears that name, or no tensor does.
+            DamagedError: its bytes are not those that were saved.
+            TruncatedError: the file ends before them.
+        """
+        return self._reader.array(self._find(name))
+
+    def tensor(self, name: str) -> torch.Tensor:
+        """One tensor as torch has it, on the CPU; raises like ``array``.
+
+        Raises:
+            MissingExtraError: torch is not installed.
+        """
+        node = self._find(name)
+        try:
+            from holdfast.tensors.one import tensor
+        except ModuleNotFoundError as error:
+            if error.name != "torch":
+                raise
+            raise MissingExtraError(
+                "Checkpoint.tensor() needs torch, which is not installed",
+                cure='pip install "holdfast[torch]", or take a NumPy array: .array(name).',
+            ) from error
+        return tensor(self.index, self._source, node)
 
     def summary(self, *, name: str | None = None, grep: str | None = None) -> Summary:
         """What it holds, or what of it bears ``name`` or matches ``grep``, as facts.
@@ -45,11 +101,47 @@ class Checkpoint:
 
     def verify(self) -> VerifyReport:
         """Read every byte that has a CRC and say which are not what they were when saved."""
-        return verify(self.path)
+        return verify_index(self.index, self._source)
+
+    def close(self) -> None:
+        """Close the file; tensors can be read no more. A second call does nothing."""
+        self._close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Checkpoint {str(self.path)!r}: {self.index.format}>"
+
+    def _all(self) -> dict[str, Any]:
+        if self._nodes is None:
+            self._nodes = {}
+            with suppress(TooManyLeavesError):  # names beyond a million are not found by name
+                for leaf in leaves(self.index.tree):
+                    self._nodes.setdefault(leaf.name, leaf.value)
+        return self._nodes
+
+    def _find(self, name: str) -> Any:
+        nodes = self._all()
+        node = nodes.get(name)
+        if not isinstance(node, (*SIZED, NumpyScalar)):
+            raise not_a_tensor(name, node, list(nodes), self.index.file)
+        if not self._close.alive:
+            raise UsageError(
+                "this checkpoint is closed: its tensors can be read no more",
+                file=self.path,
+                cure="Read inside the with block, or open it again.",
+            )
+        return node
 
 
 def open(path: str | os.PathLike[str]) -> Checkpoint:
     """Read the headers of the checkpoint that ``path`` names: a file, ``RUN``, ``RUN@best:loss``.
+
+    Any format that holdfast reads, a folder too; which one it is, its bytes say.
 
     Raises:
         NoCheckpointError: nothing is there.
@@ -57,8 +149,12 @@ def open(path: str | os.PathLike[str]) -> Checkpoint:
         FileError: it may not be read.
     """
     found = where.resolve(path)
-    with open_source(found) as source:
-        return Checkpoint(found, read_index(source))
+    source = open_source(found)
+    try:
+        return Checkpoint(found, read_index(source), source)
+    except BaseException:
+        source.close()
+        raise
 
 
 def verify(path: str | os.PathLike[str]) -> VerifyReport:

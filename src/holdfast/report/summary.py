@@ -28,9 +28,9 @@ class TensorFacts:
     """One tensor of a checkpoint.
 
     ``kind`` is ``tensor``, ``parameter``, ``sparse_…`` (torch's layout), ``meta`` (no bytes),
-    ``array`` (NumPy's), ``chunked`` (in several pieces) or the name of a tensor class. ``nbytes`` counts its elements;
-    an expanded tensor (stride 0) refers to fewer bytes than that. ``shares_with`` is the first
-    tensor that lies in the same storage.
+    ``array`` (NumPy's), ``chunked`` (in several pieces) or the name of a tensor class. ``nbytes``
+    counts its elements; an expanded tensor (stride 0) refers to fewer bytes than that.
+    ``shares_with`` is the first tensor that lies in the same storage.
     """
 
     name: str
@@ -172,6 +172,22 @@ def _nothing_called(name: str, found: list[Leaf], file: str) -> MissingPartError
         file=file,
         found=", ".join(close or list(names)[:5]) or "nothing at all",
         cure="Its names are those that holdfast show prints without a name.",
+    )
+
+
+def not_a_tensor(name: str, node: Any, names: list[str], file: str) -> MissingPartError:
+    """The error for a name that no tensor bears; ``node`` is what bears it, if anything does."""
+    close = difflib.get_close_matches(name, names[:_NAMES_COMPARED], n=3)
+    if node is not None:
+        found = f"a plain value: {text_of(node)}" if not isinstance(node, Opaque) else node.symbol
+    else:
+        below = [each for each in names if each.startswith(f"{name}.")]
+        found = ", ".join(below[:3] or close or names[:5]) or "nothing at all"
+    return MissingPartError(
+        f"no tensor in this checkpoint is called {name!r}",
+        file=file,
+        found=found,
+        cure="checkpoint.names() lists all tensors; plain values are in checkpoint.tree.",
     )
 
 

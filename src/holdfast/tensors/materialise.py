@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from holdfast.arrays import values as arrays
 from holdfast.errors import FormatError, RefusedError, UsageError
 from holdfast.io.source import Source
 from holdfast.pickles.limits import nodes
@@ -27,7 +28,7 @@ from holdfast.spec.index import (
     StorageRef,
     TensorRef,
 )
-from holdfast.tensors import arrays, build
+from holdfast.tensors import build
 from holdfast.tensors.objects import CLOSED, build_opaque, set_attributes
 from holdfast.tensors.storages import Storages
 from holdfast.tensors.trust import Trust, untrusted

@@ -8,14 +8,13 @@ from typing import Any
 
 import torch
 
-from holdfast.errors import DamagedError, RefusedError, UsageError
+from holdfast.errors import RefusedError, UsageError
 from holdfast.io.checksum import crc32_of, read_checked
 from holdfast.io.source import Source
 from holdfast.pickles.limits import nodes
-from holdfast.report.paths import first_few, tensors_by_storage
+from holdfast.report.damage import compare
 from holdfast.spec.index import Extent, Index, StorageRef, TensorRef
 from holdfast.tensors.locate import is_meta, restorer
-
 
 #: Kernels expect elements at addresses that they divide; what lies elsewhere is read instead.
 _MAPPED_ALIGNMENT = 16
@@ -81,14 +80,14 @@ class Storages:
             return
         view, source = memory_of(storage), self._source.of(extent.file)
         if self._verify and extent.expected_crc is not None:
-            self._compare(extent, read_checked(source, extent.offset, view))
+            compare(self._index, extent, read_checked(source, extent.offset, view))
         else:
             source.read_into(extent.offset, view)
 
     def _map(self, extent: Extent) -> torch.UntypedStorage:
         if self._verify and extent.expected_crc is not None:
             source = self._source.of(extent.file)
-            self._compare(extent, crc32_of(source, extent.offset, extent.nbytes))
+            compare(self._index, extent, crc32_of(source, extent.offset, extent.nbytes))
         mapping = self._mapping_of(extent.file)
         mapped: torch.UntypedStorage = mapping[extent.offset : extent.offset + extent.nbytes]
         return mapped
@@ -97,22 +96,6 @@ class Storages:
         if file not in self._mappings:
             self._mappings[file] = _mapping(self._source.of(file))
         return self._mappings[file]
-
-    def _compare(self, extent: Extent, crc: int) -> None:
-        if crc == extent.expected_crc:
-            return
-        names = tensors_by_storage(self._index.tree)
-        keys = (key for key, other in self._index.extents.items() if other is extent)
-        tensors = names.get(next(keys, ""), ())
-        raise DamagedError(
-            "the bytes of this checkpoint are not those that were saved",
-            file=self._index.file,
-            member=extent.member,
-            tensor=first_few(tensors) or None,
-            wanted=f"CRC {extent.expected_crc:08x}",
-            found=f"{crc:08x}",
-            cure="Use an earlier checkpoint; holdfast verify lists all that is damaged.",
-        )
 
     def _swap(self, ref: StorageRef, storage: torch.UntypedStorage) -> None:
         """Swap the bytes of each element, of each component where elements are complex."""

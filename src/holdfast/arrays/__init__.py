@@ -1,0 +1,1 @@
+"""References ↔ NumPy arrays, without torch."""
