@@ -12,8 +12,9 @@ import errno
 import logging
 import os
 import secrets
+import shutil
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
@@ -26,6 +27,7 @@ log = logging.getLogger("holdfast")
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 Fill: TypeAlias = Callable[[Callable[[Buffer], object]], None]
+Head: TypeAlias = Callable[[], bytes] | None
 
 #: Small pieces are gathered up to this many bytes before they go to the system.
 GATHER_NBYTES = 1 << 20
@@ -33,11 +35,12 @@ GATHER_NBYTES = 1 << 20
 WRITE_NBYTES = 1 << 30
 
 
-def commit(path: str | os.PathLike[str], nbytes: int, fill: Fill) -> None:
+def commit(path: str | os.PathLike[str], nbytes: int, fill: Fill, *, head: Head = None) -> None:
     """Write ``nbytes`` to ``path`` all or nothing; durable when this returns.
 
-    ``fill`` gets a function that takes the bytes in order. Symbolic links are followed; what exists
-    and is no regular file (a pipe, a device) is written directly.
+    ``fill`` gets a function that takes the bytes in order. ``head`` gives bytes that replace the
+    first ones once all are written: checksums of what follows. Symbolic links are followed; what
+    exists and is no regular file (a pipe, a device) is written directly.
 
     Raises:
         NoSpaceError: the disk cannot hold it, seen before or while writing.
@@ -48,11 +51,55 @@ def commit(path: str | os.PathLike[str], nbytes: int, fill: Fill) -> None:
     with _explained(target, nbytes):
         existing = _existing(target)
         if existing is not None and not stat.S_ISREG(existing.st_mode):
-            _write_directly(target, fill)
+            _write_directly(target, fill, head)
             return
         make_folders(target.parent)
         _check_space(target, nbytes)
-        _commit_regular(target, existing, nbytes, fill)
+        _commit_regular(target, existing, nbytes, fill, head)
+
+
+def commit_folder(
+    path: str | os.PathLike[str], files: Sequence[tuple[str, int, Fill, Head]]
+) -> None:
+    """Write a folder of files, each ``(name, nbytes, fill, head)``, all or nothing and durable.
+
+    Raises:
+        NoSpaceError: the disk cannot hold it, seen before or while writing.
+        FileError: something is there already, or any other refusal of the file system.
+        UsageError: ``path`` cannot be the name of a folder.
+    """
+    target, nbytes = _target(path), sum(size for _, size, _, _ in files)
+    with _explained(target, nbytes):
+        if target.exists() and (not target.is_dir() or any(target.iterdir())):
+            raise FileError(
+                "a folder is written anew, and something is there already",
+                errno=errno.EEXIST,
+                file=target,
+                cure="Choose another name, or remove it first.",
+            )
+        make_folders(target.parent)
+        _check_space(target, nbytes)
+        temp = target.with_name(f".{target.name[:230]}.{secrets.token_hex(4)}.tmp")
+        temp.mkdir()
+        try:
+            for name, size, fill, head in files:
+                _write_new(temp / name, size, fill, head)
+            fsync_folder(temp)
+            temp.replace(target)
+        except BaseException:
+            shutil.rmtree(temp, ignore_errors=True)
+            raise
+        fsync_folder(target.parent)
+
+
+def _write_new(path: Path, nbytes: int, fill: Fill, head: Head) -> None:
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0)
+    fd = os.open(path, flags | getattr(os, "O_BINARY", 0), 0o666)
+    try:
+        _fill(fd, nbytes, fill, head)
+        fsync_file(fd)
+    finally:
+        os.close(fd)
 
 
 def _target(path: str | os.PathLike[str]) -> Path:
@@ -69,13 +116,15 @@ def _target(path: str | os.PathLike[str]) -> Path:
         ) from error
 
 
-def _commit_regular(target: Path, existing: os.stat_result | None, nbytes: int, fill: Fill) -> None:
+def _commit_regular(
+    target: Path, existing: os.stat_result | None, nbytes: int, fill: Fill, head: Head
+) -> None:
     temp, fd = _create_temp(target)
     try:
         try:
             if existing is not None:
                 _take_over_permissions(fd, existing)
-            _fill(fd, nbytes, fill)
+            _fill(fd, nbytes, fill, head)
             fsync_file(fd)
             temp.replace(target)
         finally:
@@ -118,7 +167,13 @@ def _existing(target: Path) -> os.stat_result | None:
     return found
 
 
-def _write_directly(target: Path, fill: Fill) -> None:
+def _write_directly(target: Path, fill: Fill, head: Head) -> None:
+    if head is not None:
+        raise UsageError(
+            "a file with checksums at its beginning is not written into a pipe or a device",
+            found=str(target),
+            cure="Give the name of a file.",
+        )
     with target.open("wb") as file:
         fill(file.write)
 
@@ -172,7 +227,7 @@ def _take_over_permissions(fd: int, existing: os.stat_result) -> None:
         os.fchmod(fd, stat.S_IMODE(existing.st_mode))
 
 
-def _fill(fd: int, nbytes: int, fill: Fill) -> None:
+def _fill(fd: int, nbytes: int, fill: Fill, head: Head) -> None:
     gathered = bytearray()
     written = 0
 
@@ -194,6 +249,9 @@ def _fill(fd: int, nbytes: int, fill: Fill) -> None:
     flush()
     if written != nbytes:
         raise ValueError(f"{written} bytes written where {nbytes} were planned")
+    if head is not None:
+        os.lseek(fd, 0, os.SEEK_SET)
+        write_all(fd, head())
 
 
 def write_all(fd: int, data: Buffer) -> None:

@@ -277,7 +277,7 @@ class Index:
     pickle, the record), so that verifying leaves nothing out. ``file_nbytes`` is the file's size.
     ``symbols`` are all globals outside the closed table that the pickle names, also those of which
     nothing is left in the tree. ``metadata`` is text that the container carries beside the tree
-    (safetensors' ``__metadata__``, extra files of a program). ``programs`` names what is code in it.
+    (safetensors' ``__metadata__``, a program's extra files); ``programs`` names what in it is code.
     """
 
     file: str

@@ -8,7 +8,7 @@ record. As every offset is known beforehand, bytes can be written in any order, 
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -17,7 +17,7 @@ from holdfast.io.checksum import crc32
 if TYPE_CHECKING:
     from holdfast.io.commit import Buffer
 
-    Payload: TypeAlias = Buffer | Callable[[Mapping[str, int]], bytes]
+    Payload: TypeAlias = Buffer | Callable[[Mapping[str, int]], bytes] | Iterator[Buffer]
 
 ALIGNMENT = 64
 #: From here on a size or an offset needs ZIP64 fields (miniz compares with >=).
@@ -157,18 +157,27 @@ def fill(
 ) -> dict[str, int]:
     """Write the whole file front to back through ``write``; return each member's CRC-32.
 
-    ``payloads`` gives the bytes of each member in the layout's order, as a buffer or as a function
-    of the CRCs so far (torch writes a digest of the others as its last member); each is asked for
-    only when its turn comes.
+    ``payloads`` gives the bytes of each member in the layout's order, as a buffer, as pieces one
+    behind the other, or as a function of the CRCs so far (torch writes a digest of the others as
+    its last member); each is asked for only when its turn comes.
     """
     crcs: dict[str, int] = {}
     for member, payload in zip(plan.members, payloads, strict=True):
-        data = memoryview(payload(crcs) if callable(payload) else payload).cast("B")
-        if data.nbytes != member.nbytes:
-            raise ValueError(f"{member.name}: {data.nbytes} bytes, {member.nbytes} were planned")
-        crcs[member.name] = crc32(data)
         write(local_header(member))
-        write(data)
-        write(descriptor(member, crcs[member.name]))
+        nbytes, crc = 0, 0
+        for piece in _pieces(payload, crcs):
+            data = memoryview(piece).cast("B")
+            nbytes, crc = nbytes + data.nbytes, crc32(data, crc)
+            write(data)
+        if nbytes != member.nbytes:
+            raise ValueError(f"{member.name}: {nbytes} bytes, {member.nbytes} were planned")
+        crcs[member.name] = crc
+        write(descriptor(member, crc))
     write(directory(plan, crcs))
     return crcs
+
+
+def _pieces(payload: Payload, crcs: Mapping[str, int]) -> Iterable[Buffer]:
+    if callable(payload):
+        return [payload(crcs)]
+    return payload if isinstance(payload, Iterator) else [payload]

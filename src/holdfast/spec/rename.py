@@ -1,0 +1,120 @@
+"""Rules that rename: exact names, prefixes, and patterns with ``*``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from holdfast.errors import UsageError
+
+Rules: TypeAlias = Mapping[str, str] | Callable[[str], str]
+
+_ARROW = re.compile(r"\s*(?:→|->|=>)\s*")
+
+
+@dataclass(frozen=True, slots=True)
+class Renamed:
+    """New names by old ones, in order, and the rules that changed one of them."""
+
+    names: Mapping[str, str]
+    used: tuple[str, ...] = ()
+
+
+def parse(text: str) -> tuple[str, str]:
+    """A rule as people write it: ``old → new``, or ``old -> new``; either side may be empty.
+
+    Raises:
+        UsageError: there is no arrow in it, or more than one.
+    """
+    sides = _ARROW.split(text.strip())
+    if len(sides) != 2:
+        raise UsageError(
+            "this is no rule to rename by",
+            wanted="'old → new' (or 'old -> new')",
+            found=repr(text),
+            cure="An exact name, a prefix, or a pattern: 'encoder.*.weight → enc.*.w'.",
+        )
+    return sides[0], sides[1]
+
+
+def rename(names: Iterable[str], rules: Rules) -> Renamed:
+    """New names for all of ``names``: the first rule that fits one renames it, the rest stay.
+
+    A rule's left side is an exact name, a prefix (``module.`` or ``module``: whole steps, never
+    part of one; an empty one fits all), or a pattern in which each ``*`` stands for any text and
+    is put back in order for the ``*`` of the right side.
+
+    Raises:
+        UsageError: two names become one, or a rule fits no name.
+    """
+    if callable(rules):
+        return Renamed(_checked({name: rules(name) for name in names}))
+    compiled = [(old, _compiled(old, new)) for old, new in rules.items()]
+    made: dict[str, str] = {}
+    used: dict[str, None] = {}
+    for name in names:
+        made[name] = name
+        for old, apply in compiled:
+            new = apply(name)
+            if new is not None:
+                made[name] = new
+                used[old] = None
+                break
+    idle = [old for old in rules if old not in used]
+    if idle:
+        raise UsageError(
+            "a rule renames nothing: no name fits it",
+            wanted=repr(idle[0]),
+            found=", ".join(list(made)[:5]) or "no names at all",
+            cure="holdfast show FILE lists the names.",
+        )
+    return Renamed(_checked(made), tuple(used))
+
+
+def _compiled(old: str, new: str) -> Callable[[str], str | None]:
+    if "*" in old:
+        return _pattern(old, new)
+    prefix = old if old.endswith(".") or not old else f"{old}."
+    replacement = new if new.endswith(".") or not new or not old else f"{new}."
+
+    def apply(name: str) -> str | None:
+        if name == old:
+            return new
+        return replacement + name[len(prefix) :] if name.startswith(prefix) else None
+
+    return apply
+
+
+def _pattern(old: str, new: str) -> Callable[[str], str | None]:
+    if new.count("*") > old.count("*"):
+        raise UsageError(
+            "a pattern puts back as many * as it takes",
+            wanted=f"at most {old.count('*')}",
+            found=repr(f"{old} → {new}"),
+        )
+    pattern = re.compile("(.*)".join(re.escape(piece) for piece in old.split("*")), re.DOTALL)
+    pieces = new.split("*")
+
+    def apply(name: str) -> str | None:
+        match = pattern.fullmatch(name)
+        if match is None:
+            return None
+        between = [*match.groups()[: len(pieces) - 1], ""]
+        return "".join(piece + text for piece, text in zip(pieces, between, strict=True))
+
+    return apply
+
+
+def _checked(made: dict[str, str]) -> dict[str, str]:
+    first: dict[str, str] = {}
+    for old, new in made.items():
+        if new in first:
+            raise UsageError(
+                "two tensors would have one name",
+                wanted="a name for each",
+                found=f"{first[new]!r} and {old!r} both become {new!r}",
+            )
+        first[new] = old
+    return made
