@@ -7,7 +7,7 @@ from typing import Any
 
 from holdfast.errors import FormatError, RefusedError
 from holdfast.pickles import arrays, keys, rebuild
-from holdfast.pickles.table import CALLS, is_known, nested_name
+from holdfast.pickles.table import CALLS, Call, Symbol, is_known, nested_name
 from holdfast.spec.dtypes import BY_NAME
 from holdfast.spec.index import ArrayRef, DTypeRef, NumpyDTypeRef, Opaque, StateDict, TensorRef
 
@@ -25,13 +25,14 @@ class Machine:
 
     ``persistent`` turns a persistent id into a node. ``encoding`` is that of Python 2 text
     (``bytes`` leaves it as bytes). ``symbols`` collects all globals outside the closed table.
+    ``calls`` are further symbols that this one pickle may call, those of its container's format.
     """
 
     __slots__ = (
         *("data", "pos", "end", "stack", "marks", "memo", "encoding", "persistent", "protocol"),
         *("file", "member", "symbols", "drafts", "key_hashes", "discarded"),
         *("flaw", "flaw_nodes", "stepping_stones", "used"),
-        *("_globals", "_calls", "_left", "_objects_left"),
+        *("_globals", "_calls", "_more", "_left", "_objects_left"),
     )
 
     def __init__(
@@ -42,6 +43,7 @@ class Machine:
         encoding: str = "utf-8",
         file: str | None = None,
         member: str | None = None,
+        calls: Mapping[Symbol, Call] | None = None,
     ) -> None:
         self.data, self.pos, self.end = data, 0, len(data)
         self.stack: list[Any] = []
@@ -59,7 +61,8 @@ class Machine:
         self.flaw: RefusedError | None = None
         self.flaw_nodes: dict[int, Opaque] = {}
         self._globals: dict[tuple[str, str], Any] = {}
-        self._calls: dict[Opaque, Callable[[Machine, tuple[Any, ...]], Any]] = {}
+        self._calls: dict[Opaque, Call] = {}
+        self._more = calls or {}
         self._left = len(data) + ALLOWANCE
         self._objects_left = len(data) // _BYTES_PER_OBJECT + _OBJECTS
 
@@ -146,7 +149,9 @@ class Machine:
         if module == "torch" and name in BY_NAME:
             return DTypeRef(name)
         symbol = Opaque(module, name)
-        call = None if known is False else CALLS.get((module, name))
+        call = None
+        if known is not False:
+            call = CALLS.get((module, name)) or self._more.get((module, name))
         if call is not None:
             self._calls[symbol] = call
         elif known is False or not is_known(module, name):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from holdfast.pickles import objects as obj
 from holdfast.pickles import opcodes as op
 from holdfast.pickles.limits import check_tree, nodes, path_to
 from holdfast.pickles.machine import Machine
+from holdfast.pickles.table import Call, Symbol
 from holdfast.spec.index import Opaque
 from holdfast.spec.tree import dotted
 
@@ -72,16 +73,20 @@ def read(
     encoding: str = "utf-8",
     file: str | None = None,
     member: str | None = None,
+    calls: Mapping[Symbol, Call] | None = None,
 ) -> Pickled:
     """Interpret one pickle of protocol 0 to 5; no object is made from any name in it.
 
-    ``persistent`` gives the node of a persistent id. ``encoding`` decodes Python 2 text.
+    ``persistent`` gives the node of a persistent id. ``encoding`` decodes Python 2 text. ``calls``
+    are symbols beside the closed table that this container's pickles alone may call.
 
     Raises:
         RefusedError: a rule for hostile files is broken.
         FormatError: the bytes are no whole pickle.
     """
-    m = Machine(data, persistent=persistent, encoding=encoding, file=file, member=member)
+    m = Machine(
+        data, persistent=persistent, encoding=encoding, file=file, member=member, calls=calls
+    )
     try:
         tree = _run(m)
     except FormatError as error:
