@@ -262,7 +262,7 @@ def _damaged(index: Index, damage: Any) -> DamagedError:
         member=damage.member,
         tensor=damage.tensors[0] if damage.tensors else None,
         wanted=f"CRC {damage.expected_crc:08x}",
-        found=f"{damage.found_crc:08x}",
+        found="no bytes that unpack" if damage.found_crc is None else f"{damage.found_crc:08x}",
         cure="Go back to an earlier checkpoint; holdfast verify lists all that is damaged.",
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -41,6 +42,35 @@ def crc32_of(
         if on_progress is not None:
             on_progress(part.nbytes)
     return value
+
+
+def crc32_of_deflated(
+    source: Source,
+    offset: int,
+    nbytes: int,
+    *,
+    chunk: int = CHUNK,
+    on_progress: Callable[[int], object] | None = None,
+) -> int | None:
+    """The CRC-32 of what deflated bytes of a source unpack to; None where they do not unpack.
+
+    Never more than a chunk is unpacked at a time.
+
+    Raises:
+        TruncatedError: the source ends before them.
+    """
+    unpacker, value = zlib.decompressobj(-zlib.MAX_WBITS), 0
+    for start in range(0, nbytes, chunk):
+        packed = source.read_at(offset + start, min(chunk, nbytes - start))
+        if on_progress is not None:
+            on_progress(len(packed))
+        try:
+            while packed and not unpacker.eof:
+                value = crc32(unpacker.decompress(packed, chunk), value)
+                packed = unpacker.unconsumed_tail
+        except zlib.error:
+            return None
+    return value if unpacker.eof else None
 
 
 def read_checked(source: Source, offset: int, view: memoryview, *, chunk: int = CHUNK) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from holdfast.io.checksum import crc32_of
+from holdfast.io.checksum import crc32_of, crc32_of_deflated
 from holdfast.io.source import Source
 from holdfast.report.paths import first_few, tensors_by_storage
 from holdfast.spec.index import Extent, Index
@@ -14,12 +14,22 @@ from holdfast.spec.index import Extent, Index
 
 @dataclass(frozen=True, slots=True)
 class Damage:
-    """One member whose bytes are not those that were saved, and the tensors in it."""
+    """One member whose bytes are not those that were saved, and the tensors in it.
+
+    ``found_crc`` is None where a compressed member cannot even be unpacked.
+    """
 
     member: str
     tensors: tuple[str, ...]
     expected_crc: int
-    found_crc: int
+    found_crc: int | None
+
+    @property
+    def crcs(self) -> str:
+        """Both CRCs in words."""
+        if self.found_crc is None:
+            return f"it cannot be unpacked, saved with CRC {self.expected_crc:08x}"
+        return f"CRC {self.found_crc:08x}, saved as {self.expected_crc:08x}"
 
     def to_json(self) -> dict[str, Any]:
         """The same as JSON values; CRCs as eight hexadecimal digits."""
@@ -27,7 +37,7 @@ class Damage:
             "member": self.member,
             "tensors": list(self.tensors),
             "expected_crc": f"{self.expected_crc:08x}",
-            "found_crc": f"{self.found_crc:08x}",
+            "found_crc": None if self.found_crc is None else f"{self.found_crc:08x}",
         }
 
 
@@ -75,8 +85,7 @@ class VerifyReport:
         lines = [f"{self.file}: damaged ({len(self.damages)} of {self.members} members)"]
         for damage in self.damages:
             tensors = f" ({first_few(damage.tensors)})" if damage.tensors else ""
-            crcs = f"CRC {damage.found_crc:08x}, saved as {damage.expected_crc:08x}"
-            lines.append(f"  {damage.member}{tensors}: {crcs}")
+            lines.append(f"  {damage.member}{tensors}: {damage.crcs}")
         return "\n".join(lines)
 
 
@@ -93,9 +102,7 @@ def verify_index(
     """
     extents = sorted((*index.extents.values(), *index.other), key=lambda e: (e.file, e.offset))
     known = [extent for extent in extents if extent.expected_crc is not None]
-    found = [
-        (e, crc32_of(source.of(e.file), e.offset, e.nbytes, on_progress=on_progress)) for e in known
-    ]
+    found = [(extent, _crc_of(extent, source.of(extent.file), on_progress)) for extent in known]
     wrong = [(extent, crc) for extent, crc in found if crc != extent.expected_crc]
     unknown = len(extents) - len(known)
     return VerifyReport(
@@ -108,7 +115,14 @@ def verify_index(
     )
 
 
-def _damages(index: Index, wrong: list[tuple[Extent, int]]) -> tuple[Damage, ...]:
+def _crc_of(
+    extent: Extent, source: Source, on_progress: Callable[[int], object] | None
+) -> int | None:
+    read = crc32_of_deflated if extent.is_deflated else crc32_of
+    return read(source, extent.offset, extent.nbytes, on_progress=on_progress)
+
+
+def _damages(index: Index, wrong: list[tuple[Extent, int | None]]) -> tuple[Damage, ...]:
     if not wrong:
         return ()
     names = tensors_by_storage(index.tree)

@@ -258,7 +258,8 @@ class Extent:
 
     ``file`` is the name of the source that has them: ``source.of(extent.file)``. ``expected_crc``
     is None when the file has none (unknown is not damaged). ``member`` is the archive member's full
-    name, or what else a message may call these bytes.
+    name, or what else a message may call these bytes. Of one ``is_deflated`` (never a storage) the
+    CRC is that of what its bytes unpack to.
     """
 
     file: str
@@ -266,6 +267,7 @@ class Extent:
     nbytes: int
     expected_crc: int | None
     member: str
+    is_deflated: bool = False
 
 
 @dataclass(frozen=True, slots=True)

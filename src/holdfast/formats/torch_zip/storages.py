@@ -13,16 +13,21 @@ from holdfast.spec.index import Opaque, StorageRef
 
 
 class Storages:
-    """The storages named so far; each has exactly the bytes of its member."""
+    """The storages named so far; each has exactly the bytes of its member.
 
-    def __init__(self, members: Mapping[str, Member], root: str) -> None:
+    Those of another folder than ``data`` have its name in their keys, so that an archive with two
+    pickles has no key twice.
+    """
+
+    def __init__(self, members: Mapping[str, Member], root: str, folder: str = "data") -> None:
         self._members = members
-        self._prefix = f"{root}/data/"
+        self._home = f"{root}/data/" if folder == "data" else f"{root}/"
+        self._prefix = "" if folder == "data" else f"{folder}/"
         self.named: dict[str, StorageRef] = {}
 
     def member_of(self, key: str) -> str:
         """The full name of the member that holds a storage."""
-        return self._prefix + key
+        return self._home + key
 
     def __call__(self, m: Machine, pid: Any) -> StorageRef:
         """The storage of a persistent id ``("storage", class, key, location, numel)``.
@@ -37,6 +42,7 @@ class Storages:
         dtype = _element_type(cls)
         if key is None or location is None or dtype is None:
             raise m.refused("a persistent id names a storage", found=m.shown(pid))
+        key = self._prefix + key
         found = self.named.get(key)
         if found is None:
             found = self._new(m, key, dtype, numel, location, "Untyped" in cls.name)
@@ -51,18 +57,22 @@ class Storages:
             raise m.refused("a storage has a whole number of elements", found=m.shown(numel))
         member = self._members.get(self.member_of(key))
         if member is None:
-            raise m.refused("every storage is in the archive", found=f"none for data/{key[:40]}")
+            found = f"none for {self._shown(key)[:40]}"
+            raise m.refused("every storage is in the archive", found=found)
         if not member.is_stored:
-            raise m.refused("storages are not compressed", found=f"data/{key} is")
+            raise m.refused("storages are not compressed", found=f"{self._shown(key)} is")
         ref = StorageRef(key, dtype, numel, location, is_untyped)
         if ref.nbytes != member.nbytes:
             raise m.refused(
                 "a storage has exactly the bytes of its member",
                 wanted=f"{numel:,} elements of {dtype.torch_name}, {ref.nbytes:,} bytes",
-                found=f"{member.nbytes:,} in data/{key}",
+                found=f"{member.nbytes:,} in {self._shown(key)}",
             )
         self.named[key] = ref
         return ref
+
+    def _shown(self, key: str) -> str:
+        return key if self._prefix else f"data/{key}"
 
 
 def _text(value: Any) -> str | None:
