@@ -10,7 +10,7 @@ import typing as _typing
 
 if _typing.TYPE_CHECKING:
     from holdfast import errors
-    from holdfast.looking import Checkpoint, open, verify
+    from holdfast.looking import Checkpoint, convert, open, verify
     from holdfast.run import Run
     from holdfast.runs import keep
     from holdfast.runs.every import every
@@ -22,6 +22,7 @@ __version__ = "0.1.0"
 _HOMES: dict[str, tuple[str, str | None]] = {
     "Checkpoint": ("holdfast.looking", "Checkpoint"),
     "Run": ("holdfast.run", "Run"),
+    "convert": ("holdfast.looking", "convert"),
     "describe": ("holdfast.training", "describe"),
     "errors": ("holdfast.errors", None),
     "every": ("holdfast.runs.every", "every"),
@@ -37,6 +38,7 @@ _HOMES: dict[str, tuple[str, str | None]] = {
 __all__ = [
     "Checkpoint",
     "Run",
+    "convert",
     "describe",
     "errors",
     "every",

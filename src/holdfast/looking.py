@@ -10,6 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from holdfast.arrays.read import SIZED, Reader
+from holdfast.converting.convert import Options
+from holdfast.converting.convert import check as check_options
+from holdfast.converting.convert import convert as convert_index
+from holdfast.converting.report import ConvertReport
 from holdfast.errors import HoldfastError, MissingExtraError, UsageError
 from holdfast.formats import read_index
 from holdfast.io.source import Source, open_source
@@ -19,6 +23,7 @@ from holdfast.report.verify import VerifyReport, verify_index
 from holdfast.runs import listing, where
 from holdfast.spec.index import Index, NumpyScalar
 from holdfast.spec.record import Record
+from holdfast.spec.rename import Rules
 
 if TYPE_CHECKING:
     import numpy as np
@@ -167,6 +172,52 @@ def verify(path: str | os.PathLike[str]) -> VerifyReport:
     """
     with open_source(where.resolve(path)) as source:
         return verify_index(read_index(source), source)
+
+
+def convert(
+    src: str | os.PathLike[str],
+    dst: str | os.PathLike[str],
+    *,
+    part: str | None = None,
+    dtype: str | None = None,
+    rename: Rules | None = None,
+    shard_size: str | int | None = None,
+    plain: bool = False,
+    dry_run: bool = False,
+) -> ConvertReport:
+    """Write the weights of any readable checkpoint as ``.safetensors`` or ``.pt``, without torch.
+
+    The source is never changed; the new file is there whole or not at all. Tensors go through one
+    by one, so memory does not grow with the file. Models that were pickled whole become their state
+    dicts. A ``.pt`` without other options keeps everything of a checkpoint that is plain.
+
+    Args:
+        src: a file, a checkpoint folder, ``RUN``, ``RUN@best:loss`` or ``RUN@100``.
+        dst: its suffix says the format; with ``shard_size`` a folder that is written anew.
+        part: the part that is taken, such as ``model``; needed where several could be meant.
+        dtype: floating-point tensors become this: ``bf16``, ``fp16``, ``fp32``, ``fp8_e4m3``, …
+        rename: ``{"old": "new"}`` with exact names, prefixes or ``*`` patterns, or a function.
+        shard_size: ``"5GB"`` or bytes: several safetensors files with an index.
+        plain: a plain dict of tensors, which LibTorch reads from C++ (``torch::pickle_load``).
+        dry_run: write nothing, and say what would be.
+
+    Raises:
+        UsageError: options that do not go together, or a tensor the format cannot hold.
+        MissingPartError: nothing bears the name ``part``.
+        DamagedError: the source's bytes are not those that were saved; nothing was written.
+        FileError: the file system said no; what was there before is untouched.
+    """
+    options = Options(part, dtype, rename, shard_size, plain, dry_run)
+    target = Path(dst)
+    check_options(target, options)
+    with open(src) as checkpoint:
+        if target.exists() and target.samefile(checkpoint.path):
+            raise UsageError(
+                "the source is never changed, and the target is the source",
+                file=target,
+                cure="Give another name.",
+            )
+        return convert_index(checkpoint.index, checkpoint._source, target, options)
 
 
 def find(run: str | os.PathLike[str], *which: str | int) -> list[Path]:

@@ -12,7 +12,7 @@ from holdfast.cli.output import say
 from holdfast.errors import HoldfastError, UsageError
 
 #: Each command is the object ``command`` in the module of its name, loaded when it is called.
-COMMANDS = ("show", "list", "verify", "path", "pin", "unpin", "prune", "demo")
+COMMANDS = ("show", "list", "verify", "convert", "path", "pin", "unpin", "prune", "demo")
 
 _HELP = """\b
 Examples:

@@ -17,6 +17,7 @@ from holdfast.spec.index import (
     DeviceRef,
     DTypeRef,
     LayoutRef,
+    Quantizer,
     SizeRef,
     SparseRef,
     StateDict,
@@ -196,16 +197,28 @@ class _Writer:
         self._put(id(ref))
 
     def _view(self, ref: TensorRef, storage: StorageRef) -> None:
-        is_typed = ref.dtype.storage_class is not None
-        self._symbol("torch._utils", "_rebuild_tensor_v2" if is_typed else "_rebuild_tensor_v3")
+        call = "_rebuild_tensor_v2" if ref.dtype.storage_class else "_rebuild_tensor_v3"
+        self._symbol("torch._utils", call if ref.quantizer is None else "_rebuild_qtensor")
         self.out.append(_MARK)
         self._storage(ref, storage)
-        for part in (ref.offset, tuple(ref.shape), tuple(ref.stride), False):
+        for part in (ref.offset, tuple(ref.shape), tuple(ref.stride)):
             self.save(part)
+        if ref.quantizer is not None:
+            self._quantizer(ref.quantizer)
+        self.save(False)  # requires_grad
         self._call("collections", "OrderedDict", ())  # backward hooks, of which there are none
-        if not is_typed:
+        if call == "_rebuild_tensor_v3":
             self.save(DTypeRef(ref.dtype.name))
         self.out.append(_TUPLE + _REDUCE)
+
+    def _quantizer(self, quantizer: Quantizer) -> None:
+        self.out.append(_MARK)
+        self._symbol("torch", quantizer.scheme)
+        for part in (quantizer.scale, quantizer.zero_point):
+            self.save(part)
+        if quantizer.axis is not None:
+            self.save(quantizer.axis)
+        self.out.append(_TUPLE)
 
     def _storage(self, ref: TensorRef, storage: StorageRef) -> None:
         name, numel = ref.dtype.storage_class, storage.nbytes // ref.dtype.itemsize

@@ -1,0 +1,1 @@
+"""From any readable checkpoint to files of weights, tensor after tensor, without torch."""
