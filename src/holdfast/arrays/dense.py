@@ -145,7 +145,8 @@ def _view(
     data = storages.read(ref.storage, start, start + _span(shape, stride) * raw.itemsize)
     flat = _ordered(data.view(raw), ref.dtype, storages)
     steps = tuple(step * raw.itemsize for step in stride)
-    return np.lib.stride_tricks.as_strided(flat, shape, steps)
+    # Not as_strided: it does not know the types of ml_dtypes.
+    return np.ndarray(shape, raw, flat.view(np.uint8), 0, steps)
 
 
 def _ordered(flat: Array, dtype: DType, storages: Storages) -> Array:
