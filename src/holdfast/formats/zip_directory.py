@@ -112,23 +112,23 @@ def _read_end64(source: Source, end: int) -> tuple[int, int, int, int] | None:
 def _read_entry(source: Source, data: bytes, position: int) -> tuple[Entry, int]:
     if position + _CENTRAL.size > len(data):
         raise refused(source, "the central directory holds its entries and nothing else")
-    fields = _CENTRAL.unpack_from(data, position)
-    signature, _, _, flags, method, _, _, crc, packed, unpacked = fields[:10]
-    name_size, extra_size, comment_size, disk, _, _, offset = fields[10:]
+    (signature, _, _, flags, method, _, _, crc, packed, unpacked, name_size, extra_size,
+     comment_size, disk, _, _, offset) = _CENTRAL.unpack_from(data, position)  # fmt: skip
     start = position + _CENTRAL.size
     end = start + name_size + extra_size + comment_size
     if signature != b"PK\x01\x02" or end > len(data):
         raise refused(source, "the central directory holds its entries and nothing else")
     raw_name = data[start : start + name_size]
-    extra = data[start + name_size : start + name_size + extra_size]
     if 0xFFFFFFFF in (packed, unpacked, offset):
+        extra = data[start + name_size : start + name_size + extra_size]
         unpacked, packed, offset = _widened(source, extra, unpacked, packed, offset)
     entry = Entry(_decoded(raw_name), raw_name, offset, packed, unpacked, crc, method)
     if flags & _IS_ENCRYPTED or disk or method not in (0, 8):
         raise refused(source, "members are stored or deflated, and not encrypted", entry)
     if method == 0 and packed != unpacked:
         raise refused(source, "a stored member has one size", entry)
-    _check_name(source, entry)
+    if not _PLAIN_PATH.fullmatch(entry.name):
+        raise refused(source, "names of members are plain paths", entry)
     return entry, end
 
 
@@ -158,11 +158,6 @@ def _decoded(raw_name: bytes) -> str:
         return raw_name.decode()
     except UnicodeDecodeError:
         return raw_name.decode("cp437")  # what a name without the UTF-8 flag is by the standard
-
-
-def _check_name(source: Source, entry: Entry) -> None:
-    if not _PLAIN_PATH.fullmatch(entry.name):
-        raise refused(source, "names of members are plain paths", entry)
 
 
 def _misplaced_end(source: Source) -> RefusedError | TruncatedError:

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 #: Sizes, strides, offsets and counts of elements stay below this, as in torch.
 _TOO_BIG = 1 << 63
 
+_SEQUENCES = (tuple, list)
+
 #: Bits of one element where torch packs several into a byte.
 _PACKED_BITS = {"quint4x2": 4, "quint2x4": 2}
 
@@ -22,17 +24,19 @@ _EXPANDED_NBYTES = 1 << 28
 
 def geometry(m: Machine, size: Any, stride: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Sizes and strides as tuples of the same length, of whole numbers from 0 on."""
-    if not isinstance(size, tuple | list) or not isinstance(stride, tuple | list):
+    if not isinstance(size, _SEQUENCES) or not isinstance(stride, _SEQUENCES):
         raise m.refused("a tensor's size and stride are tuples", found=m.shown((size, stride)))
     if len(size) != len(stride):
         found = f"{len(size)} sizes, {len(stride)} strides"
         raise m.refused("a tensor has as many sizes as strides", found=found)
     m.spend(16 * len(size))
-    for number in (*size, *stride):
-        if type(number) is not int or not 0 <= number < _TOO_BIG:
-            raise m.refused(
-                "a tensor's sizes and strides are whole numbers from 0 on", found=m.shown(number)
-            )
+    for numbers in (size, stride):
+        for number in numbers:
+            if type(number) is not int or not 0 <= number < _TOO_BIG:
+                raise m.refused(
+                    "a tensor's sizes and strides are whole numbers from 0 on",
+                    found=m.shown(number),
+                )
     return tuple(size), tuple(stride)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from holdfast.errors import FormatError, RefusedError
 from holdfast.pickles import arrays, keys, rebuild
+from holdfast.pickles.numbers import Numbers
 from holdfast.pickles.table import CALLS, Call, Symbol, is_known, nested_name
 from holdfast.spec.dtypes import BY_NAME
 from holdfast.spec.index import ArrayRef, DTypeRef, NumpyDTypeRef, Opaque, StateDict, TensorRef
@@ -31,7 +32,7 @@ class Machine:
     __slots__ = (
         *("data", "pos", "end", "stack", "marks", "memo", "encoding", "persistent", "protocol"),
         *("file", "member", "symbols", "drafts", "key_hashes", "discarded"),
-        *("flaw", "flaw_nodes", "stepping_stones", "used"),
+        *("flaw", "flaw_nodes", "stepping_stones", "used", "numbers"),
         *("_globals", "_calls", "_more", "_left", "_objects_left"),
     )
 
@@ -56,6 +57,7 @@ class Machine:
         self.discarded: dict[str, None] = {}
         self.drafts: dict[int, Any] = {}
         self.key_hashes = keys.Hashes()
+        self.numbers = Numbers()
         self.stepping_stones: set[str] = set()
         self.used: set[str] = set()
         self.flaw: RefusedError | None = None

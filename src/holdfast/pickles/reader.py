@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from holdfast.errors import FormatError
+from holdfast.pickles import fused
 from holdfast.pickles import literals as lit
 from holdfast.pickles import objects as obj
 from holdfast.pickles import opcodes as op
+from holdfast.pickles.cursor import ended
 from holdfast.pickles.limits import check_tree, nodes, path_to
 from holdfast.pickles.machine import Machine
 from holdfast.pickles.table import Call, Symbol
@@ -23,7 +25,7 @@ _OPCODES: dict[bytes, Callable[[Machine], None]] = {
     # stack and memo
     **{b"(": op.mark, b"0": op.pop, b"1": op.pop_mark, b"2": op.dup},
     **{b"p": op.put, b"q": op.binput, b"r": op.long_binput, b"\x94": op.memoize},
-    **{b"g": op.get, b"h": op.binget, b"j": op.long_binget},
+    **{b"g": op.get, b"h": fused.binget, b"j": fused.long_binget},
     # protocol, symbols, persistent ids
     **{b"\x80": op.proto, b"\x95": op.frame, b"c": op.global_, b"\x93": op.stack_global},
     **{b"P": op.persid, b"Q": op.binpersid},
@@ -87,6 +89,11 @@ def read(
     m = Machine(
         data, persistent=persistent, encoding=encoding, file=file, member=member, calls=calls
     )
+    return interpret(m)
+
+
+def interpret(m: Machine) -> Pickled:
+    """Run a machine to the end of its pickle; raises like ``read``."""
     try:
         tree = _run(m)
     except FormatError as error:
@@ -118,10 +125,13 @@ def _run(m: Machine) -> Any:
                 return m.finish()
             handlers[code](m)
     except IndexError as error:
-        what = "it ends before its end" if m.pos >= m.end else "it takes more than there is"
-        raise m.broken(what) from error
+        if m.pos >= m.end:
+            raise ended(m, "it ends before its end") from error
+        raise m.broken("it takes more than there is") from error
     except KeyError as error:
         raise m.broken("it gets what it never put") from error
-    except (ValueError, OverflowError, struct.error) as error:
-        # Numbers and text that are none (UnicodeError is a ValueError), or a cut-off number.
+    except struct.error as error:
+        raise ended(m, "it ends in the middle of a number") from error
+    except (ValueError, OverflowError) as error:
+        # Numbers and text that are none (UnicodeError is a ValueError).
         raise m.broken("a value in it is not what it says") from error
