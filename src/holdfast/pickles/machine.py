@@ -180,7 +180,8 @@ class Machine:
             raise self.refused("only symbols are called", found=self.shown(function))
         self.used.add(function.symbol)
         called = None if function.is_global else function
-        return Opaque(function.module, function.name, "reduce", args, called=called)
+        source = function.source
+        return Opaque(function.module, function.name, "reduce", args, called=called, source=source)
 
     def table_call(self, module: str, name: str, args: tuple[Any, ...]) -> Opaque:
         """A call of the table that involves opaque objects, kept as data."""
@@ -201,7 +202,7 @@ class Machine:
                 raise self.bad_call(cls.symbol, args)
             return call(self, args)
         self.used.add(cls.symbol)
-        return Opaque(cls.module, cls.name, "newobj", args, kwargs)
+        return Opaque(cls.module, cls.name, "newobj", args, kwargs, source=cls.source)
 
     def build(self, node: Any, state: Any) -> None:
         """BUILD: what would be set on an object is kept as its state."""

@@ -128,7 +128,7 @@ def reconstructor(m: Machine, args: Args) -> Opaque:
         raise m.bad_call("copyreg._reconstructor", args)
     cls, base, _ = args
     if isinstance(base, Opaque) and base.symbol == "builtins.object":
-        return Opaque(cls.module, cls.name, "newobj")
+        return Opaque(cls.module, cls.name, "newobj", source=cls.source)
     return m.unknown_call(m.global_("copyreg", "_reconstructor", is_known=False), args)
 
 
