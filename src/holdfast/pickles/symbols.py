@@ -1,0 +1,277 @@
+"""Every symbol that a pickle names or calls, also in broken, cut-off and hostile pickles.
+
+The strict reader stops at the first broken rule. A pickle that breaks behind its payload has
+already run elsewhere, so this walk goes on as far as the bytes allow. It keeps a stack and a memo
+of names only, makes no object and takes time and memory in proportion to the bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from holdfast.io.source import Source
+from holdfast.pickles import tracing
+from holdfast.pickles.table import python3_name
+from holdfast.pickles.values import LONGEST_NAME, Constant, Made, Symbol, Walk
+
+#: More opcodes than any checkpoint's pickle has.
+MOST_OPCODES = 100_000_000
+#: Objects on the memo, and distinct symbols: a hundred bytes of memory each.
+_MOST_MEMOS = 10_000_000
+_MOST_SYMBOLS = 10_000
+_MOST_CONSTANTS = 1_000_000
+_MOST_MARKS = 1_000_000
+#: Bytes read at a time; the first look is shorter, as most members are no pickles.
+_FIRST_WINDOW, _WINDOW = 1 << 12, 1 << 20
+_LONGEST_LINE = 64 << 20
+#: What an opcode's fixed arguments need at most.
+_REACH = 16
+_STOP = 0x2E
+
+
+class Ends(Exception):  # noqa: N818 (no error: how a walk comes to its end)
+    """The walk cannot go on; the text says why."""
+
+
+class Allowance:
+    """How many opcodes the walks of one scan may take together."""
+
+    def __init__(self, opcodes: int = MOST_OPCODES) -> None:
+        self.opcodes = opcodes
+
+
+class Walker:
+    """The state of one walk: a window of the bytes, and an abstract stack and memo.
+
+    ``is_guess`` says that nobody calls these bytes a pickle: the walk then ends where every reader
+    would stop.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        start: int,
+        allowance: Allowance,
+        *,
+        is_guess: bool,
+    ) -> None:
+        self.source, self.is_guess = source, is_guess
+        self.allowance = allowance
+        self.base, self.pos, self.data = start, 0, b""
+        self.stack: list[Any] = []
+        self.marks: list[list[Any]] = []
+        self.memo: dict[int, Any] = {}
+        self.protocol, self.has_protocol = 0, False
+        self.problem: str | None = None
+        self.symbols: dict[tuple[str, str], Symbol] = {}
+        self.constants: list[Constant] = []
+        self._refill(_FIRST_WINDOW)
+
+    # ---- bytes
+
+    @property
+    def at(self) -> int:
+        """The position in the source of the byte that is next."""
+        return self.base + self.pos
+
+    def _refill(self, nbytes: int) -> None:
+        self.base += self.pos
+        self.pos = 0
+        self.data = self.source.read_at(self.base, min(nbytes, self.source.size - self.base))
+
+    def _more(self) -> bool:
+        """Whether bytes lie behind the window."""
+        return self.base + len(self.data) < self.source.size
+
+    def number(self, nbytes: int) -> int:
+        """The next bytes as an unsigned number."""
+        return int.from_bytes(self.take(nbytes), "little")
+
+    def take(self, nbytes: int) -> bytes:
+        """The next few bytes."""
+        stop = self.pos + nbytes
+        if stop > len(self.data):
+            raise Ends("it ends in the middle of a value")
+        taken = self.data[self.pos : stop]
+        self.pos = stop
+        return taken
+
+    def skip(self, nbytes: int) -> bytes | None:
+        """Pass over a value; its bytes if they are few."""
+        if nbytes > self.source.size - self.at:
+            raise Ends("it ends in the middle of a value")
+        if nbytes <= LONGEST_NAME:
+            if self.pos + nbytes > len(self.data):
+                self._refill(_WINDOW)
+            return self.take(nbytes)
+        self.pos += nbytes
+        if self.pos >= len(self.data):
+            self._refill(_WINDOW)
+        return None
+
+    def line(self) -> bytes:
+        """The next bytes up to a newline; a last line may lack it, as in some readers."""
+        stop = self.data.find(b"\n", self.pos)
+        while stop < 0 and self._more():
+            if len(self.data) - self.pos >= _LONGEST_LINE:
+                raise Ends("it holds a line of more than 64 MiB")
+            self._refill(max(_WINDOW, 4 * (len(self.data) - self.pos)))
+            stop = self.data.find(b"\n", self.pos)
+        found = self.data[self.pos : stop if stop >= 0 else len(self.data)]
+        self.pos += len(found) + 1
+        if stop < 0:
+            self.pos = len(self.data)
+            self.misfit("it ends in the middle of a line")
+        return found
+
+    # ---- what does not fit
+
+    def misfit(self, what: str) -> None:
+        """Every reader stops here; a walk through a pickle that is one goes on."""
+        if self.is_guess:
+            raise Ends(what)
+        if self.problem is None:
+            self.problem = f"it does not fit at byte {self.at - 1:,}: {what}"
+
+    def stop(self, what: str) -> None:
+        """No reader and no walk can go on."""
+        raise Ends(what)
+
+    def pop(self) -> Any:
+        """The topmost value; None (a plain value) where there is none."""
+        if self.stack:
+            return self.stack.pop()
+        self.misfit("it takes more than there is")
+        return None
+
+    def to_mark(self) -> list[Any]:
+        """The values above the last mark, which is removed."""
+        items = self.stack
+        if self.marks:
+            self.stack = self.marks.pop()
+        else:
+            self.stack = []
+            self.misfit("it goes back to a mark that it never set")
+        return items
+
+    def mark(self) -> None:
+        """Begin a new stack on top."""
+        if len(self.marks) >= _MOST_MARKS:
+            raise Ends("it nests marks by the million")
+        self.marks.append(self.stack)
+        self.stack = []
+
+    def put(self, number: int) -> None:
+        """Keep the topmost value under a number."""
+        if not self.stack:
+            self.misfit("it keeps what is not there")
+            return
+        if len(self.memo) >= _MOST_MEMOS:
+            raise Ends("it keeps more objects than any checkpoint holds")
+        self.memo[number] = self.stack[-1]
+
+    def get(self, number: int) -> None:
+        """Push what was kept under a number."""
+        if number not in self.memo:
+            self.misfit("it gets what it never put")
+        # A reader that goes on with an older memo would find something: it is not known what.
+        self.stack.append(self.memo.get(number, Made(None)))
+
+    # ---- symbols
+
+    def name(self, module: str, name: str) -> Symbol:
+        """The symbol of that name, as Python 3 calls it today."""
+        raw = (module, name)
+        if self.protocol < 3:
+            module, name = python3_name(module, name)
+        symbol = self.symbols.get((module, name))
+        if symbol is None:
+            if len(self.symbols) >= _MOST_SYMBOLS:
+                raise Ends("it names more symbols than any checkpoint does")
+            symbol = Symbol(module, name, *raw, self.at)
+            self.symbols[module, name] = symbol
+        return symbol
+
+    def nameless(self) -> Symbol:
+        """The symbol of what has no name in the file: it is known only when the pickle runs."""
+        symbol = self.symbols.get(("", "unknown"))
+        if symbol is None:
+            symbol = self.symbols["", "unknown"] = Symbol("", "unknown", "", "unknown", self.at)
+        return symbol
+
+    def constant(self, nbytes: int, decode: Callable[[bytes], str] | None) -> None:
+        """Push text or bytes of that length; ``decode`` is None for bytes."""
+        start = self.at
+        few = self.skip(nbytes)
+        text = None
+        if decode is not None and few is not None:
+            try:
+                text = decode(few)
+            except UnicodeError:
+                self.misfit("a text in it is none")
+        self.push(Constant(start, nbytes, text, decode), few)
+
+    def push(self, constant: Constant, few: bytes | None) -> None:
+        """Push a constant, and keep it aside if it may hold a pickle; ``few`` are its bytes."""
+        self.stack.append(constant)
+        if few is None or tracing.MAY_NAME.search(few):
+            if len(self.constants) >= _MOST_CONSTANTS:
+                raise Ends("it holds more texts with line breaks than any checkpoint does")
+            self.constants.append(constant)
+
+    # ---- the walk
+
+    def run(self) -> Walk:
+        """Walk to STOP, or as far as it goes."""
+        handlers, is_finished = tracing.HANDLERS, False
+        try:
+            while not is_finished:
+                if len(self.data) - self.pos < _REACH and self._more():
+                    self._refill(_WINDOW)
+                self.allowance.opcodes -= 1
+                if self.allowance.opcodes < 0:
+                    raise Ends("it is longer than any checkpoint's pickle")
+                if self.pos >= len(self.data):
+                    raise Ends("it ends before its end")
+                code = self.data[self.pos]
+                self.pos += 1
+                if code == _STOP:
+                    is_finished = self._stop()
+                else:
+                    handlers[code](self)
+        except Ends as reason:
+            if self.problem is None:
+                self.problem = f"it cannot be followed behind byte {self.at - 1:,}: {reason}"
+        top = self.stack[-1] if self.stack else None
+        return Walk(
+            tuple(self.symbols.values()),
+            self.at,
+            self.problem,
+            is_finished,
+            top,
+            self.has_protocol,
+            tuple(self.constants),
+        )
+
+    def _stop(self) -> bool:
+        if not self.stack:
+            self.misfit("it takes more than there is")
+        return True
+
+
+def walk(
+    source: Source,
+    start: int = 0,
+    *,
+    is_guess: bool = False,
+    allowance: Allowance | None = None,
+) -> Walk:
+    """Follow the pickle that begins at ``start``, run nothing, and tell what it names.
+
+    Raises:
+        FileError: the file system said no.
+        TruncatedError: the file became shorter meanwhile.
+    """
+    allowance = Allowance() if allowance is None else allowance
+    return Walker(source, start, allowance, is_guess=is_guess).run()
