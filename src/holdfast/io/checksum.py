@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 #: Bytes read and checked at a time: small enough that the CRC finds them in the cache.
 CHUNK = 1 << 20
+#: What compressed members unpack to stays below this: they are never storages.
+LARGEST_UNPACKED = 256 << 20
 
 
 def crc32(data: bytes | bytearray | memoryview, value: int = 0) -> int:
@@ -54,23 +56,25 @@ def crc32_of_deflated(
 ) -> int | None:
     """The CRC-32 of what deflated bytes of a source unpack to; None where they do not unpack.
 
-    Never more than a chunk is unpacked at a time.
+    About a chunk is unpacked at a time, and no more than ``LARGEST_UNPACKED`` in all.
 
     Raises:
         TruncatedError: the source ends before them.
     """
-    unpacker, value = zlib.decompressobj(-zlib.MAX_WBITS), 0
+    unpacker, value, left = zlib.decompressobj(-zlib.MAX_WBITS), 0, LARGEST_UNPACKED
     for start in range(0, nbytes, chunk):
         packed = source.read_at(offset + start, min(chunk, nbytes - start))
         if on_progress is not None:
             on_progress(len(packed))
         try:
-            while packed and not unpacker.eof:
-                value = crc32(unpacker.decompress(packed, chunk), value)
+            while packed and not unpacker.eof and left >= 0:
+                unpacked = unpacker.decompress(packed, chunk)
+                value, left = crc32(unpacked, value), left - len(unpacked)
                 packed = unpacker.unconsumed_tail
         except zlib.error:
             return None
-    return value if unpacker.eof else None
+    value = crc32(unpacker.flush(), value)
+    return value if unpacker.eof and left >= 0 else None
 
 
 def read_checked(source: Source, offset: int, view: memoryview, *, chunk: int = CHUNK) -> int:
