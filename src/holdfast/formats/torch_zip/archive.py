@@ -22,12 +22,14 @@ class Archive:
     """A zip archive as torch writes them: all members lie in the folder ``root``.
 
     ``has_crcs`` is False where torch was told not to compute CRCs; it then writes 0 everywhere.
+    ``within`` begins the keys and names of all that lies in an archive inside another checkpoint.
     """
 
     source: Source
     members: Mapping[str, Member]
     root: str
     has_crcs: bool
+    within: str = ""
 
     def find(self, name: str) -> Member | None:
         """The member of a name below the root."""
@@ -86,13 +88,14 @@ class Archive:
             )
         what = "the pickle that says what the file holds"
         data = self.data(member, what=what, most=LARGEST_PICKLE)
-        storages = Storages(self.members, self.root, folder)
+        prefix = self.within if folder == "data" else f"{self.within}{folder}/"
+        storages = Storages(self.members, self.root, folder, prefix)
         pickled = read(
             data,
             persistent=storages,
             encoding=encoding,
             file=self.source.name,
-            member=member.name,
+            member=self.within + member.name,
             calls=calls,
         )
         return pickled, storages
@@ -104,7 +107,7 @@ class Archive:
             self.source.origin + member.offset,
             member.nbytes,
             member.crc if self.has_crcs else None,
-            member.name,
+            self.within + member.name,
             is_deflated=not member.is_stored,
         )
 
@@ -115,7 +118,8 @@ class Archive:
     def others(self, used: Mapping[str, Extent]) -> tuple[Extent, ...]:
         """Where all members lie that are not among the ``used`` storages."""
         names = {extent.member for extent in used.values()}
-        return tuple(self.extent(m) for m in self.members.values() if m.name not in names)
+        members = (m for m in self.members.values() if self.within + m.name not in names)
+        return tuple(self.extent(member) for member in members)
 
     def check_version(self) -> None:
         """Go on only with an archive of a known version.
@@ -163,7 +167,9 @@ class Archive:
         return order.decode()
 
 
-def archive_of(source: Source, members: Mapping[str, Member] | None = None) -> Archive:
+def archive_of(
+    source: Source, members: Mapping[str, Member] | None = None, within: str = ""
+) -> Archive:
     """The archive in a source; ``members`` when they are read already.
 
     Raises:
@@ -172,7 +178,7 @@ def archive_of(source: Source, members: Mapping[str, Member] | None = None) -> A
     """
     members = read_members(source) if members is None else members
     has_crcs = any(member.crc for member in members.values())
-    return Archive(source, members, root_of(source, members), has_crcs)
+    return Archive(source, members, root_of(source, members), has_crcs, within)
 
 
 def root_of(source: Source, members: Mapping[str, Member]) -> str:

@@ -10,6 +10,7 @@ from holdfast.formats.zip_archive import Member
 from holdfast.io.checksum import crc32
 from holdfast.io.source import Source
 from holdfast.pickles.reader import Pickled
+from holdfast.pickles.table import Call, Symbol
 from holdfast.spec import record as records
 from holdfast.spec.index import Extent, Index
 
@@ -23,8 +24,13 @@ def read_index(
     *,
     encoding: str = "utf-8",
     members: Mapping[str, Member] | None = None,
+    within: str = "",
+    calls: Mapping[Symbol, Call] | None = None,
 ) -> Index:
     """What a torch zip file holds, from its headers; ``members`` when they are read already.
+
+    Of a file inside another checkpoint, ``within`` begins the storages' keys and members' names,
+    and ``calls`` are what its pickle may call beside the closed table.
 
     Raises:
         TruncatedError: the file ends too early.
@@ -32,9 +38,9 @@ def read_index(
         RefusedError: a rule for hostile files is broken.
         FormatError: the archive is not laid out as torch does.
     """
-    archive = archive_of(source, members)
+    archive = archive_of(source, members, within)
     archive.check_version()
-    pickled, storages = archive.pickle(PICKLE, encoding=encoding)
+    pickled, storages = archive.pickle(PICKLE, encoding=encoding, calls=calls)
     extents = archive.extents(storages)
     record, notes = _read_record(archive)
     return Index(
@@ -67,7 +73,8 @@ def _read_record(archive: Archive) -> tuple[records.Record | None, tuple[str, ..
 
 def _notes(pickled: Pickled, archive: Archive, extents: Mapping[str, Extent]) -> tuple[str, ...]:
     used = {extent.member for extent in extents.values()}
-    unnamed = [member.name for member in archive.below("data") if member.name not in used]
+    names = [archive.within + member.name for member in archive.below("data")]
+    unnamed = [name for name in names if name not in used]
     notes = [f"the pickle makes an object of {name} and drops it" for name in pickled.discarded]
     if unnamed:
         notes.append(f"no tensor uses {len(unnamed)} of the storages, such as {unnamed[0]}")

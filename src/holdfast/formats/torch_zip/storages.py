@@ -5,29 +5,30 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from holdfast.formats.persistent_ids import element_type, text
 from holdfast.formats.zip_archive import Member
 from holdfast.pickles.machine import Machine
-from holdfast.pickles.table import STORAGES
 from holdfast.spec.dtypes import DType
-from holdfast.spec.index import Opaque, StorageRef
+from holdfast.spec.index import StorageRef
 
 
 class Storages:
     """The storages named so far; each has exactly the bytes of its member.
 
-    Those of another folder than ``data`` have its name in their keys, so that an archive with two
-    pickles has no key twice.
+    ``prefix`` begins their keys, so that a checkpoint with several pickles has no key twice.
     """
 
-    def __init__(self, members: Mapping[str, Member], root: str, folder: str = "data") -> None:
+    def __init__(
+        self, members: Mapping[str, Member], root: str, folder: str = "data", prefix: str = ""
+    ) -> None:
         self._members = members
-        self._home = f"{root}/data/" if folder == "data" else f"{root}/"
-        self._prefix = "" if folder == "data" else f"{folder}/"
+        self._folder, self._home = folder, f"{root}/{folder}/"
+        self._prefix = prefix
         self.named: dict[str, StorageRef] = {}
 
     def member_of(self, key: str) -> str:
-        """The full name of the member that holds a storage."""
-        return self._home + key
+        """The full name of the member that holds the storage of a key, its prefix included."""
+        return self._home + key[len(self._prefix) :]
 
     def __call__(self, m: Machine, pid: Any) -> StorageRef:
         """The storage of a persistent id ``("storage", class, key, location, numel)``.
@@ -35,11 +36,11 @@ class Storages:
         Raises:
             RefusedError: it is no such id, or does not fit the member that holds its bytes.
         """
-        if type(pid) is not tuple or len(pid) != 5 or _text(pid[0]) != "storage":
+        if type(pid) is not tuple or len(pid) != 5 or text(pid[0]) != "storage":
             raise m.refused("a persistent id names a storage", found=m.shown(pid))
         _, cls, raw_key, raw_location, numel = pid
-        key, location = _text(raw_key), _text(raw_location)
-        dtype = _element_type(cls)
+        key, location = text(raw_key), text(raw_location)
+        dtype = element_type(cls)
         if key is None or location is None or dtype is None:
             raise m.refused("a persistent id names a storage", found=m.shown(pid))
         key = self._prefix + key
@@ -72,16 +73,4 @@ class Storages:
         return ref
 
     def _shown(self, key: str) -> str:
-        return key if self._prefix else f"data/{key}"
-
-
-def _text(value: Any) -> str | None:
-    if isinstance(value, bytes):
-        value = value.decode("ascii", "replace")  # Python 2 text read with encoding="bytes"
-    return value if isinstance(value, str) else None
-
-
-def _element_type(cls: Any) -> DType | None:
-    if not isinstance(cls, Opaque) or not cls.is_global:
-        return None
-    return STORAGES.get((cls.module, cls.name))
+        return f"{self._folder}/{key[len(self._prefix) :]}"
