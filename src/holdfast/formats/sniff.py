@@ -28,6 +28,8 @@ _FOLDERS = (
     ("model.safetensors.index.json", "safetensors_sharded"),
     ("pytorch_model.bin.index.json", "torch_sharded"),
 )
+#: A program of torch.export before 2.8 has no root folder.
+_OLDER_EXPORT = "serialized_exported_program.json"
 _MODEL_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
@@ -80,7 +82,7 @@ def _kind_of_zip(source: Source, names: Iterable[str]) -> str:
     inner = {name.partition("/")[2] for name in full}
     if "constants.pkl" in inner:
         return "torchscript"
-    if "archive_format" in inner or "models/model.json" in inner:
+    if "archive_format" in inner or "models/model.json" in inner or _OLDER_EXPORT in full:
         return "exported"
     if "data.pkl" in inner and full[0].partition("/")[0] + "/data.pkl" in full:
         return "torch_zip"
@@ -92,6 +94,8 @@ def _kind_of_folder(folder: Folder) -> str:
         if folder.has(name):
             return kind
     names = folder.names()
+    if any(name.endswith(".distcp") for name in names):
+        return "dcp"  # of which the reader says that it was never finished
     shards = [name for name in names if name.endswith(".index.json")]
     if len(shards) == 1:
         is_safe = "safetensors" in shards[0]

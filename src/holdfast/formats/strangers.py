@@ -41,6 +41,12 @@ def letter_of_zip(source: Source, names: Sequence[str]) -> NotACheckpointError:
     """The error for a zip archive with members of these names that is no checkpoint."""
     if names and all(name.endswith(".npy") for name in names):
         return other(source, "a NumPy archive (.npz)", "Read it with numpy.load.")
+    if any(name.partition("/")[2] == "model.json" for name in names):
+        return other(
+            source,
+            "a TorchScript program of torch before 1.4",
+            "Any torch writes it as they are today: torch.jit.save(torch.jit.load(old), new).",
+        )
     return other(
         source,
         "a zip archive without a checkpoint",
