@@ -12,7 +12,7 @@ import struct
 from collections.abc import Callable
 from typing import Any
 
-from holdfast.pickles.cursor import line, sized, take
+from holdfast.pickles.cursor import ended, line, sized, take
 from holdfast.pickles.machine import Machine
 
 _float = struct.Struct(">d").unpack_from
@@ -27,7 +27,7 @@ def text(m: Machine, width: int) -> None:
     start = m.pos + width
     stop = start + int.from_bytes(m.data[m.pos : start], "little")
     if stop > m.end or start > m.end:
-        raise m.broken("it ends in the middle of a text")
+        raise ended(m, "it ends in the middle of a text")
     m.stack.append(str(m.data[start:stop], "utf-8", "surrogatepass"))
     m.pos = stop
 

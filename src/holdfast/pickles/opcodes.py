@@ -11,7 +11,7 @@ import struct
 from typing import Any
 
 from holdfast.errors import RefusedError
-from holdfast.pickles.cursor import line, take
+from holdfast.pickles.cursor import ended, line, take
 from holdfast.pickles.literals import decimal
 from holdfast.pickles.machine import Machine
 from holdfast.pickles.table import python3_name
@@ -102,7 +102,7 @@ def proto(m: Machine) -> None:
 
 def frame(m: Machine) -> None:
     if int.from_bytes(take(m, 8), "little") > m.end - m.pos:
-        raise m.broken("it ends in the middle of a frame")
+        raise ended(m, "it ends in the middle of a frame")
 
 
 def global_(m: Machine) -> None:
