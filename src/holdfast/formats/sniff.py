@@ -11,8 +11,10 @@ from holdfast.formats.zip_archive import Member, read_members
 from holdfast.io.source import Folder, Source
 
 _HEAD = 512
-#: The beginning of five pickles in a row: the number 0x1950A86A20F9469CFC6C, and the end of one.
-LEGACY_MAGIC = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."
+#: The beginning of five pickles in a row: the number 0x1950A86A20F9469CFC6C, alone in a pickle.
+_LEGACY = re.compile(
+    rb"\x80[\x02-\x05](\x95.{8})?\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19\.", re.DOTALL
+)
 #: safetensors: at most this many bytes of JSON.
 LONGEST_JSON = 100_000_000
 
@@ -68,9 +70,9 @@ def _kinds_of(head: bytes) -> list[str]:
         "zip": head.startswith(b"PK\x03\x04"),
         "safetensors": head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= LONGEST_JSON,
         "torch_tar": head[257:262] == b"ustar",
-        "torch_legacy": head.startswith(LEGACY_MAGIC),
+        "torch_legacy": bool(_LEGACY.match(head)),
         "pickle": bool(_PICKLE.match(head) or _OLD_PICKLE.match(head))
-        and not head.startswith(LEGACY_MAGIC),
+        and not _LEGACY.match(head),
         "gzip": head.startswith(b"\x1f\x8b"),
         "onnx": bool(_ONNX.match(head)),
     }
