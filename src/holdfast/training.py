@@ -87,7 +87,9 @@ def load(
         mmap: map the file instead of reading it; bytes are then read when they are used.
         verify: check every CRC; None: yes unless ``mmap``.
         trust: classes and functions that this call may build, or ``{"old.module.Name": NewClass}``.
-        opaque: ``"keep"`` returns objects of other classes as ``Opaque`` instead of an error.
+        opaque: ``"error"``, or what stands for objects of other classes: ``"keep"`` returns them as
+            ``Opaque``; ``"state_dict"`` does too, and gives each model that was pickled whole as
+            its state dict, without its class. What may differ from it is logged as a warning.
         encoding: how text of Python 2 files is decoded.
         weights_only: only True is taken.
         options: those of torch.load that are left out; each is an error that shows the way.

@@ -11,8 +11,9 @@ from holdfast.errors import UsageError
 from holdfast.formats import read_index
 from holdfast.io.source import open_source
 from holdfast.spec.index import Index
-from holdfast.tensors.materialise import materialise, needed
+from holdfast.tensors.materialise import materialise
 from holdfast.tensors.trust import Trust, untrusted
+from holdfast.tensors.whole import has_modules, needed
 
 
 def load_file(
@@ -56,7 +57,7 @@ def _check_symbols(index: Index, trust: Trust) -> None:
     }
     missing.update(needed(index.tree, trust))
     if missing:
-        raise untrusted(index.file, missing)
+        raise untrusted(index.file, missing, has_modules=has_modules(index.tree))
 
 
 def _check_encoding(encoding: str) -> None:

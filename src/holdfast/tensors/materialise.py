@@ -11,7 +11,6 @@ import torch
 from holdfast.arrays import values as arrays
 from holdfast.errors import FormatError, RefusedError, UsageError
 from holdfast.io.source import Source
-from holdfast.pickles.limits import nodes
 from holdfast.spec.index import (
     ArrayRef,
     ChunkedRef,
@@ -29,9 +28,10 @@ from holdfast.spec.index import (
     TensorRef,
 )
 from holdfast.tensors import build
-from holdfast.tensors.objects import CLOSED, build_opaque, set_attributes
+from holdfast.tensors.objects import build_opaque, set_attributes
 from holdfast.tensors.storages import Storages
 from holdfast.tensors.trust import Trust, untrusted
+from holdfast.tensors.whole import has_modules, needed, weights_of
 
 _PLAIN = frozenset({int, float, complex, bool, str, bytes, type(None)})
 
@@ -48,7 +48,9 @@ def materialise(
 ) -> Any:
     """Build what the index's tree describes; storages are read straight into torch's memory.
 
-    ``opaque="keep"`` leaves objects of untrusted classes as ``Opaque``, tensors inside them built.
+    ``opaque="keep"`` leaves objects of untrusted classes as ``Opaque``, tensors inside them built;
+    ``"state_dict"`` does the same and gives modules as their state dicts, unless all classes in one
+    are trusted.
 
     Raises:
         UntrustedError: the tree needs classes that are not trusted; all are named at once.
@@ -56,30 +58,22 @@ def materialise(
         RefusedError: a rule for hostile files is broken.
         UsageError: an option is none.
     """
-    if opaque not in ("error", "keep"):
-        raise UsageError("opaque= is 'error' or 'keep'", found=repr(opaque)[:100])
+    if opaque not in ("error", "keep", "state_dict"):
+        raise UsageError("opaque= is 'error', 'keep' or 'state_dict'", found=repr(opaque)[:100])
     trusted = Trust(trust)
-    missing = {} if opaque == "keep" else needed(index.tree, trusted)
+    missing = needed(index.tree, trusted) if opaque == "error" else {}
     if missing:
-        raise untrusted(index.file, missing)
+        raise untrusted(index.file, missing, has_modules=has_modules(index.tree))
+    tree = weights_of(index, trusted) if opaque == "state_dict" else index.tree
     storages = Storages(index, source, map_location=map_location, mmap=mmap, verify=verify)
     try:
-        return Materialiser(index.file, storages, trusted, map_location).build(index.tree)
+        return Materialiser(index.file, storages, trusted, map_location).build(tree)
     except RecursionError as error:
         raise RefusedError(
             "refused: a tree is no deeper than Python's stack",
             file=index.file,
             cure="Call this from fewer nested calls, or raise sys.setrecursionlimit.",
         ) from error
-
-
-def needed(tree: Any, trust: Trust) -> dict[str, str]:
-    """The symbols that building a tree needs and nobody has trusted, with their modules."""
-    opaques = (node for node in nodes(tree) if type(node) is Opaque and node.called is None)
-    modules = {
-        node.symbol: node.module for node in opaques if node.is_global or node.symbol not in CLOSED
-    }
-    return {symbol: module for symbol, module in modules.items() if not trust.has(symbol)}
 
 
 class Materialiser:

@@ -100,10 +100,13 @@ def _no_class(item: Any) -> UsageError:
     )
 
 
-def untrusted(file: str, symbols: Mapping[str, str]) -> UntrustedError:
+def untrusted(
+    file: str, symbols: Mapping[str, str], *, has_modules: bool = False
+) -> UntrustedError:
     """The error that names all classes and functions a file needs, with the lines to paste.
 
-    ``symbols`` maps ``module.Outer.Inner`` to ``module``.
+    ``symbols`` maps ``module.Outer.Inner`` to ``module``; ``has_modules`` says that the weights of
+    whole models can be had without their classes.
     """
     names = sorted(symbols)
     harmful = [name for name in names if is_harmful(name) or not _is_python_name(name)]
@@ -111,7 +114,12 @@ def untrusted(file: str, symbols: Mapping[str, str]) -> UntrustedError:
         "this file holds objects of classes or functions that you have not trusted",
         file=file,
         found=_listed(names),
-        cure=_warning(harmful) if harmful else _lines_to_paste(names, symbols),
+        cure="\n".join(
+            [
+                *(_warning(harmful) if harmful else _lines_to_paste(names, symbols)),
+                _without(is_harmful=bool(harmful), has_modules=has_modules),
+            ]
+        ),
     )
     error.symbols = tuple(names)
     return error
@@ -126,14 +134,19 @@ def _is_python_name(symbol: str) -> bool:
     return symbol.isascii() and all(part.isidentifier() for part in symbol.split("."))
 
 
-def _warning(harmful: list[str]) -> str:
-    return (
-        f"With {_listed(harmful)} a file can run anything on this machine. Do not load it.\n"
-        'To see the tensors in it all the same: holdfast.load(path, opaque="keep").'
-    )
+def _warning(harmful: list[str]) -> list[str]:
+    return [f"With {_listed(harmful)} a file can run anything on this machine. Do not load it."]
 
 
-def _lines_to_paste(symbols: list[str], modules: Mapping[str, str]) -> str:
+def _without(*, is_harmful: bool, has_modules: bool) -> str:
+    if has_modules:
+        return 'Without them: holdfast.load(path, opaque="state_dict") gives the weights.'
+    if is_harmful:
+        return 'To see the tensors in it all the same: holdfast.load(path, opaque="keep").'
+    return 'Without them: holdfast.load(path, opaque="keep").'
+
+
+def _lines_to_paste(symbols: list[str], modules: Mapping[str, str]) -> list[str]:
     names = {symbol: symbol.removeprefix(f"{modules[symbol]}.") for symbol in symbols}
     outer = {symbol: name.partition(".")[0] for symbol, name in names.items()}
     homes: dict[str, set[str]] = {}
@@ -149,11 +162,8 @@ def _lines_to_paste(symbols: list[str], modules: Mapping[str, str]) -> str:
         else:
             imports.append(f"from {modules[symbol]} import {outer[symbol]}")
             trusted.append(names[symbol])
-    return "\n".join(
-        [
-            "If you trust where it comes from:",
-            *dict.fromkeys(imports),
-            f"holdfast.load(path, trust=[{', '.join(trusted)}])",
-            'Without them: holdfast.load(path, opaque="keep").',
-        ]
-    )
+    return [
+        "If you trust where it comes from:",
+        *dict.fromkeys(imports),
+        f"holdfast.load(path, trust=[{', '.join(trusted)}])",
+    ]

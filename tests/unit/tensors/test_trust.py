@@ -155,7 +155,7 @@ def test_the_error_lists_all_that_is_needed_ready_to_paste():
         "  from fractions import Fraction\n"
         "  from torch.nn.modules.linear import Linear\n"
         "  holdfast.load(path, trust=[list, defaultdict, Fraction, Linear])\n"
-        '  Without them: holdfast.load(path, opaque="keep").'
+        '  Without them: holdfast.load(path, opaque="state_dict") gives the weights.'
     )
     assert caught.value.symbols == (
         "builtins.list",
@@ -301,7 +301,7 @@ def test_whole_models_load_when_their_classes_are_trusted():
 
 
 def test_other_values_of_opaque_are_an_error():
-    with pytest.raises(UsageError, match="opaque= is 'error' or 'keep'"):
+    with pytest.raises(UsageError, match="opaque= is 'error', 'keep' or 'state_dict'"):
         load_file(saved([1]), opaque="drop")
 
 
