@@ -154,7 +154,8 @@ class _Replacing:
         if type(node) is list:
             shell.extend(map(self._now, node))
         elif type(node) is not Opaque:
-            dict.update(shell, {key: self._now(value) for key, value in node.items()})
+            for key, value in node.items():  # update() of a plain dict would lose the order
+                shell[key] = self._now(value)
         else:
             shell.args = tuple(map(self._now, node.args))
             shell.kwargs = {name: self._now(value) for name, value in node.kwargs.items()}

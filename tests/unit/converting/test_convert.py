@@ -1,0 +1,452 @@
+"""Weights of any checkpoint, in another format: the oracles are torch and safetensors."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections import OrderedDict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.torch import load_file, load_model
+
+import holdfast
+from holdfast.converting import types
+from holdfast.converting.safetensors_file import parse_size
+from holdfast.errors import DamagedError, FileError, MissingPartError, UsageError
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Sparse:UserWarning"),
+    pytest.mark.filterwarnings("ignore:torch.quantize:UserWarning"),
+    pytest.mark.filterwarnings("ignore:.*quantized tensor creation:UserWarning"),
+]
+
+
+class Tied(torch.nn.Module):
+    """A model whose output layer is its embedding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = torch.nn.Embedding(10, 4)
+        self.norm = torch.nn.BatchNorm1d(4)
+        self.out = torch.nn.Linear(4, 10, bias=False)
+        self.out.weight = self.embedding.weight
+
+
+@pytest.fixture
+def training(tmp_path) -> tuple[Path, torch.nn.Module]:
+    """A checkpoint with a model and its optimizer."""
+    model = Tied()
+    optimizer = torch.optim.Adam(model.parameters())
+    model.out(model.norm(model.embedding(torch.arange(10)))).sum().backward()
+    optimizer.step()
+    path = tmp_path / "training.pt"
+    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "epoch": 3}, path)
+    return path, model
+
+
+def same(ours, theirs) -> bool:
+    return list(ours) == list(theirs) and all(
+        ours[name].dtype == theirs[name].dtype and torch.equal(ours[name], theirs[name])
+        for name in theirs
+    )
+
+
+# ---- to safetensors
+
+
+def test_a_state_dict_becomes_a_safetensors_file_that_others_read(tmp_path):
+    model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4))
+    torch.save(model.state_dict(), tmp_path / "model.pt")
+    before = (tmp_path / "model.pt").read_bytes()
+    report = holdfast.convert(tmp_path / "model.pt", tmp_path / "model.safetensors")
+    made = load_file(tmp_path / "model.safetensors")
+    assert same({name: made[name] for name in model.state_dict()}, model.state_dict())
+    assert report.files == {
+        str(tmp_path / "model.safetensors"): (tmp_path / "model.safetensors").stat().st_size
+    }
+    assert [item.name for item in report.items] == list(model.state_dict())
+    assert (report.format_from, report.format_to, report.part) == ("torch_zip", "safetensors", None)
+    assert (tmp_path / "model.pt").read_bytes() == before
+
+
+def test_the_model_is_found_beside_its_optimizer(training, tmp_path):
+    path, model = training
+    report = holdfast.convert(path, tmp_path / "m.safetensors")
+    assert report.part == "model"
+    assert load_file(tmp_path / "m.safetensors").keys() == model.state_dict().keys() - {
+        "out.weight"
+    }
+
+
+def test_tied_weights_follow_the_rules_of_safetensors(training, tmp_path):
+    """Stored once, under the first name, the other one in the metadata: load_model takes that."""
+    path, model = training
+    report = holdfast.convert(path, tmp_path / "m.safetensors")
+    with safe_open(tmp_path / "m.safetensors", "pt") as file:
+        assert file.metadata()["out.weight"] == "embedding.weight"
+        assert file.metadata()["format"] == "pt"
+    fresh = Tied()
+    assert load_model(fresh, tmp_path / "m.safetensors") == (set(), [])
+    assert same(fresh.state_dict(), model.state_dict())
+    assert [item.name for item in report.items if item.tied_to] == ["out.weight"]
+
+
+def test_each_tensor_has_a_checksum_that_verify_checks(training, tmp_path):
+    path = tmp_path / "m.safetensors"
+    holdfast.convert(training[0], path)
+    assert holdfast.verify(path).status == "good"
+    data = bytearray(path.read_bytes())
+    data[-3] ^= 1
+    path.write_bytes(data)
+    report = holdfast.verify(path)
+    assert report.status == "damaged"
+    [damage] = report.damages
+    with holdfast.open(path) as checkpoint, pytest.raises(DamagedError):
+        checkpoint.array(damage.tensors[0])
+
+
+def test_it_says_where_it_comes_from(tmp_path):
+    model = torch.nn.Linear(2, 2)
+    holdfast.save_state(tmp_path / "a.pt", model=model, metrics={"loss": 0.5})
+    for name in ("b.safetensors", "b.pt"):
+        holdfast.convert(tmp_path / "a.pt", tmp_path / name, part="model")
+        record = holdfast.open(tmp_path / name).record
+        assert record.parent == holdfast.open(tmp_path / "a.pt").record.id
+        assert record.metrics == {"loss": 0.5}
+        assert record.provenance == {"converted_from": "a.pt", "format_from": "torch_zip"}
+
+
+def test_shards_are_a_folder_with_an_index(tmp_path):
+    tensors = OrderedDict((f"layer.{n}", torch.randn(50)) for n in range(7))
+    torch.save(tensors, tmp_path / "m.pt")
+    report = holdfast.convert(tmp_path / "m.pt", tmp_path / "llm", shard_size=450)
+    names = sorted(path.name for path in (tmp_path / "llm").iterdir())
+    assert names == [
+        *(f"model-{n:05d}-of-00004.safetensors" for n in range(1, 5)),
+        "model.safetensors.index.json",
+    ]
+    assert [Path(file).name for file in report.files] == names
+    index = json.loads((tmp_path / "llm" / names[-1]).read_text())
+    assert index["metadata"] == {"total_size": 1400}
+    made = {}
+    for name, file in index["weight_map"].items():
+        made[name] = load_file(tmp_path / "llm" / file)[name]
+    assert same(made, tensors)
+    with holdfast.open(tmp_path / "llm") as checkpoint:
+        assert checkpoint.names() == list(tensors)
+        assert np.array_equal(checkpoint.array("layer.6"), tensors["layer.6"].numpy())
+    assert holdfast.verify(tmp_path / "llm").status == "good"
+
+
+def test_a_folder_is_written_anew_or_not_at_all(tmp_path):
+    torch.save({"w": torch.ones(3)}, tmp_path / "m.pt")
+    (tmp_path / "llm").mkdir()
+    holdfast.convert(tmp_path / "m.pt", tmp_path / "llm", shard_size="1GB")
+    with pytest.raises(FileError) as caught:
+        holdfast.convert(tmp_path / "m.pt", tmp_path / "llm", shard_size="1GB")
+    assert str(caught.value) == (
+        "a folder is written anew, and something is there already\n"
+        f"  in {tmp_path}/llm\n"
+        "  Choose another name, or remove it first."
+    )
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["llm", "m.pt"]
+
+
+@pytest.mark.parametrize(
+    ("text", "nbytes"),
+    [("5GB", 5 * 10**9), ("1.5 kb", 1500), ("2GiB", 2 << 30), (100, 100), ("7", 7), ("3b", 3)],
+)
+def test_sizes(text, nbytes):
+    assert parse_size(text) == nbytes
+
+
+@pytest.mark.parametrize("text", ["", "GB", "-1", "0", "5 apples"])
+def test_what_is_no_size(text):
+    with pytest.raises(UsageError, match="this is no size of a file"):
+        parse_size(text)
+
+
+# ---- to torch files
+
+
+def test_a_pt_without_options_keeps_all_that_is_plain(training, tmp_path):
+    path, model = training
+    report = holdfast.convert(path, tmp_path / "all.pt")
+    made = torch.load(tmp_path / "all.pt", weights_only=True)
+    theirs = torch.load(path, weights_only=True)
+    assert same(made["model"], model.state_dict())
+    assert made["model"]._metadata == theirs["model"]._metadata
+    assert made["epoch"] == 3
+    assert made["optimizer"]["param_groups"] == theirs["optimizer"]["param_groups"]
+    for n, state in theirs["optimizer"]["state"].items():
+        assert same(made["optimizer"]["state"][n], state)
+    tied = made["model"]["embedding.weight"], made["model"]["out.weight"]
+    assert tied[0].data_ptr() == tied[1].data_ptr()
+    assert report.left_out == ()
+
+
+def test_weights_as_an_ordered_dict_or_a_plain_one(training, tmp_path):
+    path, model = training
+    holdfast.convert(path, tmp_path / "w.pt", part="model")
+    holdfast.convert(path, tmp_path / "p.pt", plain=True)
+    weights, plain = (torch.load(tmp_path / n, weights_only=True) for n in ("w.pt", "p.pt"))
+    assert type(weights) is OrderedDict
+    assert type(plain) is dict
+    assert same(weights, model.state_dict())
+    assert same(plain, model.state_dict())
+    assert not any(tensor.requires_grad for tensor in plain.values())
+
+
+def test_plain_files_are_what_libtorch_reads(training, tmp_path):
+    """``torch::pickle_load``, the reader of C++, by its binding."""
+    holdfast.convert(training[0], tmp_path / "p.pt", plain=True)
+    made = torch._C._pickle_load_obj((tmp_path / "p.pt").read_bytes())
+    assert same(made, training[1].state_dict())
+
+
+def test_objects_are_left_out_and_named(tmp_path):
+    path = tmp_path / "a.pt"
+    torch.save(
+        {
+            "w": torch.ones(2),
+            "args": Path("x"),
+            "numbers": np.arange(3),
+            "scalar": np.float64(2.5),
+            "list": [1, Path("y"), torch.zeros(1)],
+            "set": {1, 2},
+        },
+        path,
+    )
+    report = holdfast.convert(path, tmp_path / "b.pt")
+    made = torch.load(tmp_path / "b.pt", weights_only=True)
+    assert report.left_out == ("args", "list.1")
+    assert made.keys() == {"w", "numbers", "scalar", "list", "set"}
+    assert made["numbers"].tolist() == [0, 1, 2]
+    assert made["scalar"] == 2.5
+    assert made["list"][:2] == [1, None]
+    assert made["set"] == {1, 2}
+
+
+def test_every_kind_of_tensor_goes_through(tmp_path):
+    x = torch.randn(6, 8)
+    tensors = {
+        "transposed": x.t(),
+        "slice": x[::2, 1:4],
+        "expanded": x[:1].expand(4, 8),
+        "conj": torch.randn(3, dtype=torch.complex64).conj(),
+        "coo": x.relu().to_sparse(),
+        "csr": x.relu().to_sparse_csr(),
+        "quantized": torch.quantize_per_tensor(x, 0.1, 3, torch.quint8),
+        "channels": torch.quantize_per_channel(
+            x, torch.rand(6) / 9 + 0.01, torch.arange(6), 0, torch.qint8
+        ),
+        "bf16": x.bfloat16(),
+        "fp8": x.to(torch.float8_e4m3fn),
+        "uint16": x.abs().to(torch.uint16),
+        "empty": torch.empty(0, 3),
+        "number": torch.tensor(7),
+        "meta": torch.empty(3, device="meta"),
+    }
+    torch.save(tensors, tmp_path / "a.pt")
+    report = holdfast.convert(tmp_path / "a.pt", tmp_path / "b.pt")
+    made = torch.load(tmp_path / "b.pt", weights_only=True)
+    assert report.left_out == ("meta",)
+    for name, wanted in tensors.items():
+        if name == "meta":
+            continue
+        assert made[name].dtype == wanted.dtype
+        assert made[name].layout == wanted.layout
+        pair = [t.dequantize() if t.is_quantized else t.to_dense() for t in (made[name], wanted)]
+        assert torch.equal(*(t.float() if t.dtype == torch.float8_e4m3fn else t for t in pair)), (
+            name
+        )
+
+
+# ---- types
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "fp16", "fp32", "fp64", "fp8_e4m3", "fp8_e5m2"])
+@pytest.mark.parametrize("source", ["float32", "float64", "float16", "bfloat16", "float8_e4m3fn"])
+def test_types_are_converted_as_torch_does(dtype, source, tmp_path):
+    x = (torch.randn(4000) * torch.logspace(-9, 2, 4000)).to(getattr(torch, source))
+    torch.save(
+        {"x": x, "n": torch.arange(3), "c": torch.ones(2, dtype=torch.complex64)}, tmp_path / "a"
+    )
+    holdfast.convert(tmp_path / "a", tmp_path / "b.pt", dtype=dtype)
+    made = torch.load(tmp_path / "b.pt", weights_only=True)
+    wanted = x.to(getattr(torch, types.parse(dtype).name))
+    assert made["x"].dtype == wanted.dtype
+    assert torch.equal(made["x"].view(torch.uint8), wanted.view(torch.uint8))
+    assert (made["n"].dtype, made["c"].dtype) == (torch.int64, torch.complex64)
+
+
+def test_numbers_that_do_not_fit_are_counted(tmp_path):
+    torch.save({"w": torch.tensor([1.0, 1e6, -1e6, float("inf")])}, tmp_path / "a.pt")
+    report = holdfast.convert(tmp_path / "a.pt", tmp_path / "b.pt", dtype="fp16")
+    assert report.unfit == {"w": 2}
+
+
+def test_quantized_tensors_are_dequantized_by_a_type(tmp_path):
+    x = torch.quantize_per_tensor(torch.randn(20), 0.1, 3, torch.quint8)
+    torch.save({"x": x}, tmp_path / "a.pt")
+    holdfast.convert(tmp_path / "a.pt", tmp_path / "b.safetensors", dtype="fp32")
+    assert torch.allclose(load_file(tmp_path / "b.safetensors")["x"], x.dequantize())
+    with pytest.raises(UsageError) as caught:
+        holdfast.convert(tmp_path / "a.pt", tmp_path / "c.safetensors")
+    assert caught.value.what == "safetensors has no type for torch.quint8"
+    assert not (tmp_path / "c.safetensors").exists()
+
+
+@pytest.mark.parametrize("name", ["int8", "apple", "complex64", ""])
+def test_what_is_no_type(name):
+    with pytest.raises(UsageError) as caught:
+        types.parse(name)
+    assert str(caught.value) == (
+        "this is no floating-point type that tensors can be converted to\n"
+        "  wanted fp64, fp32, fp16, bf16, fp8_e4m3 or fp8_e5m2 (or torch's names), "
+        f"found {name!r}"
+    )
+
+
+# ---- names and parts
+
+
+def test_names_are_changed_by_rules(tmp_path):
+    torch.save({"module.a.w": torch.ones(1), "module.b.w": torch.zeros(1)}, tmp_path / "a.pt")
+    report = holdfast.convert(
+        tmp_path / "a.pt", tmp_path / "b.safetensors", rename={"module.*.w": "*.weight"}
+    )
+    assert load_file(tmp_path / "b.safetensors").keys() == {"a.weight", "b.weight"}
+    assert [(i.old_name, i.name) for i in report.items] == [
+        ("module.a.w", "a.weight"),
+        ("module.b.w", "b.weight"),
+    ]
+
+
+def test_several_parts_are_an_error_that_lists_them(tmp_path):
+    two = {"G": {"w": torch.ones(1)}, "D": {"w": torch.zeros(1)}}
+    torch.save(two, tmp_path / "gan.pt")
+    with pytest.raises(UsageError) as caught:
+        holdfast.convert(tmp_path / "gan.pt", tmp_path / "x.safetensors")
+    assert str(caught.value) == (
+        "this checkpoint holds several parts, and which one are the weights is not said\n"
+        f"  in {tmp_path}/gan.pt\n"
+        "  found G, D\n"
+        '  Name one: --part G, or part="G".'
+    )
+    holdfast.convert(tmp_path / "gan.pt", tmp_path / "x.safetensors", part="D")
+    assert load_file(tmp_path / "x.safetensors")["w"].item() == 0
+
+
+def test_a_part_can_lie_deeper_and_its_name_hold_dots(tmp_path):
+    torch.save({"a.b": {"c": {"w": torch.ones(1)}}, "n": 1}, tmp_path / "a.pt")
+    holdfast.convert(tmp_path / "a.pt", tmp_path / "x.safetensors", part="a.b.c")
+    assert load_file(tmp_path / "x.safetensors").keys() == {"w"}
+    with pytest.raises(MissingPartError) as caught:
+        holdfast.convert(tmp_path / "a.pt", tmp_path / "y.safetensors", part="a.c")
+    assert str(caught.value).splitlines()[0] == "nothing in this checkpoint is called 'a.c'"
+    with pytest.raises(MissingPartError, match="there is no tensor in 'n'"):
+        holdfast.convert(tmp_path / "a.pt", tmp_path / "y.safetensors", part="n")
+
+
+@pytest.mark.parametrize(
+    ("target", "options", "what"),
+    [
+        ("x.onnx", {}, "the suffix says in which format to write, and this one says none"),
+        ("x", {}, "the suffix says in which format to write, and this one says none"),
+        ("x.safetensors", {"shard_size": 5}, "shards are written into a folder of their own"),
+        ("x.safetensors", {"plain": True}, "plain= is for .pt files"),
+        ("a.pt", {}, "the source is never changed, and the target is the source"),
+    ],
+)
+def test_options_that_do_not_go_together(target, options, what, tmp_path):
+    torch.save({"w": torch.ones(1)}, tmp_path / "a.pt")
+    with pytest.raises(UsageError) as caught:
+        holdfast.convert(tmp_path / "a.pt", tmp_path / target, **options)
+    assert caught.value.what == what
+
+
+# ---- all or nothing
+
+
+@pytest.mark.parametrize("target", ["b.pt", "b.safetensors", "shards"])
+def test_a_damaged_source_writes_nothing(target, tmp_path):
+    torch.save({"a": torch.randn(5000), "b": torch.randn(5000)}, tmp_path / "a.pt")
+    data = bytearray((tmp_path / "a.pt").read_bytes())
+    data[len(data) - 9000] ^= 8
+    (tmp_path / "a.pt").write_bytes(data)
+    (tmp_path / "b.pt").write_bytes(b"what was there")
+    options = {"shard_size": "1MB"} if target == "shards" else {}
+    with pytest.raises(DamagedError) as caught:
+        holdfast.convert(tmp_path / "a.pt", tmp_path / target, **options)
+    assert caught.value.tensor == "b"
+    assert (tmp_path / "b.pt").read_bytes() == b"what was there"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.pt", "b.pt"]
+
+
+def test_a_dry_run_writes_nothing_and_tells_the_same(training, tmp_path):
+    target = tmp_path / "x.safetensors"
+    told = holdfast.convert(training[0], target, dry_run=True).to_json()
+    assert not target.exists()
+    done = holdfast.convert(training[0], target).to_json()
+    assert told.pop("is_dry_run")
+    assert not done.pop("is_dry_run")
+    assert told == done
+
+
+_MEMORY = """
+import sys
+import holdfast
+holdfast.convert(sys.argv[1], sys.argv[2], **eval(sys.argv[3]))
+with open("/proc/self/status") as status:  # getrusage would count the parent's memory, too
+    print(next(line.split()[1] for line in status if line.startswith("VmHWM")))
+assert "torch" not in sys.modules
+"""
+
+
+@pytest.mark.parametrize(
+    ("target", "options"),
+    [
+        ("b.safetensors", {}),
+        ("b.pt", {"dtype": "bf16"}),
+    ],
+)
+def test_memory_does_not_grow_with_the_file(target, options, tmp_path):
+    """A tensor of 400 MiB and its transpose in less than 256 MiB, without torch."""
+    x = torch.zeros(10240, 10240)
+    torch.save({"a": x, "b": x.t()}, tmp_path / "a.pt")
+    command = [sys.executable, "-c", _MEMORY, str(tmp_path / "a.pt"), str(tmp_path / target)]
+    done = subprocess.run([*command, repr(options)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) / 1024 < 256
+
+
+@given(
+    st.dictionaries(
+        st.text(st.characters(exclude_categories=["Cs"]), min_size=1), st.integers(0, 3)
+    )
+)
+def test_any_names_survive_the_way_there_and_back(names):
+    import tempfile
+
+    tensors = {name: torch.full((size,), float(size)) for name, size in names.items()}
+    if not tensors:
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        first, second, third = (Path(folder) / n for n in ("a.pt", "b.safetensors", "c.pt"))
+        torch.save(tensors, first)
+        if any(name.startswith(("holdfast", "__metadata__")) for name in tensors):
+            return
+        holdfast.convert(first, second)
+        holdfast.convert(second, third, plain=True)
+        made = torch.load(third, weights_only=True)
+        assert {name: made[name].tolist() for name in tensors} == {
+            name: tensor.tolist() for name, tensor in tensors.items()
+        }
