@@ -10,11 +10,13 @@ from holdfast.formats import strangers
 from holdfast.formats.zip_archive import Member, read_members
 from holdfast.io.source import Folder, Source
 
-_HEAD = 512
+#: Bytes at the beginning by which kinds are told apart.
+HEAD = 512
 #: The beginning of five pickles in a row: the number 0x1950A86A20F9469CFC6C, alone in a pickle.
-_LEGACY = re.compile(
-    rb"\x80[\x02-\x05](\x95.{8})?\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19\.", re.DOTALL
-)
+_NUMBER = b"\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."
+LEGACY_MAGIC = b"\x80\x02" + _NUMBER
+#: The same by any protocol; newer ones have a frame around it.
+_LEGACY = re.compile(rb"\x80[\x02-\x05](\x95.{8})?" + re.escape(_NUMBER), re.DOTALL)
 #: safetensors: at most this many bytes of JSON.
 LONGEST_JSON = 100_000_000
 
@@ -48,8 +50,16 @@ def kind_of(source: Source) -> tuple[str, Mapping[str, Member]]:
     """
     if isinstance(source, Folder):
         return _kind_of_folder(source), {}
-    head = source.read_at(0, min(source.size, _HEAD))
-    kinds = _kinds_of(head)
+    kind = kind_by_head(source, source.read_at(0, min(source.size, HEAD)))
+    if kind != "zip":
+        return kind, {}
+    members = read_members(source)
+    return _kind_of_zip(source, members), members
+
+
+def kind_by_head(source: Source, head: bytes) -> str:
+    """What the first bytes of a file say: a name as in ``kind_of``, or ``zip``; raises like it."""
+    kinds = _kinds_of(head[:HEAD])
     if len(kinds) > 1:
         raise RefusedError(
             "refused: a file is of one format",
@@ -58,11 +68,8 @@ def kind_of(source: Source) -> tuple[str, Mapping[str, Member]]:
             cure="It was made so that two programs see two different files in it.",
         )
     if not kinds:
-        raise strangers.letter(source, head)
-    if kinds[0] != "zip":
-        return kinds[0], {}
-    members = read_members(source)
-    return _kind_of_zip(source, members), members
+        raise strangers.letter(source, head[:HEAD])
+    return kinds[0]
 
 
 def _kinds_of(head: bytes) -> list[str]:
@@ -71,8 +78,7 @@ def _kinds_of(head: bytes) -> list[str]:
         "safetensors": head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= LONGEST_JSON,
         "torch_tar": head[257:262] == b"ustar",
         "torch_legacy": bool(_LEGACY.match(head)),
-        "pickle": bool(_PICKLE.match(head) or _OLD_PICKLE.match(head))
-        and not _LEGACY.match(head),
+        "pickle": bool(_PICKLE.match(head) or _OLD_PICKLE.match(head)) and not _LEGACY.match(head),
         "gzip": head.startswith(b"\x1f\x8b"),
         "onnx": bool(_ONNX.match(head)),
     }

@@ -45,8 +45,19 @@ class Source(ABC):
         self._below: dict[str, Source] = {}
 
     def of(self, file: str) -> Source:
-        """The source of that name: this one, or one below it."""
-        return self if file == self.name else self._below[file]
+        """The source of that name: this one, or one below it, however deep."""
+        found = self._find(file)
+        if found is None:
+            raise KeyError(file)
+        return found
+
+    def _find(self, file: str) -> Source | None:
+        if file == self.name:
+            return self
+        if file in self._below:
+            return self._below[file]
+        found = (source._find(file) for source in self._below.values())
+        return next((source for source in found if source is not None), None)
 
     def adopt(self, source: Source) -> Source:
         """Keep ``source`` below this one, until this one is closed."""
@@ -251,7 +262,7 @@ class _FileObject(Source):
 
 
 class _OwnFile(_FileObject):
-    """A file opened here by path, where the system has no ``preadv`` (Windows)."""
+    """A file opened here: an unnamed one, or where the system has no ``preadv`` (Windows)."""
 
     def fileno(self) -> int:
         """The descriptor, for the one caller that maps (``load(mmap=True)``)."""
@@ -311,6 +322,12 @@ def open_source(file: str | os.PathLike[str] | BinaryIO) -> Source:
             cure='Open the file in binary mode: open(path, "rb").',
         )
     return _FileObject(file, _name_of(file))
+
+
+def owned(file: BinaryIO, name: str) -> Source:
+    """A file that has no path, from its beginning; it is closed with its source."""
+    file.seek(0)
+    return _OwnFile(file, name)
 
 
 def _open_path(path: str) -> Source:

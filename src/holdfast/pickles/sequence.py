@@ -46,7 +46,7 @@ def read_next(
     for what it gives each time.
 
     Raises:
-        TruncatedError: the file, or what may be read of it, ends before the pickle.
+        TruncatedError: the file ends before the pickle.
         RefusedError: a rule for hostile files is broken.
         FormatError: there is no pickle.
     """
@@ -65,5 +65,8 @@ def read_next(
             return interpret(m), offset + m.end
         except TruncatedError:
             if nbytes == room:
+                if offset + room < source.size:
+                    wanted = f"at most {most:,} bytes"
+                    raise m.refused("pickles are small", wanted=wanted, found="more") from None
                 raise
         nbytes = min(nbytes * _GROWTH, room)
