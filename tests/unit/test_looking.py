@@ -1,13 +1,21 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 import holdfast
 from holdfast import looking
-from holdfast.errors import MissingPartError, NoCheckpointError, UsageError
+from holdfast.errors import (
+    DamagedError,
+    MissingPartError,
+    NoCheckpointError,
+    TruncatedError,
+    UsageError,
+)
 
 
 @pytest.fixture
@@ -76,3 +84,125 @@ def test_check_takes_errors_as_answers(file, tmp_path) -> None:
 def test_check_does_not_take_a_wrong_call_as_an_answer(file) -> None:
     with pytest.raises(UsageError):
         looking.check(f"{file}@latest")
+
+
+def test_one_tensor_is_read_and_no_other(tmp_path, monkeypatch):
+    tensors = {f"layer.{n}": torch.randn(1000) for n in range(50)}
+    torch.save(tensors, tmp_path / "a.pt")
+    with holdfast.open(tmp_path / "a.pt") as checkpoint:
+        read = []
+        before = checkpoint._source.read_into
+        monkeypatch.setattr(
+            checkpoint._source,
+            "read_into",
+            lambda offset, view: (read.append(view.nbytes), before(offset, view)),
+        )
+        assert checkpoint.names() == list(tensors)
+        assert not read
+        found = checkpoint.array("layer.7")
+        assert np.array_equal(found, tensors["layer.7"].numpy())
+        assert sum(read) == 4000
+
+
+def test_a_tensor_as_torch_has_it(tmp_path):
+    model = torch.nn.Linear(2, 3).to(torch.bfloat16)
+    torch.save(
+        {"model": model.state_dict(), "array": np.arange(3), "n": np.float32(2)}, tmp_path / "a"
+    )
+    checkpoint = holdfast.open(tmp_path / "a")
+    assert torch.equal(checkpoint.tensor("model.weight"), model.weight.detach())
+    assert checkpoint.array("model.weight").dtype.name == "bfloat16"
+    assert checkpoint.tensor("array").tolist() == [0, 1, 2]
+    assert checkpoint.tensor("n").item() == 2
+
+
+def test_a_file_cut_short_while_it_is_read_is_an_error_and_no_crash(tmp_path):
+    """A mapping would end the process with SIGBUS here."""
+    path = tmp_path / "a.pt"
+    torch.save({"w": torch.randn(1 << 20)}, path)
+    checkpoint = holdfast.open(path)
+    os.truncate(path, 100_000)
+    with pytest.raises(TruncatedError) as caught:
+        checkpoint.array("w")
+    assert str(caught.value).startswith(f"this file ends too early\n  in {path}\n")
+    with pytest.raises(TruncatedError):
+        checkpoint.tensor("w")
+    with pytest.raises(TruncatedError):
+        checkpoint.verify()
+
+
+def test_a_file_written_over_while_it_is_open_is_noticed(tmp_path):
+    path = tmp_path / "a.pt"
+    torch.save({"w": torch.randn(1000), "v": torch.randn(1000)}, path)
+    checkpoint = holdfast.open(path)
+    extent = checkpoint.index.extents["1"]
+    with path.open("r+b") as file:
+        file.seek(extent.offset)
+        file.write(bytes(100))
+    checkpoint.array("w")
+    with pytest.raises(DamagedError) as caught:
+        checkpoint.array("v")
+    assert caught.value.tensor == "v"
+
+
+def test_a_file_that_another_takes_the_name_of_stays_the_same(tmp_path):
+    path, other = tmp_path / "a.pt", tmp_path / "b.pt"
+    torch.save({"w": torch.ones(10)}, path)
+    torch.save({"w": torch.zeros(10)}, other)
+    with holdfast.open(path) as checkpoint:
+        other.replace(path)
+        assert checkpoint.array("w").sum() == 10
+    assert holdfast.open(path).array("w").sum() == 0
+
+
+def test_a_closed_checkpoint_says_so(tmp_path):
+    path = tmp_path / "a.pt"
+    torch.save({"w": torch.ones(1)}, path)
+    with holdfast.open(path) as checkpoint:
+        pass
+    checkpoint.close()
+    with pytest.raises(UsageError) as caught:
+        checkpoint.array("w")
+    assert str(caught.value) == (
+        "this checkpoint is closed: its tensors can be read no more\n"
+        f"  in {path}\n"
+        "  Read inside the with block, or open it again."
+    )
+
+
+def test_files_are_closed_with_the_last_reference(tmp_path):
+    torch.save({"w": torch.ones(1)}, tmp_path / "a.pt")
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for _ in range(5):
+        holdfast.open(tmp_path / "a.pt").array("w")
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("model", "model.weight, model.bias"),
+        ("model.wieght", "model.weight, model.bias"),
+        ("epoch", "a plain value: 3"),
+    ],
+)
+def test_names_that_no_tensor_bears(name, found, tmp_path):
+    path = tmp_path / "a.pt"
+    torch.save({"model": torch.nn.Linear(1, 1).state_dict(), "epoch": 3}, path)
+    with pytest.raises(MissingPartError) as caught:
+        holdfast.open(path).array(name)
+    assert str(caught.value) == (
+        f"no tensor in this checkpoint is called {name!r}\n"
+        f"  in {path}\n"
+        f"  found {found}\n"
+        "  checkpoint.names() lists all tensors; plain values are in checkpoint.tree."
+    )
+
+
+def test_a_model_pickled_whole_has_the_names_of_its_state_dict(tmp_path):
+    model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.BatchNorm1d(3))
+    torch.save(model, tmp_path / "model.pt")
+    checkpoint = holdfast.open(tmp_path / "model.pt")
+    assert checkpoint.names() == list(model.state_dict())
+    for name, tensor in model.state_dict().items():
+        assert np.array_equal(checkpoint.array(name), tensor.numpy())

@@ -18,6 +18,8 @@ Array = np.ndarray[Any, Any]
 
 #: One piece of a stream.
 PIECE = 8 << 20
+#: A box of a tensor whose elements lie apart is larger than a piece: its rows are longer then.
+_BOX = 4
 #: What is read beyond the elements wanted, so that rows need no call each.
 _WASTE, _LEAST_SPAN = 4, 1 << 16
 _LARGEST_SPAN = 64 << 20
@@ -44,7 +46,7 @@ def array(ref: TensorRef, storages: Storages) -> Array:
 
 
 def pieces(ref: TensorRef, storages: Storages, *, nbytes: int = PIECE) -> Iterator[Array]:
-    """The elements in C order as flat arrays of at most about ``nbytes`` bytes.
+    """The elements in C order as flat arrays of about ``nbytes`` bytes, or four times as many.
 
     A damaged storage raises DamagedError before the stream ends, at the latest behind its last
     piece: use nothing of it before.
@@ -60,7 +62,8 @@ def pieces(ref: TensorRef, storages: Storages, *, nbytes: int = PIECE) -> Iterat
             yield _ordered(data.view(raw), ref.dtype, storages)
         return
     storages.check(ref.storage)
-    for offset, shape, stride in _boxes(ref.offset, ref.shape, ref.stride, nbytes // raw.itemsize):
+    numel = nbytes * _BOX // raw.itemsize
+    for offset, shape, stride in _boxes(ref.offset, ref.shape, ref.stride, numel):
         box = TensorRef(ref.dtype, shape, stride, ref.storage, offset)
         yield np.ascontiguousarray(array(box, storages)).reshape(-1)
 
@@ -118,13 +121,38 @@ def _fill(
         made[...] = _view(ref, storages, offset, made.shape, stride)
         return
     outer = max(range(made.ndim), key=lambda axis: (made.shape[axis] > 1, stride[axis]))
-    rest = stride[:outer] + stride[outer + 1 :]
+    rest = made.shape[:outer] + made.shape[outer + 1 :]
+    steps = stride[:outer] + stride[outer + 1 :]
+    if _is_dense(rest, steps):
+        rows = _rows(ref, storages, offset, stride[outer], made.shape[outer], rest, steps)
+        made[...] = np.moveaxis(rows, 0, outer)
+        return
     for at in range(made.shape[outer]):
         # A slice, then its axis off: a plain index could give a number, not a view to fill.
-        row = made[(slice(None),) * outer + (slice(at, at + 1),)].reshape(
-            made.shape[:outer] + made.shape[outer + 1 :]
-        )
-        _fill(row, ref, storages, offset + at * stride[outer], rest)
+        row = made[(slice(None),) * outer + (slice(at, at + 1),)].reshape(rest)
+        _fill(row, ref, storages, offset + at * stride[outer], steps)
+
+
+def _rows(
+    ref: TensorRef,
+    storages: Storages,
+    offset: int,
+    step: int,
+    count: int,
+    shape: tuple[int, ...],
+    stride: tuple[int, ...],
+) -> Array:
+    """``count`` runs of elements that lie ``step`` apart, each of a dense shape."""
+    raw = kind_of(ref.dtype)
+    assert ref.storage is not None
+    nbytes = math.prod(shape) * raw.itemsize
+    starts = range(
+        offset * raw.itemsize, (offset + count * step) * raw.itemsize, step * raw.itemsize
+    )
+    data = storages.read_rows(ref.storage, starts, nbytes)
+    flat = _ordered(data.view(raw), ref.dtype, storages)
+    steps = (nbytes, *(each * raw.itemsize for each in stride))
+    return np.ndarray((count, *shape), raw, flat.view(np.uint8), 0, steps)
 
 
 def _is_dense(shape: tuple[int, ...], stride: tuple[int, ...]) -> bool:
