@@ -10,7 +10,7 @@ import typing as _typing
 
 if _typing.TYPE_CHECKING:
     from holdfast import errors
-    from holdfast.looking import Checkpoint, convert, open, verify
+    from holdfast.looking import Checkpoint, convert, open, scan, verify
     from holdfast.run import Run
     from holdfast.runs import keep
     from holdfast.runs.every import every
@@ -32,6 +32,7 @@ _HOMES: dict[str, tuple[str, str | None]] = {
     "open": ("holdfast.looking", "open"),
     "save": ("holdfast.training", "save"),
     "save_state": ("holdfast.training", "save_state"),
+    "scan": ("holdfast.looking", "scan"),
     "verify": ("holdfast.looking", "verify"),
 }
 
@@ -48,6 +49,7 @@ __all__ = [
     "open",
     "save",
     "save_state",
+    "scan",
     "verify",
 ]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import weakref
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from holdfast.errors import HoldfastError, MissingExtraError, UsageError
 from holdfast.formats import read_index
 from holdfast.io.source import Source, open_source
 from holdfast.report.leaves import TooManyLeavesError, leaves
+from holdfast.report.scan import ScanReport
 from holdfast.report.summary import Summary, not_a_tensor, summarize
 from holdfast.report.verify import VerifyReport, verify_index
 from holdfast.runs import listing, where
@@ -107,6 +109,12 @@ class Checkpoint:
     def verify(self) -> VerifyReport:
         """Read every byte that has a CRC and say which are not what they were when saved."""
         return verify_index(self.index, self._source)
+
+    def scan(self) -> ScanReport:
+        """List what its pickles would call elsewhere, and say whether all of it is plain data."""
+        from holdfast.report.crawl import scan_source
+
+        return scan_source(self._source)
 
     def close(self) -> None:
         """Close the file; tensors can be read no more. A second call does nothing."""
@@ -220,6 +228,22 @@ def convert(
         return convert_index(checkpoint.index, checkpoint._source, target, options)
 
 
+def scan(path: str | os.PathLike[str]) -> ScanReport:
+    """List what the pickles in ``path`` would call, were they loaded elsewhere; nothing is run.
+
+    It may be any file: what is no checkpoint, broken or hostile is looked through as far as its
+    bytes allow. Archives and packed files inside it are looked through too.
+
+    Raises:
+        NoCheckpointError: nothing is there.
+        FileError: it may not be read.
+    """
+    from holdfast.report.crawl import scan_source
+
+    with open_source(where.resolve(path)) as source:
+        return scan_source(source)
+
+
 def find(run: str | os.PathLike[str], *which: str | int) -> list[Path]:
     """The paths of the checkpoints of a run that ``which`` names: ``latest``, ``best:loss``, 100.
 
@@ -233,15 +257,15 @@ def find(run: str | os.PathLike[str], *which: str | int) -> list[Path]:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """What verifying one of several paths gave: a report, or the error that kept it from one."""
+    """What looking at one of several paths gave: a report, or the error that kept it from one."""
 
     path: str
-    report: VerifyReport | None = None
+    report: VerifyReport | ScanReport | None = None
     error: HoldfastError | None = None
 
     @property
     def ok(self) -> bool:
-        """Whether it could be read and nothing is known to be damaged."""
+        """Whether it could be read and is not damaged, or clean where it was scanned."""
         return self.report is not None and self.report.ok
 
     def to_json(self) -> dict[str, Any]:
@@ -258,14 +282,17 @@ class Check:
         return str(self.error) if self.report is None else self.report.to_text()
 
 
-def check(path: str | os.PathLike[str]) -> Check:
-    """Verify, and take an error as an answer, so that one bad file does not hide the others.
+def check(
+    path: str | os.PathLike[str],
+    look: Callable[[str | os.PathLike[str]], VerifyReport | ScanReport] = verify,
+) -> Check:
+    """Verify or scan, and take an error as an answer: one bad file does not hide the others.
 
     Raises:
         UsageError: ``path`` means nothing.
     """
     try:
-        return Check(os.fspath(path), verify(path))
+        return Check(os.fspath(path), look(path))
     except UsageError:
         raise
     except HoldfastError as error:

@@ -75,7 +75,8 @@ path = sys.argv[1]
 print(holdfast.open(path).record.step, holdfast.verify(path).ok, holdfast.every(steps=2))
 print(holdfast.keep.latest(2) | holdfast.keep.best("loss"))
 from holdfast.cli import main
-for arguments in (["list", path], ["show", path], ["verify", path], ["path", path, "latest"]):
+for command in (["list"], ["show"], ["verify"], ["scan"], ["path", "latest"]):
+    arguments = [command[0], path, *command[1:]]
     try:
         main(arguments)
     except SystemExit as left:

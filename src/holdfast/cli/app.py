@@ -12,13 +12,14 @@ from holdfast.cli.output import say
 from holdfast.errors import HoldfastError, UsageError
 
 #: Each command is the object ``command`` in the module of its name, loaded when it is called.
-COMMANDS = ("show", "list", "verify", "convert", "path", "pin", "unpin", "prune", "demo")
+COMMANDS = ("show", "list", "verify", "scan", "convert", "path", "pin", "unpin", "prune", "demo")
 
 _HELP = """\b
 Examples:
   holdfast show model.pt            what is inside a checkpoint
   holdfast list runs/iris           the checkpoints of a run
   holdfast verify runs/iris         is every byte what it was when saved?
+  holdfast scan model.pt            would loading it elsewhere run anything?
   holdfast path runs/iris best:loss
 
 Keep PyTorch training state: look at it, check it, choose what to keep. A path is a file, RUN (a

@@ -34,6 +34,10 @@ class Ends(Exception):  # noqa: N818 (no error: how a walk comes to its end)
     """The walk cannot go on; the text says why."""
 
 
+class Limit(Ends):
+    """The walk is too long: a reader would go on where it ends."""
+
+
 class Allowance:
     """How many opcodes the walks of one scan may take together."""
 
@@ -57,6 +61,8 @@ class Walker:
         is_guess: bool,
     ) -> None:
         self.source, self.is_guess = source, is_guess
+        # A reader may keep the memo of the pickle before.
+        self.is_later = start > 0
         self.allowance = allowance
         self.base, self.pos, self.data = start, 0, b""
         self.stack: list[Any] = []
@@ -115,7 +121,7 @@ class Walker:
         stop = self.data.find(b"\n", self.pos)
         while stop < 0 and self._more():
             if len(self.data) - self.pos >= _LONGEST_LINE:
-                raise Ends("it holds a line of more than 64 MiB")
+                raise Limit("it holds a line of more than 64 MiB")
             self._refill(max(_WINDOW, 4 * (len(self.data) - self.pos)))
             stop = self.data.find(b"\n", self.pos)
         found = self.data[self.pos : stop if stop >= 0 else len(self.data)]
@@ -158,7 +164,7 @@ class Walker:
     def mark(self) -> None:
         """Begin a new stack on top."""
         if len(self.marks) >= _MOST_MARKS:
-            raise Ends("it nests marks by the million")
+            raise Limit("it nests marks by the million")
         self.marks.append(self.stack)
         self.stack = []
 
@@ -168,12 +174,12 @@ class Walker:
             self.misfit("it keeps what is not there")
             return
         if len(self.memo) >= _MOST_MEMOS:
-            raise Ends("it keeps more objects than any checkpoint holds")
+            raise Limit("it keeps more objects than any checkpoint holds")
         self.memo[number] = self.stack[-1]
 
     def get(self, number: int) -> None:
         """Push what was kept under a number."""
-        if number not in self.memo:
+        if number not in self.memo and not (self.is_guess and self.is_later):
             self.misfit("it gets what it never put")
         # A reader that goes on with an older memo would find something: it is not known what.
         self.stack.append(self.memo.get(number, Made(None)))
@@ -188,7 +194,7 @@ class Walker:
         symbol = self.symbols.get((module, name))
         if symbol is None:
             if len(self.symbols) >= _MOST_SYMBOLS:
-                raise Ends("it names more symbols than any checkpoint does")
+                raise Limit("it names more symbols than any checkpoint does")
             symbol = Symbol(module, name, *raw, self.at)
             self.symbols[module, name] = symbol
         return symbol
@@ -217,21 +223,21 @@ class Walker:
         self.stack.append(constant)
         if few is None or tracing.MAY_NAME.search(few):
             if len(self.constants) >= _MOST_CONSTANTS:
-                raise Ends("it holds more texts with line breaks than any checkpoint does")
+                raise Limit("it holds more texts with line breaks than any checkpoint does")
             self.constants.append(constant)
 
     # ---- the walk
 
     def run(self) -> Walk:
         """Walk to STOP, or as far as it goes."""
-        handlers, is_finished = tracing.HANDLERS, False
+        handlers, is_finished, is_cut_short = tracing.HANDLERS, False, False
         try:
             while not is_finished:
                 if len(self.data) - self.pos < _REACH and self._more():
                     self._refill(_WINDOW)
                 self.allowance.opcodes -= 1
                 if self.allowance.opcodes < 0:
-                    raise Ends("it is longer than any checkpoint's pickle")
+                    raise Limit("it is longer than any checkpoint's pickle")
                 if self.pos >= len(self.data):
                     raise Ends("it ends before its end")
                 code = self.data[self.pos]
@@ -241,7 +247,8 @@ class Walker:
                 else:
                     handlers[code](self)
         except Ends as reason:
-            if self.problem is None:
+            is_cut_short = isinstance(reason, Limit)
+            if self.problem is None or is_cut_short:
                 self.problem = f"it cannot be followed behind byte {self.at - 1:,}: {reason}"
         top = self.stack[-1] if self.stack else None
         return Walk(
@@ -252,6 +259,7 @@ class Walker:
             top,
             self.has_protocol,
             tuple(self.constants),
+            is_cut_short,
         )
 
     def _stop(self) -> bool:

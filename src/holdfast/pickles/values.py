@@ -58,7 +58,7 @@ class Walk:
     ``end`` is the position behind the last opcode read. ``problem`` says what is wrong with the
     pickle, None when it came to its STOP as a whole one does. ``is_finished`` says that STOP was
     reached. ``top`` is the value left. ``constants`` are the texts and bytes that may hold a pickle
-    themselves.
+    themselves. ``is_cut_short`` says that a limit ended the walk where a reader would go on.
     """
 
     symbols: tuple[Symbol, ...]
@@ -68,6 +68,7 @@ class Walk:
     top: object = None
     has_protocol: bool = False
     constants: tuple[Constant, ...] = ()
+    is_cut_short: bool = False
 
     @property
     def is_convincing(self) -> bool:

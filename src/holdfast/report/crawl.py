@@ -1,0 +1,268 @@
+"""Look through a file, and whatever lies inside it, for pickles."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from holdfast.errors import FormatError, NotACheckpointError
+from holdfast.formats import sniff
+from holdfast.formats.sniff import LEGACY_MAGIC
+from holdfast.io.source import Folder, Memory, Source
+from holdfast.pickles.symbols import Allowance, walk
+from holdfast.pickles.values import Constant, Symbol, Walk
+from holdfast.report import crawl_folder, crawl_tar, crawl_zip, scan_words
+from holdfast.report.scan import Named, Place, Problem, ScanReport
+from holdfast.report.site import Site
+from holdfast.report.unpack import RAW, WRAPPED, Unpacked, is_packed, unpack
+
+#: Files inside files.
+_DEEPEST = 8
+#: Bytes that are unpacked in one scan, beside four times those of the file.
+_ALLOWANCE = 256 << 20
+#: What shows whether a packed member is worth unpacking whole.
+_PEEK = 64 << 10
+_MOST_PLACES = 10_000
+_MOST_PROBLEMS = 100
+_MOST_PROGRAMS = 10_000
+#: Each pickle counts as so many opcodes: a chain of a million empty ones takes time as well.
+_PER_PICKLE = 16
+#: A pickle's opcodes are no more than its bytes; what lies in it is followed again.
+_OPCODES, _PER_BYTE = 1_000_000, 4
+_LONGEST_TEXT = 256 << 20
+
+_PICKLE_NAME = re.compile(r"(^|/)(\.metadata|[^/]*\.(pkl|pickle|debug_pkl))\Z")
+_PICKLE_HEAD = re.compile(rb"\x80[\x02-\x05]")
+_PACKED_OTHERWISE = {
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"\xfd7zXZ\x00": "xz",
+    b"BZh": "bzip2",
+    b"7z\xbc\xaf\x27\x1c": "7z",
+}
+
+
+@dataclass(slots=True)
+class _Found:
+    """A place in the making."""
+
+    offset: int | None
+    pickles: int = 0
+    symbols: dict[tuple[str, str], Symbol] = field(default_factory=dict)
+
+
+class Crawler:
+    """One scan: what it found, and what it may still spend."""
+
+    def __init__(self) -> None:
+        self.allowance = Allowance(_OPCODES)
+        self.problems: dict[Problem, None] = {}
+        self.programs: dict[str, None] = {}
+        self._unpack_left = _ALLOWANCE
+        self._found: dict[tuple[str, str], _Found] = {}
+
+    def allow(self, nbytes: int) -> None:
+        """Let the scan take time and memory for a file of so many bytes."""
+        self.allowance.opcodes += _PER_BYTE * nbytes
+        self._unpack_left += _PER_BYTE * nbytes
+
+    # ---- what was found
+
+    def places(self) -> tuple[Place, ...]:
+        """All places with pickles, in the order they were met."""
+        return tuple(
+            Place(file, member, found.offset, found.pickles, self._named(file, member, found))
+            for (file, member), found in self._found.items()
+        )
+
+    def _named(self, file: str, member: str, found: _Found) -> tuple[Named, ...]:
+        is_metadata = not member and file.endswith("/.metadata")
+        is_program = bool(self.programs)
+        return tuple(
+            _named(symbol, is_metadata=is_metadata, is_program=is_program)
+            for symbol in found.symbols.values()
+        )
+
+    def problem(self, site: Site, what: str) -> None:
+        """Note what keeps the scan from being sure."""
+        if len(self.problems) < _MOST_PROBLEMS:
+            self.problems[Problem(site.file, site.member, what)] = None
+
+    def program(self, name: str) -> None:
+        """Note something that is code."""
+        if len(self.programs) < _MOST_PROGRAMS:
+            self.programs[name] = None
+
+    # ---- looking
+
+    def look(self, site: Site) -> None:
+        """Find out what some bytes are, and look through them."""
+        source = site.source
+        if site.depth > _DEEPEST:
+            self.problem(site, f"files inside files are looked through {_DEEPEST} levels deep")
+            return
+        head = source.read_at(0, min(source.size, 512))
+        if crawl_zip.is_zip(source, head, is_whole_file=site.depth == 0):
+            crawl_zip.look(self, site, is_sure=head.startswith(b"PK"))
+        if crawl_tar.is_tar(head):
+            crawl_tar.look(self, site)
+        if is_packed(head):
+            self.look_unpacked(site, WRAPPED)
+        elif not head.startswith(b"PK"):
+            self._look_otherwise(site, head)
+
+    def _look_otherwise(self, site: Site, head: bytes) -> None:
+        for beginning, name in _PACKED_OTHERWISE.items():
+            if head.startswith(beginning):
+                self.problem(site, f"it is packed with {name}: unpack it and scan what comes out")
+        is_pickle = bool(_PICKLE_HEAD.match(head)) and not site.depth
+        self.look_for_pickles(site, is_pickle=is_pickle or bool(_PICKLE_NAME.search(site.name)))
+
+    def look_unpacked(self, site: Site, window_bits: int) -> None:
+        """Unpack as much as shows what it is, and the rest if that matters."""
+        most = min(_PEEK, self._unpack_left)
+        found = unpack(site.source, most, window_bits)
+        self._unpack_left -= len(found.data)
+        if found.has_more and self._is_worth_more(found.data, site):
+            found = unpack(site.source, self._unpack_left, window_bits)
+            self._unpack_left -= len(found.data)
+            self.allowance.opcodes += _PER_BYTE * len(found.data)
+        self._look_at(found, site, is_member=window_bits == RAW)
+
+    def _look_at(self, found: Unpacked, site: Site, *, is_member: bool) -> None:
+        if found.has_more and self._unpack_left <= 0:
+            self.problem(site, "it unpacks to too much to be looked through: unpack it first")
+        if found.is_broken and (site.name if is_member else _is_gzip(site.source)):
+            self.problem(site, "it unpacks only in part")
+        if not found.data:
+            return
+        source = Memory(found.data, site.file)
+        if is_member:
+            self.look(Site(source, site.file, site.member, site.depth, True, site.name))
+        else:
+            self.look(site.inside(source, "unpacked", is_unpacked=True))
+
+    def _is_worth_more(self, data: bytes, site: Site) -> bool:
+        """Whether its beginning is that of a pickle, or of something with files in it."""
+        if data.startswith(b"PK") or is_packed(data) or crawl_tar.is_tar(data[:512]):
+            return True
+        if _PICKLE_HEAD.match(data) or _PICKLE_NAME.search(site.name):
+            return True
+        walked = walk(Memory(data, site.file), is_guess=True, allowance=self.allowance)
+        return not walked.is_finished and walked.end >= len(data)
+
+    # ---- pickles
+
+    def look_for_pickles(self, site: Site, *, is_pickle: bool) -> int:
+        """Follow the pickle at the beginning, if it is one, and those right behind each other.
+
+        ``is_pickle`` says that it is called one: it is then followed beyond what does not fit. The
+        position behind the last one is given.
+        """
+        size = min(site.source.size, len(LEGACY_MAGIC))
+        is_legacy = site.source.read_at(0, size) == LEGACY_MAGIC
+        sure, at, count = 5 if is_legacy else int(is_pickle), 0, 0
+        while at < site.source.size:
+            walked = self.walk(site, at, is_guess=count >= sure)
+            if walked is None:
+                break
+            at, count = walked.end, count + 1
+            if not walked.is_finished:
+                break
+        return at
+
+    def walk(self, site: Site, at: int, *, is_guess: bool) -> Walk | None:
+        """Follow one pickle and note what it names; None where there is none."""
+        self.allowance.opcodes -= _PER_PICKLE
+        walked = walk(site.source, at, is_guess=is_guess, allowance=self.allowance)
+        if walked.is_cut_short or (walked.problem is not None and not is_guess):
+            behind = f"the pickle at byte {at:,}: " if at else "the pickle: "
+            self.problem(site, f"{behind}{walked.problem}")
+        if is_guess and not walked.is_convincing:
+            return None
+        self._note(site, at, walked.symbols)
+        for constant in walked.constants:
+            self._look_at_constant(site, constant)
+        return walked
+
+    def _note(self, site: Site, at: int, symbols: Iterable[Symbol]) -> None:
+        key = (site.file, site.member)
+        found = self._found.get(key)
+        if found is None:
+            if len(self._found) >= _MOST_PLACES:
+                self.problem(site, "it holds pickles in more places than any checkpoint")
+                key = (site.file, "many more places")
+            offset = None if site.is_unpacked else site.source.origin + at
+            found = self._found.setdefault(key, _Found(offset))
+        found.pickles += 1
+        for symbol in symbols:
+            known = found.symbols.setdefault((symbol.module, symbol.name), symbol)
+            known.ways.update(symbol.ways)
+
+    def _look_at_constant(self, site: Site, constant: Constant) -> None:
+        source: Source = site.source.window(constant.offset, constant.nbytes)
+        name = (
+            f"text at {constant.offset:,}" if constant.decode else f"bytes at {constant.offset:,}"
+        )
+        if constant.decode is not None:
+            if constant.nbytes > _LONGEST_TEXT:
+                self.problem(site, f"the {name} is too long to be looked through")
+                return
+            try:
+                text = constant.decode(source.read_at(0, constant.nbytes))
+                source = Memory(text.encode("latin-1"), site.file)
+            except ValueError:
+                return  # no bytes can be made of it
+        self.look(site.inside(source, name, is_unpacked=constant.decode is not None))
+
+
+def _is_gzip(source: Source) -> bool:
+    return source.read_at(0, min(source.size, 2)) == b"\x1f\x8b"
+
+
+def _named(symbol: Symbol, *, is_metadata: bool, is_program: bool) -> Named:
+    module, name, ways = symbol.module, symbol.name, symbol.ways
+    raw = f"{symbol.raw_module}.{symbol.raw_name}"
+    return Named(
+        module=module[:500],
+        name=name[:500],
+        how=tuple(ways) or ("imported",),
+        written=raw[:1000] if module and raw != f"{module}.{name}" else None,
+        is_allowed=scan_words.is_allowed(module, name, ways, is_metadata=is_metadata),
+        verdict=scan_words.words(module, name, ways, is_program=is_program),
+    )
+
+
+def scan_source(source: Source) -> ScanReport:
+    """Look through a file or a folder, whatever it is; nothing in it is run or imported.
+
+    Raises:
+        FileError: the file system said no.
+        TruncatedError: the file became shorter meanwhile.
+    """
+    crawler = Crawler()
+    kind = _kind(source)
+    if isinstance(source, Folder):
+        crawl_folder.look(crawler, source)
+    else:
+        crawler.allow(source.size)
+        crawler.look(Site(source, source.name))
+        if kind == "onnx":
+            crawler.program("the graph")
+    return ScanReport(
+        file=source.name,
+        kind=kind,
+        places=crawler.places(),
+        programs=tuple(crawler.programs),
+        problems=tuple(crawler.problems),
+    )
+
+
+def _kind(source: Source) -> str:
+    """The format's name; of what is of none, what it is instead."""
+    try:
+        return sniff.kind_of(source)[0]
+    except NotACheckpointError as error:
+        return error.what.removeprefix("this is ")
+    except FormatError:
+        return "no whole file of a known format"

@@ -1,0 +1,85 @@
+"""Look through a checkpoint folder: every file that lies in it."""
+
+from __future__ import annotations
+
+import os
+import pickletools
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from holdfast.errors import HoldfastError
+from holdfast.io.source import Folder, Source, open_source
+from holdfast.report import crawl_zip
+from holdfast.report.site import Site
+
+if TYPE_CHECKING:
+    from holdfast.report.crawl import Crawler
+
+_MOST_FILES = 100_000
+_DEEPEST = 20
+#: Code beside a model, which its loader imports.
+_CODE = (".py", ".so", ".dll", ".dylib", ".pyd")
+_METADATA = ".metadata"
+
+
+def look(crawler: Crawler, folder: Folder) -> None:
+    """Look through every file of a folder, also those that nothing in it names."""
+    starts = _starts(folder)
+    for count, path in enumerate(_files(crawler, folder, folder.name, 0)):
+        site = Site(folder, path)
+        if count >= _MOST_FILES:
+            crawler.problem(site, f"only the first {_MOST_FILES:,} files were looked through")
+            return
+        if path.endswith(_CODE):
+            crawler.program(path)
+        try:
+            with open_source(path) as source:
+                crawler.allow(source.size)
+                _look_at(crawler, source, path, starts)
+        except HoldfastError as error:
+            crawler.problem(site, error.what)
+
+
+def _look_at(crawler: Crawler, source: Source, path: str, starts: list[int]) -> None:
+    site = Site(source, path)
+    if not path.endswith(".distcp"):
+        crawler.look(site)
+        return
+    # Archives and pickles stand behind each other in it; the metadata says where they start.
+    crawl_zip.look_leniently(crawler, site)
+    for start in starts or [0]:
+        if start < source.size and source.read_at(start, min(2, source.size - start)) != b"PK":
+            window = source.window(start, source.size - start)
+            crawler.look_for_pickles(site.inside(window, f"bytes at {start:,}"), is_pickle=False)
+
+
+def _starts(folder: Folder) -> list[int]:
+    """Every number in the metadata of a folder: where something starts is one of them."""
+    if not folder.has(_METADATA):
+        return []
+    found: dict[int, None] = {0: None}
+    with open_source(os.path.join(folder.name, _METADATA)) as source:  # noqa: PTH118
+        data = source.read_at(0, source.size)
+    try:
+        for _, value, _ in pickletools.genops(data):
+            if isinstance(value, int) and value >= 0:
+                found[value] = None
+    except (ValueError, OverflowError):
+        pass  # no reader comes further; that it is broken is told where its symbols are
+    return list(found)
+
+
+def _files(crawler: Crawler, folder: Folder, path: str, depth: int) -> Iterator[str]:
+    """The paths of all files below a folder; links to folders are not followed."""
+    try:
+        entries = sorted(os.scandir(path), key=lambda entry: entry.name)
+    except OSError as error:
+        crawler.problem(Site(folder, path), f"this cannot be read: {error.strerror or error}")
+        return
+    for entry in entries:
+        if not entry.is_dir(follow_symlinks=False):
+            yield entry.path
+        elif depth < _DEEPEST:
+            yield from _files(crawler, folder, entry.path, depth + 1)
+        else:
+            crawler.problem(Site(folder, entry.path), "folders this deep are not looked through")

@@ -1,0 +1,176 @@
+"""Look through zip archives, also those that two programs would read differently."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from holdfast.errors import FormatError, TruncatedError
+from holdfast.formats.zip_archive import Member, read_members
+from holdfast.io.source import Source
+from holdfast.report.unpack import RAW
+
+if TYPE_CHECKING:
+    from holdfast.report.crawl import Crawler
+    from holdfast.report.site import Site
+
+_LOCAL = struct.Struct("<4s5H3I2H")
+_CENTRAL = struct.Struct("<4s6H3I5H2I")
+_HEADER, _END = b"PK\x03\x04", b"PK\x05\x06"
+_TAIL = 22 + 0xFFFF
+_WINDOW = 4 << 20
+#: Signatures in a file that is no plain archive; more of them are no accident.
+_MOST_HEADERS = 10_000
+_STORED, _DEFLATED = 0, 8
+#: Methods of the standard; other numbers behind a signature mean that it stands there by chance.
+_METHODS = frozenset({1, 2, 3, 4, 5, 6, 9, 10, 12, 14, 16, 18, 19, 20, 93, 94, 95, 96, 97, 98, 99})
+
+
+def is_zip(source: Source, head: bytes, *, is_whole_file: bool) -> bool:
+    """Whether some program would take these bytes for an archive; of a whole file, by its end."""
+    if head.startswith((_HEADER, _END)):
+        return True
+    if not is_whole_file:
+        return False
+    nbytes = min(source.size, _TAIL)
+    return _END in source.read_at(source.size - nbytes, nbytes)
+
+
+def look(crawler: Crawler, site: Site, *, is_sure: bool) -> None:
+    """Look through every member, and through what lies between them.
+
+    ``is_sure`` says that an archive begins here; else only its end was seen, and all that can be a
+    member is looked at.
+    """
+    try:
+        members = read_members(site.source)
+    except FormatError as error:
+        if is_sure:
+            is_short = isinstance(error, TruncatedError)
+            two = f"two programs may see two different files in it ({error.what})"
+            crawler.problem(site, error.what if is_short else two)
+        look_leniently(crawler, site)
+        return
+    _note_programs(crawler, site, members)
+    for member in members.values():
+        window = site.source.window(member.offset, member.nbytes)
+        inner = site.inside(window, member.name, is_unpacked=not member.is_stored)
+        if member.is_stored:
+            crawler.look(inner)
+        else:
+            crawler.look_unpacked(inner, RAW)
+    _look_between(crawler, site, members.values())
+
+
+def _note_programs(crawler: Crawler, site: Site, names: Iterable[str]) -> None:
+    """TorchScript and torch.export archives hold code, which their names show."""
+    inner = {name: name.partition("/")[2] for name in names}
+    kinds = set(inner.values())
+    is_script = "constants.pkl" in kinds or any(name.startswith("code/") for name in kinds)
+    is_exported = "archive_format" in kinds or "models/model.json" in kinds
+    prefix = f"{site.member} > " if site.member else ""
+    before = len(crawler.programs)
+    for full, name in inner.items():
+        is_code = is_script and name.startswith("code/") and not name.endswith(".debug_pkl")
+        is_graph = is_exported and name.startswith("models/")
+        if is_code or is_graph or name.startswith("data/aotinductor/"):
+            crawler.program(prefix + full)
+    if (is_script or is_exported) and len(crawler.programs) == before:
+        crawler.program(prefix + next(iter(inner)))
+
+
+def _look_between(crawler: Crawler, site: Site, members: Iterable[Member]) -> None:
+    """Where members lie side by side, nothing but their headers and descriptors is between."""
+    source, end = site.source, 0
+    for member in sorted(members, key=lambda member: member.offset):
+        for at in _headers(source, end, member.offset):
+            if _data_offset(source, at) != member.offset:
+                _hidden(crawler, site, at)
+        end = max(end, member.offset + member.nbytes)
+    for at in _headers(source, end, source.size):
+        _hidden(crawler, site, at)
+
+
+def _hidden(crawler: Crawler, site: Site, at: int) -> None:
+    if _look_at_header(crawler, site, at):
+        crawler.problem(site, f"a member at byte {at:,} is in no directory: other programs see it")
+
+
+def look_leniently(crawler: Crawler, site: Site) -> None:
+    """Every local header that stands anywhere, whatever the directory says of it."""
+    source, names = site.source, []
+    for count, at in enumerate(_headers(source, 0, source.size)):
+        if count >= _MOST_HEADERS:
+            crawler.problem(site, "it holds more members than can be looked through one by one")
+            break
+        names.append(_name_at(source, at, _LOCAL.size, 26))
+        _look_at_header(crawler, site, at)
+    names += _central_names(source)
+    _note_programs(crawler, site, names)
+
+
+def _look_at_header(crawler: Crawler, site: Site, at: int) -> bool:
+    """Whether something that can be a member stands there; it is looked at both ways."""
+    source = site.source
+    start = _data_offset(source, at)
+    if start is None:
+        return False
+    method = struct.unpack("<H", source.read_at(at + 8, 2))[0]
+    name = _name_at(source, at, _LOCAL.size, 26)
+    window = source.window(start, source.size - start)
+    inner = site.inside(window, name)
+    if method in _METHODS:
+        crawler.problem(inner, "it is packed in a way that cannot be looked through")
+        return True
+    if not _is_nested(window):  # a nested archive's headers stand in this one, and are met as well
+        crawler.look(inner if method == _STORED else replace(inner, name=""))
+    is_packed = method == _DEFLATED
+    crawler.look_unpacked(replace(inner, is_unpacked=True, name=name if is_packed else ""), RAW)
+    return method in (_STORED, _DEFLATED)
+
+
+def _is_nested(source: Source) -> bool:
+    return source.read_at(0, min(source.size, 4)) == _HEADER
+
+
+def _headers(source: Source, start: int, stop: int) -> Iterator[int]:
+    """The positions of all local headers' signatures between two positions."""
+    stop = min(stop, source.size)
+    for base in range(start, stop, _WINDOW):
+        data = source.read_at(base, min(_WINDOW + len(_HEADER) - 1, stop - base))
+        at = data.find(_HEADER)
+        while at >= 0:
+            yield base + at
+            at = data.find(_HEADER, at + 1)
+
+
+def _data_offset(source: Source, at: int) -> int | None:
+    """Where the data of the local header at a position starts; None where the file ends first."""
+    if at + _LOCAL.size > source.size:
+        return None
+    name_size, extra_size = struct.unpack("<HH", source.read_at(at + 26, 4))
+    start = at + _LOCAL.size + int(name_size) + int(extra_size)
+    return start if start <= source.size else None
+
+
+def _name_at(source: Source, at: int, header: int, field: int) -> str:
+    """The name in a header, as far as the file goes."""
+    if at + header > source.size:
+        return ""
+    size = int(struct.unpack("<H", source.read_at(at + field, 2))[0])
+    name = source.read_at(at + header, min(size, 1000, source.size - at - header))
+    return name.decode("utf-8", "replace")
+
+
+def _central_names(source: Source) -> list[str]:
+    """The names that the central directory gives, wherever its entries lie near the end."""
+    start = max(0, source.size - _WINDOW)
+    data = source.read_at(start, source.size - start)
+    names: list[str] = []
+    at = data.find(b"PK\x01\x02")
+    while at >= 0 and len(names) < _MOST_HEADERS:
+        names.append(_name_at(source, start + at, _CENTRAL.size, 28))
+        at = data.find(b"PK\x01\x02", at + 1)
+    return names
