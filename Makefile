@@ -1,6 +1,8 @@
 # The two commands of the README: `make demo` and `make test`. Each sets up all it needs in .venv.
 PYTHON ?= python3
 VENV := .venv
+# Holdfast without torch: looking at files must work there.
+LIGHT := .venv-light
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
@@ -9,7 +11,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 demo: $(VENV)/.ready-demo
 	$(BIN)/holdfast demo
 
-test: $(VENV)/.ready-dev
+test: $(VENV)/.ready-dev $(LIGHT)/.ready
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: $(VENV)/.ready-dev
@@ -19,7 +21,7 @@ check: $(VENV)/.ready-dev
 	$(BIN)/lint-imports --no-cache
 
 clean:
-	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(LIGHT) build dist .mypy_cache .pytest_cache .ruff_cache
 
 # The stamps make every later run start at once; a changed requirement makes them anew.
 $(VENV)/bin/python:
@@ -32,3 +34,10 @@ $(VENV)/.ready-demo: $(VENV)/bin/python pyproject.toml constraints.txt
 $(VENV)/.ready-dev: $(VENV)/bin/python pyproject.toml constraints.txt
 	$(PIP) install -c constraints.txt -e '.[torch,loaders,dev]'
 	touch $@ $(VENV)/.ready-demo
+
+$(LIGHT)/bin/python:
+	$(PYTHON) -m venv $(LIGHT)
+
+$(LIGHT)/.ready: $(LIGHT)/bin/python pyproject.toml constraints.txt
+	$(LIGHT)/bin/python -m pip --disable-pip-version-check install -c constraints.txt -e .
+	touch $@

@@ -83,6 +83,8 @@ def _below(node: Any, name: str) -> Any:
 
 
 def _only(tree: Any, index: Index) -> tuple[str | None, Any]:
+    if index.programs:  # a program is one model, its parts are the submodules
+        return None, tree
     if not isinstance(tree, Mapping) or any(_is_tensor(value) for value in tree.values()):
         return None, tree
     names = _candidates(tree)
