@@ -26,6 +26,14 @@ _OLD_PICKLE = re.compile(rb"(\(d|\(l|\(t|[\]})]q|c[a-zA-Z_][\w.]*\n[a-zA-Z_][\w.
 #: ModelProto: field 1 (ir_version, a small number), then the tag of another known field.
 _ONNX = re.compile(rb"\x08[\x01-\x20][\x12\x1a\x22\x28\x32\x3a\x42\x72\xa2\xca]")
 
+#: The length of a safetensors header may look like the beginning of another file: one header in
+#: 2000 has a length of 0x..0280 to 0x..0580. As bytes 4 to 7 are zero, and zero is no opcode of a
+#: pickle and no field of ONNX, only what skips them with its first opcode or field can be both.
+_SKIPS_ZEROS = re.compile(
+    rb"(\x80[\x02-\x05]|\([dlt])([cgiFGILPSV\x8d\x8e\x95\x96]|[BTX\x8b][\x02-\x05]|[CU\x8a\x8c]\x05)"
+)
+_SKIPS_ZEROS_ONNX = re.compile(rb"\x08[\x01-\x20][\x12\x1a\x32\x3a\x42\x72]\x05")
+
 #: The files by which a folder is a checkpoint, and which kind then.
 _FOLDERS = (
     (".metadata", "dcp"),
@@ -73,15 +81,19 @@ def kind_by_head(source: Source, head: bytes) -> str:
 
 
 def _kinds_of(head: bytes) -> list[str]:
+    is_safe = head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= LONGEST_JSON
     fits = {
         "zip": head.startswith(b"PK\x03\x04"),
-        "safetensors": head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= LONGEST_JSON,
+        "safetensors": is_safe,
         "torch_tar": head[257:262] == b"ustar",
         "torch_legacy": bool(_LEGACY.match(head)),
         "pickle": bool(_PICKLE.match(head) or _OLD_PICKLE.match(head)) and not _LEGACY.match(head),
-        "gzip": head.startswith(b"\x1f\x8b"),
+        "gzip": head.startswith(b"\x1f\x8b\x08"),
         "onnx": bool(_ONNX.match(head)),
     }
+    if is_safe:
+        fits["pickle"] = fits["pickle"] and bool(_SKIPS_ZEROS.match(head))
+        fits["onnx"] = fits["onnx"] and bool(_SKIPS_ZEROS_ONNX.match(head))
     return [kind for kind, is_it in fits.items() if is_it]
 
 

@@ -49,7 +49,9 @@ def _constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no number of JSON")
 
 
-def _integer(digits: str) -> int:
+def _integer(digits: str) -> float:
+    if digits == "-0":
+        return -0.0  # not the whole number 0: other readers refuse it where they want a size
     if len(digits) > _MOST_DIGITS:
         raise ValueError(f"an integer of {len(digits):,} digits")
     return int(digits)

@@ -7,12 +7,13 @@ import tarfile
 import zipfile
 
 import numpy as np
+import onnx
 import pytest
 import safetensors.numpy
 import torch
 
-from holdfast.errors import NotACheckpointError, TruncatedError
-from holdfast.formats import read_index
+from holdfast.errors import NotACheckpointError, RefusedError, TruncatedError
+from holdfast.formats import read_index, sniff
 from holdfast.io.source import open_source
 
 
@@ -22,10 +23,11 @@ def written(write) -> bytes:
     return buffer.getvalue()
 
 
-def tar() -> bytes:
+def tar(*names: str) -> bytes:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
-        archive.addfile(tarfile.TarInfo("storages"))
+        for name in names or ("storages", "tensors", "pickle"):
+            archive.addfile(tarfile.TarInfo(name))
     return buffer.getvalue()
 
 
@@ -47,13 +49,7 @@ def script(file) -> None:
 
 KINDS = {
     "empty": (lambda: b"", "an empty file"),
-    "legacy": (legacy, "a legacy torch file (from before torch 1.6)"),
-    "gzip": (lambda: gzip.compress(b"x"), "a gzip file"),
-    "tar": (tar, "a tar archive"),
-    "safetensors": (
-        lambda: safetensors.numpy.save({"a": np.zeros(3)}),
-        "a safetensors file",
-    ),
+    "tar": (lambda: tar("a.txt"), "a tar archive"),
     "npy": (lambda: written(lambda f: np.save(f, np.zeros(3))), "a NumPy array (.npy)"),
     "npz": (lambda: written(lambda f: np.savez(f, a=np.zeros(3))), "a NumPy archive (.npz)"),
     "hdf5": (lambda: b"\x89HDF\r\n\x1a\n" + bytes(99), "an HDF5 file (Keras and others)"),
@@ -66,21 +62,12 @@ KINDS = {
         lambda: b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n",
         "a Git LFS pointer, not the file itself",
     ),
-    "pickle": (
-        lambda: pickle.dumps({"a": 1}),
-        "a plain pickle, without tensors as torch.save writes them",
-    ),
     "zeros": (
         lambda: bytes(5000),
         "a file of zero bytes: a write or a download that never came to its end",
     ),
     "text": (lambda: b"step,loss\n1,0.5\n", "no kind of file that holdfast knows"),
     "one byte": (lambda: b"P", "no kind of file that holdfast knows"),
-    "TorchScript": (lambda: written(script), "a TorchScript program, not a checkpoint"),
-    "pt2": (
-        lambda: zipped("m/archive_format", "m/data/weights/weight_0"),
-        "a program of torch.export (.pt2), not a checkpoint",
-    ),
     "docx": (lambda: zipped("[Content_Types].xml", "word/x"), "a zip archive without a checkpoint"),
     "empty zip": (lambda: zipped(), "an empty zip archive"),
 }
@@ -99,15 +86,80 @@ def test_other_kinds_of_files_are_told_by_their_bytes(kind, tmp_path):
     assert caught.value.cure
 
 
-def test_the_letter_about_a_legacy_file(tmp_path):
-    path = tmp_path / "old.pt"
-    path.write_bytes(legacy())
-    with open_source(path) as source, pytest.raises(NotACheckpointError) as caught:
+def exported(file) -> None:
+    torch.export.save(torch.export.export(torch.nn.Linear(1, 1), (torch.zeros(1, 1),)), file)
+
+
+def onnx_model() -> bytes:
+    weight = onnx.helper.make_tensor("w", onnx.TensorProto.FLOAT, [1], [1.0])
+    graph = onnx.helper.make_graph([], "g", [], [], [weight])
+    model: bytes = onnx.helper.make_model(graph).SerializeToString()
+    return model
+
+
+FORMATS = {
+    "torch_zip": lambda: written(lambda f: torch.save([1], f)),
+    "torch_legacy": legacy,
+    "torch_tar": tar,
+    "torchscript": lambda: written(script),
+    "exported": lambda: written(exported),
+    "safetensors": lambda: safetensors.numpy.save({"a": np.zeros(3)}),
+    "onnx": onnx_model,
+    "gzip": lambda: gzip.compress(b"x"),
+    "pickle": lambda: pickle.dumps({"a": 1}),
+}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors", ".onnx", ".tar.gz", ""])
+@pytest.mark.parametrize("kind", FORMATS)
+def test_a_format_is_told_by_its_bytes_and_never_by_the_suffix(kind, suffix, tmp_path):
+    path = tmp_path / f"file{suffix}"
+    path.write_bytes(FORMATS[kind]())
+    with open_source(path) as source:
+        assert sniff.kind_of(source)[0] == kind
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("kind", FORMATS)
+def test_no_format_fits_two(kind):
+    assert len(sniff._kinds_of(FORMATS[kind]()[: sniff.HEAD])) == 1
+
+
+def test_no_length_of_a_safetensors_header_looks_like_another_file():
+    lengths = (*range(8, 1 << 20, 8), *range(1 << 20, sniff.LONGEST_JSON, 40_008))
+    for nbytes in (25640, 33558, 640, 1408, 559_903 + 1, 0x120708, *lengths):
+        head = nbytes.to_bytes(8, "little") + b'{"a.weight":{"dtype":"F32",'
+        assert sniff._kinds_of(head) == ["safetensors"], nbytes
+
+
+def polyglots():
+    json_head = b'{"__metadata__":{"a":"'
+    safe = len(json_head).to_bytes(8, "little") + json_head
+    tarred = bytearray(tar().ljust(512))
+    tarred[:9] = (500).to_bytes(8, "little") + b"{"
+    return {
+        "zip and safetensors": int.from_bytes(b"PK\x03\x04", "little").to_bytes(8, "little") + b"{",
+        "zip and torch_tar": b"PK\x03\x04" + tar()[4:],
+        "safetensors and torch_tar": bytes(tarred),
+        # A float whose eight bytes go beyond the zeros, and a string that hides the rest.
+        "safetensors and pickle": b"\x80\x02G\x00\x00\x00\x00\x00" + safe[8:],
+        "safetensors and onnx": b"\x08\x07\x12\x05\x00\x00\x00\x00" + safe[8:],
+        "torch_tar and gzip": b"\x1f\x8b\x08" + tar()[3:],
+        "torch_tar and pickle": b"\x80\x02" + tar()[2:],
+    }
+
+
+@pytest.mark.parametrize("kinds", polyglots())
+def test_a_file_of_two_formats_is_refused(kinds):
+    data = io.BytesIO(polyglots()[kinds])
+    with open_source(data) as source, pytest.raises(RefusedError) as caught:
         read_index(source)
     assert str(caught.value) == (
-        "this is a legacy torch file (from before torch 1.6)\n"
-        f"  in {path}\n"
-        "  Save it anew with the torch that made it: torch.save(torch.load(path), new_path)."
+        "refused: a file is of one format\n"
+        "  in <BytesIO>\n"
+        f"  found {kinds}\n"
+        "  It was made so that two programs see two different files in it."
     )
 
 

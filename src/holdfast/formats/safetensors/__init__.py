@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from holdfast.io.source import Source
-from holdfast.spec.index import Index
+from holdfast.formats.safetensors.read import read_index
 
-
-def read_index(source: Source, *, encoding: str = "utf-8") -> Index:
-    """Not built yet."""
-    raise NotImplementedError
+__all__ = ["read_index"]

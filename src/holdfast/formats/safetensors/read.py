@@ -1,0 +1,140 @@
+"""Read the header of a safetensors file: a flat tree of tensors and where they lie."""
+
+from __future__ import annotations
+
+import gc
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from holdfast.errors import FormatError, RefusedError
+from holdfast.formats import strict_json
+from holdfast.formats.safetensors.header import Header, read_header
+from holdfast.io.source import Source
+from holdfast.spec import record as records
+from holdfast.spec.index import Extent, Index, StorageRef, TensorRef
+
+#: The keys of the metadata under which the record, and the CRC-32 of each tensor, are kept.
+RECORD, CRCS = "holdfast", "holdfast.crc32"
+_HEX = re.compile(r"[0-9a-f]{8}")
+
+
+def read_index(source: Source, *, encoding: str = "utf-8") -> Index:
+    """What a safetensors file holds, from its header: name to tensor, each in its own storage.
+
+    Raises:
+        TruncatedError: the file ends before its last tensor does.
+        RefusedError: a rule for hostile files is broken.
+        FormatError: the header is no JSON.
+    """
+    with _collector_at_rest():
+        header = read_header(source)
+        record, notes = _record(source, header.metadata)
+        crcs, more = _crcs(source, header.metadata)
+        tree, extents = _placed(source, header, crcs)
+    return Index(
+        file=source.name,
+        format="safetensors",
+        tree=tree,
+        extents=extents,
+        record=record,
+        file_nbytes=source.size,
+        notes=(*notes, *more, *_ties(header, tree)),
+        metadata=header.metadata,
+    )
+
+
+@contextmanager
+def _collector_at_rest() -> Iterator[None]:
+    """All that is made here stays, and none of it is a cycle: looking for those doubles the time.
+
+    (100,000 tensors: 2.0 s with the collector, 1.1 s without.)
+    """
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+def _placed(
+    source: Source, header: Header, crcs: Mapping[str, int]
+) -> tuple[dict[str, TensorRef], dict[str, Extent]]:
+    tree: dict[str, TensorRef] = {}
+    extents: dict[str, Extent] = {}
+    strides: dict[tuple[int, ...], tuple[int, ...]] = {}
+    file, start = source.name, source.origin + header.start
+    for name, dtype, shape, begin, nbytes in header.entries:
+        if dtype.safetensors == "F4":
+            shape = _halved(source, name, shape)
+        stride = strides.get(shape)
+        if stride is None:
+            stride = strides[shape] = contiguous(shape)
+        storage = StorageRef(name, dtype, nbytes * 8 // dtype.bits)
+        tree[name] = TensorRef(dtype, shape, stride, storage)
+        extents[name] = Extent(file, start + begin, nbytes, crcs.get(name), name)
+    return tree, extents
+
+
+def contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The strides, in elements, of a tensor that lies in C order."""
+    strides, step = [], 1
+    for size in reversed(shape):
+        strides.append(step)
+        step *= size or 1
+    return tuple(reversed(strides))
+
+
+def _halved(source: Source, name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape in torch's elements, which are pairs."""
+    if not shape or shape[-1] % 2:
+        raise RefusedError(
+            "refused: numbers of four bits come in pairs along the last axis",
+            file=source.name,
+            tensor=name[:200],
+            found=f"shape {list(shape)}"[:200],
+            cure="torch has no tensor for it either.",
+        )
+    return (*shape[:-1], shape[-1] // 2)
+
+
+def _record(
+    source: Source, metadata: Mapping[str, str]
+) -> tuple[records.Record | None, tuple[str, ...]]:
+    """The record that convert has kept; one that is broken is a note."""
+    if RECORD not in metadata:
+        return None, ()
+    try:
+        return records.decode(metadata[RECORD].encode(), file=source.name), ()
+    except FormatError as error:
+        return None, (f"{error.what}: {error.found}",)
+
+
+def _crcs(source: Source, metadata: Mapping[str, str]) -> tuple[dict[str, int], tuple[str, ...]]:
+    """The CRC-32 of each tensor that convert has kept; text of another kind is a note."""
+    if CRCS not in metadata:
+        return {}, ()
+    try:
+        listed: Any = strict_json.decode(
+            metadata[CRCS].encode(), what="the list of checksums", file=source.name
+        )
+    except FormatError as error:
+        return {}, (f"{error.what}: {error.found}",)
+    if type(listed) is not dict or not all(
+        type(text) is str and _HEX.fullmatch(text) for text in listed.values()
+    ):
+        return {}, (f"{CRCS} in the metadata is no list of checksums",)
+    return {name: int(text, 16) for name, text in listed.items()}, ()
+
+
+def _ties(header: Header, tree: Mapping[str, TensorRef]) -> tuple[str, ...]:
+    """What ``safetensors.torch.save_model`` says of tied weights: ``{left out: kept}``."""
+    ties = [
+        f"{name} is the same tensor as {kept}, which alone is in the file"
+        for name, kept in header.metadata.items()
+        if name not in tree and kept in tree
+    ]
+    return tuple(ties[:100])

@@ -1,0 +1,204 @@
+from __future__ import annotations
+
+import io
+import json
+import time
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from holdfast.arrays.read import Reader
+from holdfast.errors import HoldfastError, RefusedError
+from holdfast.formats import read_index
+from holdfast.formats.safetensors import write
+from holdfast.io.checksum import crc32
+from holdfast.io.source import open_source
+from holdfast.report.verify import verify_index
+from holdfast.spec import record as records
+from holdfast.spec.dtypes import BY_NAME, BY_SAFETENSORS
+from holdfast.spec.index import Index
+from holdfast.tensors.load import load_file
+
+TYPES = [dtype.name for dtype in BY_SAFETENSORS.values() if not dtype.name.startswith("float6")]
+
+
+def look(data: bytes) -> Index:
+    with open_source(io.BytesIO(data)) as source:
+        return read_index(source)
+
+
+def file_of(header: object, data: bytes = b"") -> bytes:
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + data
+
+
+def entry(begin: int = 0, end: int = 4, dtype: str = "F32", shape: object = (1,)) -> dict:
+    return {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
+
+
+def some(name: str) -> torch.Tensor:
+    dtype = getattr(torch, name)
+    return torch.randint(0, 2, (2 * 3 * 4 * dtype.itemsize,), dtype=torch.uint8).view(dtype)
+
+
+def test_every_type_is_read_as_safetensors_reads_it(tmp_path):
+    tensors = {name: some(name).reshape(2, 3, 4) for name in TYPES}
+    tensors |= {"scalar": torch.tensor(2.5), "none": torch.empty(0, 3), "flat": torch.arange(7)}
+    path = tmp_path / "any.pt"  # the suffix means nothing
+    safetensors.torch.save_file(tensors, path, {"format": "pt"})
+    expected = safetensors.torch.load_file(path)
+    loaded = load_file(path)
+    assert loaded.keys() == expected.keys() == tensors.keys()
+    for name, tensor in expected.items():
+        got = loaded[name]
+        assert (got.dtype, got.shape, got.stride()) == (tensor.dtype, tensor.shape, tensor.stride())
+        assert torch.equal(got.view(-1).view(torch.uint8), tensor.view(-1).view(torch.uint8))
+
+
+def test_every_type_as_an_array():
+    tensors = {name: some(name).reshape(4, 6) for name in TYPES}
+    data = safetensors.torch.save(tensors)
+    with open_source(io.BytesIO(data)) as source:
+        reader = Reader(index := read_index(source), source)
+        arrays = {name: reader.array(node) for name, node in index.tree.items()}
+    assert arrays.keys() == tensors.keys()
+    for name, array in arrays.items():
+        assert array.shape == tuple(tensors[name].shape)
+        assert array.tobytes() == tensors[name].view(torch.uint8).numpy().tobytes()
+
+
+def test_the_index_says_where_each_tensor_lies():
+    data = safetensors.torch.save({"a": torch.ones(3), "b": torch.arange(2)}, {"k": "v"})
+    index = look(data)
+    assert (index.format, index.file_nbytes, dict(index.metadata)) == (
+        "safetensors",
+        len(data),
+        {"k": "v"},
+    )
+    extent = index.extents["a"]
+    at = slice(extent.offset, extent.offset + extent.nbytes)
+    assert np.frombuffer(data[at], np.float32).tolist() == [1, 1, 1]
+    assert (extent.member, extent.expected_crc) == ("a", None)
+    assert index.tree["b"].storage.key == "b"
+
+
+def test_a_file_inside_another_one_has_the_offsets_of_the_outer_one():
+    data = safetensors.torch.save({"a": torch.arange(3)})
+    with open_source(io.BytesIO(b"before" + data)) as source:
+        window = source.window(6, len(data))
+        index = read_index(window)
+        assert Reader(index, source).array(index.tree["a"]).tolist() == [0, 1, 2]
+
+
+def test_six_bit_numbers():
+    text = file_of({"six": entry(0, 3, "F6_E2M3", [2, 2])}, bytes([0b10_000001, 0b0010_0000, 0]))
+    with open_source(io.BytesIO(text)) as source:
+        index = read_index(source)
+        array = Reader(index, source).array(index.tree["six"])
+    assert array.shape == (2, 2)
+    assert array.view(np.uint8).tolist() == [[1, 2], [2, 0]]
+
+
+@pytest.mark.parametrize("shape", [[], [2, 3]])
+def test_four_bit_numbers_that_are_no_pairs_are_refused(shape):
+    with pytest.raises(RefusedError, match="come in pairs along the last axis") as caught:
+        look(file_of({"f": entry(0, 3, "F4", shape)}, bytes(3)) if shape else odd_scalar())
+    assert caught.value.tensor == "f"
+
+
+def odd_scalar() -> bytes:
+    # Twelve bits of data for nothing: only sizes of whole bytes get as far as the pairs.
+    return file_of({"f": entry(0, 1, "F4", [2, 1])}, bytes(1))
+
+
+def file_by_convert(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> bytes:
+    described = [(n, BY_NAME[str(t.dtype)[6:]], tuple(t.shape)) for n, t in tensors.items()]
+    plan = write.layout(described, metadata)
+    return plan.header + b"".join(tensors[p.name].numpy().tobytes() for p in plan.tensors)
+
+
+TENSORS = {"a": torch.arange(5.0), "b": torch.arange(3)}
+CRCS = {name: f"{crc32(tensor.numpy().tobytes()):08x}" for name, tensor in TENSORS.items()}
+
+
+def test_checksums_that_convert_wrote_are_checked():
+    data = file_by_convert(TENSORS, {"holdfast.crc32": json.dumps(CRCS)})
+    with open_source(io.BytesIO(data)) as source:
+        assert verify_index(read_index(source), source).status == "good"
+    flipped = data[:-1] + bytes([data[-1] ^ 1])
+    with open_source(io.BytesIO(flipped)) as source:
+        report = verify_index(read_index(source), source)
+    assert (report.status, [damage.tensors for damage in report.damages]) == ("damaged", [("a",)])
+    with pytest.raises(HoldfastError, match="are not those that were saved"):
+        load_file(io.BytesIO(flipped))
+
+
+@pytest.mark.parametrize("text", ["no JSON", "[]", '{"a": 1}', '{"a": "123"}', '{"a": "x", "a":1}'])
+def test_a_list_of_checksums_that_is_none_is_a_note(text):
+    index = look(file_by_convert(TENSORS, {"holdfast.crc32": text}))
+    assert {extent.expected_crc for extent in index.extents.values()} == {None}
+    assert any("checksums" in note for note in index.notes)
+
+
+def test_without_checksums_nothing_is_known_to_be_damaged():
+    with open_source(io.BytesIO(safetensors.torch.save(TENSORS))) as source:
+        assert verify_index(read_index(source), source).status == "unknown"
+
+
+def test_the_record_comes_back():
+    record = records.Record(id="abc", step=7, metrics={"loss": float("nan")})
+    index = look(file_by_convert(TENSORS, {"holdfast": records.encode(record).decode()}))
+    assert (index.record.id, index.record.step) == ("abc", 7)
+    broken = look(file_by_convert(TENSORS, {"holdfast": "{}"}))
+    assert broken.record is None
+    assert broken.notes[0].startswith("the record of this checkpoint cannot be read: ")
+
+
+def test_tied_weights_are_noted(tmp_path):
+    class Tied(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed, self.head = torch.nn.Linear(2, 2, bias=False), torch.nn.Linear(2, 2, False)
+            self.head.weight = self.embed.weight
+
+    safetensors.torch.save_model(Tied(), str(tmp_path / "tied"))
+    with open_source(tmp_path / "tied") as source:
+        index = read_index(source)
+    assert list(index.tree) == ["embed.weight"]
+    assert index.notes == (
+        "head.weight is the same tensor as embed.weight, which alone is in the file",
+    )
+
+
+@given(
+    st.dictionaries(
+        st.text(st.characters(exclude_categories=["Cs"])).filter(
+            lambda name: name != "__metadata__"
+        ),
+        st.lists(st.integers(0, 3), max_size=3),
+    )
+)
+def test_what_is_written_is_read(shapes):
+    six = BY_SAFETENSORS["F16"]
+    plan = write.layout([(name, six, shape) for name, shape in shapes.items()], {"é": "\0"})
+    index = look(plan.header + bytes(plan.nbytes - len(plan.header)))
+    assert {name: list(ref.shape) for name, ref in index.tree.items()} == shapes
+    places = {name: (extent.offset, extent.nbytes) for name, extent in index.extents.items()}
+    assert places == {place.name: (place.offset, place.nbytes) for place in plan.tensors}
+
+
+def seconds(count: int) -> float:
+    tensors = {f"model.layers.{i}.mlp.weight": entry(i * 4, i * 4 + 4) for i in range(count)}
+    data = file_of(tensors, bytes(4 * count))
+    with open_source(io.BytesIO(data)) as source:
+        start = time.process_time()
+        read_index(source)
+        return time.process_time() - start
+
+
+def test_the_work_is_linear():
+    assert seconds(100_000) < 40 * min(seconds(10_000) for _ in range(3)) + 1
