@@ -166,9 +166,9 @@ def _tar(path: Path) -> Sample:
     pickle.dump(len(values), storages, protocol=2)
     pickle.dump(len(values), tensors, protocol=2)
     for key, (name, array) in enumerate(values.items()):
-        pickle.dump((str(key), "cpu", kinds[name]), storages, protocol=2)
+        pickle.dump((key, "cpu", kinds[name]), storages, protocol=2)
         storages.write(struct.pack("<q", array.size) + array.tobytes())
-        pickle.dump((str(10 + key), str(key), _tensor_class(name)), tensors, protocol=2)
+        pickle.dump((10 + key, key, _tensor_class(name)), tensors, protocol=2)
         steps = [step // array.itemsize for step in array.strides]
         tensors.write(struct.pack("<i4x", array.ndim))
         tensors.write(struct.pack(f"<{2 * array.ndim + 1}q", *array.shape, *steps, 0))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import pytest
 from holdfast.errors import FileError, NoSpaceError, UsageError
 from holdfast.io import commit as committing
 from holdfast.io import locks
-from holdfast.io.commit import commit
+from holdfast.io.commit import commit, commit_folder
 from holdfast.io.folders import make_folders, trash
 
 
@@ -276,7 +277,7 @@ import sys, os, random
 sys.modules["fcntl"] = None
 for name in ("statvfs", "fchown", "fchmod", "O_DIRECTORY", "preadv", "register_at_fork"):
     delattr(os, name)
-from holdfast.io.commit import commit
+from holdfast.io.commit import commit, commit_folder
 commit({str(tmp_path / "a.pt")!r}, 3, lambda write: write(b"abc"))
 print(open({str(tmp_path / "a.pt")!r}).read())
 """
@@ -339,3 +340,63 @@ def test_a_new_file_that_could_not_be_made_durable_is_removed(
     with pytest.raises(FileError, match="Nothing was lost"):
         commit(tmp_path / "a.pt", 3, filling(b"new"))
     assert names(tmp_path) == []
+
+
+# ---- a head that is known last, and folders
+
+
+def test_the_head_is_written_over_once_all_is_written(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    commit(path, 8, lambda write: write(b"????data"), head=lambda: b"head")
+    assert path.read_bytes() == b"headdata"
+
+
+def test_a_head_needs_a_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UsageError) as caught:
+        commit(tmp_path / "pipe", 4, lambda write: write(b"data"), head=lambda: b"h")
+    assert str(caught.value) == (
+        "a file with checksums at its beginning is not written into a pipe or a device\n"
+        f"  found {tmp_path}/pipe\n"
+        "  Give the name of a file."
+    )
+
+
+def put(data: bytes):
+    return lambda write: write(data)
+
+
+def fail(write) -> None:
+    raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+def test_a_folder_is_there_whole(tmp_path: Path) -> None:
+    files = [("a", 3, put(b"one"), None), ("b", 5, put(b"?????"), lambda: b"three")]
+    commit_folder(tmp_path / "new" / "folder", files)
+    folder = tmp_path / "new" / "folder"
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == {
+        "a": b"one",
+        "b": b"three",
+    }
+    assert [path.name for path in folder.parent.iterdir()] == ["folder"]
+
+
+def test_a_folder_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(FileError, match="the checkpoint could not be written: Input/output error"):
+        commit_folder(tmp_path / "folder", [("a", 3, put(b"one"), None), ("b", 3, fail, None)])
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_is_synced_before_it_has_its_name(tmp_path: Path) -> None:
+    """As strace sees it: every file, the folder, the rename, the folder around it."""
+    code = (
+        "import sys; from holdfast.io.commit import commit_folder\n"
+        "commit_folder(sys.argv[1], [(n, 1, lambda write: write(b'x'), None) for n in 'ab'])"
+    )
+    trace = tmp_path / "trace"
+    command = ["strace", "-f", "-y", "-e", "trace=fsync,rename,renameat,renameat2", "-o", trace]
+    command += [sys.executable, "-c", code, tmp_path / "folder"]
+    subprocess.run([*map(str, command)], check=True)
+    calls = re.findall(r"(fsync|rename)\w*\((.*)", trace.read_text())
+    seen = [name for name, args in calls if str(tmp_path) in args]
+    assert seen == ["fsync", "fsync", "fsync", "rename", "fsync"]
