@@ -218,6 +218,8 @@ class Machine:
             node.aside = state
         elif type(node) is NumpyDTypeRef:
             arrays.build_dtype(self, node, state)
+        elif type(node) is TensorRef and id(node) not in self.drafts:
+            rebuild.build_variable(self, node, state)
         elif self.drafts.pop(id(node), None) is None:
             raise self.refused("no attribute is set on plain values", found=self.shown(node))
         elif type(node) is ArrayRef:

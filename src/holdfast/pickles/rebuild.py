@@ -188,6 +188,24 @@ def build_bare_tensor(m: Machine, ref: TensorRef, state: Any) -> None:
     ref.shape, ref.stride = seen.shape, seen.stride
 
 
+def variable(m: Machine, args: Args) -> TensorRef:
+    """``torch.autograd.Variable(tensor)``, whose state BUILD sets (torch before 0.4)."""
+    if len(args) != 1 or type(args[0]) is not TensorRef:
+        raise m.bad_call("torch.autograd.variable.Variable", args)
+    data = args[0]
+    return TensorRef(data.dtype, data.shape, data.stride, data.storage, data.offset)
+
+
+def build_variable(m: Machine, ref: TensorRef, state: Any) -> None:
+    """BUILD on a variable or parameter: requires_grad, volatile, hooks (torch before 0.4)."""
+    if not isinstance(state, tuple) or len(state) != 3:
+        raise m.refused("no attribute is set on plain values", found=m.shown(ref))
+    grad, volatile, hooks = state
+    checks.flag(m, volatile, "volatile")
+    checks.hooks(m, hooks)
+    ref.requires_grad = checks.gradient(m, grad, ref.dtype)
+
+
 def _plain_view(m: Machine, storage: Any, offset: Any, size: Any, stride: Any) -> TensorRef:
     if type(storage) is not StorageRef:
         raise m.refused("a tensor is a view of a storage", found=m.shown(storage))

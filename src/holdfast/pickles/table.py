@@ -35,6 +35,13 @@ CALLS: dict[Symbol, Call] = {
     ("torch", "device"): plain.device,
     ("torch.serialization", "_get_layout"): plain.layout,
     ("torch", "Tensor"): rebuild.bare_tensor,
+    **{  # torch before 0.2 has a class of tensors for each element type
+        (module, name.replace("Storage", "Tensor")): rebuild.bare_tensor
+        for module in ("torch", "torch.cuda")
+        for name, dtype in BY_STORAGE_CLASS.items()
+        if name != "UntypedStorage" and not dtype.is_quantized
+    },
+    ("torch.autograd.variable", "Variable"): rebuild.variable,
     ("torch.nn.parameter", "Parameter"): rebuild.parameter_class,
     ("torch._utils", "_rebuild_tensor"): rebuild.tensor_v1,
     ("torch._utils", "_rebuild_tensor_v2"): rebuild.tensor_v2,
