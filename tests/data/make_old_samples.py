@@ -10,7 +10,7 @@ All values follow from formulas, which tests/unit/formats/test_old_samples.py re
 """
 
 # Python 2 runs it too.
-# ruff: noqa: PTH118, PTH123, UP025, UP031, UP036
+# ruff: noqa: PTH118, PTH123, UP031, UP036
 
 import collections
 import os
@@ -37,7 +37,7 @@ def state():
     made["empty"] = torch.zeros(0, 3)
     made["epoch"] = 7
     made["rate"] = 0.5
-    made["names"] = ["caf\xe9", (1, None, True), {2: 3.0}]
+    made["names"] = [b"caf\xe9".decode("latin1"), (1, None, True), {2: 3.0}]
     return made
 
 
