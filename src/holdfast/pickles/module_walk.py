@@ -12,6 +12,8 @@ from holdfast.spec.tree import Path, children_of
 
 #: Names that the modules of one tree may have; one of 64 characters counts as one more.
 BUDGET = 1_000_000
+#: What a module's own name counts: it takes about as long as so many tensors.
+_MODULE = 4
 
 _SLOTS = ("_parameters", "_buffers", "_modules")
 
@@ -97,18 +99,18 @@ class Names:
     def __init__(self, file: str | None = None, budget: int = BUDGET) -> None:
         self._file, self._left = file, budget
 
-    def count(self, name: str) -> str:
+    def count(self, name: str, cost: int = 1) -> str:
         """Count a name and give it back."""
-        self._left -= 1 + len(name) // 64
+        self._left -= cost + len(name) // 64
         if self._left < 0:
             raise refused("the modules in a file have a million names at most", self._file)
         return name
 
-    def joined(self, prefix: str, name: Any) -> str:
+    def joined(self, prefix: str, name: Any, cost: int = 1) -> str:
         """A name below a prefix, counted."""
         if type(name) is not str:
             raise refused("the names of a module's tensors and modules are text", self._file)
-        return self.count(prefix + name)
+        return self.count(prefix + name, cost)
 
 
 def refused(rule: str, file: str | None, *, found: str | None = None) -> RefusedError:
@@ -139,7 +141,7 @@ def submodules(module: Opaque, names: Names) -> Iterator[Submodule]:
                 stack.append((prefix, node, True))
                 children = [pair for pair in pairs_of(state["_modules"]) if pair[1] is not None]
                 stack += [
-                    (f"{names.joined(prefix, name)}.", child, False)
+                    (f"{names.joined(prefix, name, _MODULE)}.", child, False)
                     for name, child in reversed(children)
                 ]
 
