@@ -10,11 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from holdfast.arrays.read import SIZED, Reader
-from holdfast.converting.convert import Options
-from holdfast.converting.convert import check as check_options
-from holdfast.converting.convert import convert as convert_index
-from holdfast.converting.report import ConvertReport
 from holdfast.errors import HoldfastError, MissingExtraError, UsageError
 from holdfast.formats import read_index
 from holdfast.io.source import Source, open_source
@@ -23,14 +18,18 @@ from holdfast.report.scan import ScanReport
 from holdfast.report.summary import Summary, not_a_tensor, summarize
 from holdfast.report.verify import VerifyReport, verify_index
 from holdfast.runs import listing, where
-from holdfast.spec.index import Index, NumpyScalar
+from holdfast.spec.index import SIZED, Index, NumpyScalar
 from holdfast.spec.record import Record
-from holdfast.spec.rename import Rules
 
+# Imported where they are called: looking at headers needs no NumPy, and half the time without it.
 if TYPE_CHECKING:
     import numpy as np
     import torch
     from typing_extensions import Self
+
+    from holdfast.arrays.read import Reader
+    from holdfast.converting.report import ConvertReport
+    from holdfast.spec.rename import Rules
 
 
 class Checkpoint:
@@ -44,7 +43,7 @@ class Checkpoint:
     def __init__(self, path: Path, index: Index, source: Source) -> None:
         self.path, self.index = path, index
         self._source = source
-        self._reader = Reader(index, source)
+        self._reader: Reader | None = None
         self._nodes: dict[str, Any] | None = None
         self._close = weakref.finalize(self, source.close)
 
@@ -77,7 +76,12 @@ class Checkpoint:
             DamagedError: its bytes are not those that were saved.
             TruncatedError: the file ends before them.
         """
-        return self._reader.array(self._find(name))
+        from holdfast.arrays.read import Reader
+
+        node = self._find(name)
+        if self._reader is None:
+            self._reader = Reader(self.index, self._source)
+        return self._reader.array(node)
 
     def tensor(self, name: str) -> torch.Tensor:
         """One tensor as torch has it, on the CPU; raises like ``array``.
@@ -215,9 +219,11 @@ def convert(
         DamagedError: the source's bytes are not those that were saved; nothing was written.
         FileError: the file system said no; what was there before is untouched.
     """
-    options = Options(part, dtype, rename, shard_size, plain, dry_run)
+    from holdfast.converting import convert as converting
+
+    options = converting.Options(part, dtype, rename, shard_size, plain, dry_run)
     target = Path(dst)
-    check_options(target, options)
+    converting.check(target, options)
     with open(src) as checkpoint:
         if target.exists() and target.samefile(checkpoint.path):
             raise UsageError(
@@ -225,7 +231,7 @@ def convert(
                 file=target,
                 cure="Give another name.",
             )
-        return convert_index(checkpoint.index, checkpoint._source, target, options)
+        return converting.convert(checkpoint.index, checkpoint._source, target, options)
 
 
 def scan(path: str | os.PathLike[str]) -> ScanReport:

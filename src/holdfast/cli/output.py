@@ -6,17 +6,14 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
-from rich.cells import cell_len
 
 from holdfast.cli.text import safe
 
 
-@dataclass(frozen=True, slots=True)
-class Cell:
+class Cell(NamedTuple):
     """One cell of a table: its text, its side, how a terminal shows it (colours as in click)."""
 
     text: str
@@ -43,22 +40,34 @@ def answer_json(value: Any) -> None:
 
 def answer_table(rows: Iterable[Sequence[Cell]], *, indent: int = 0) -> None:
     """Rows in columns two spaces apart; no line is ever cut, so that a pipe gets all of it."""
-    table = [[replace(cell, text=_one_line(cell.text)) for cell in row] for row in rows]
-    widths: list[int] = []
-    for row in table:
-        widths += [0] * (len(row) - len(widths))
-        for column, cell in enumerate(row[:-1]):
-            widths[column] = max(widths[column], _width(cell.text))
+    table = [[_on_one_line(cell) for cell in row] for row in rows]
+    if not table:
+        return
+    widths = _widths(table)
     is_colored = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+    lines = (" " * indent + _line(row, widths, is_colored) for row in table)
+    # Written at once: a hundred thousand writes would take seconds.
+    click.echo("\n".join(lines), color=is_colored)
+
+
+def _widths(table: Sequence[Sequence[Cell]]) -> list[int]:
+    """The width of each column; what stands last in its row needs none."""
+    widths = [0] * max(map(len, table))
     for row in table:
-        click.echo(" " * indent + _line(row, widths, is_colored), color=is_colored)
+        for column, cell in enumerate(row[:-1]):
+            text = cell.text
+            width = len(text) if text.isascii() else _width(text)
+            if width > widths[column]:
+                widths[column] = width
+    return widths
 
 
 def _line(row: Sequence[Cell], widths: Sequence[int], is_colored: bool) -> str:
     padded = []
     for cell, width in zip(row, widths, strict=False):
-        gap = " " * (width - _width(cell.text))
-        styled = _styled(cell) if is_colored and cell.text else cell.text
+        text = cell.text
+        gap = " " * (width - (len(text) if text.isascii() else _width(text)))
+        styled = _styled(cell) if is_colored and text else text
         padded.append(gap + styled if cell.right else styled + gap)
     return "  ".join(padded).rstrip()
 
@@ -70,11 +79,18 @@ def _styled(cell: Cell) -> str:
 
 
 def _width(text: str) -> int:
-    return len(text) if text.isascii() else cell_len(text)
+    if text.isascii():
+        return len(text)
+    # Only names in other scripts need it, and importing it takes longer than reading most files.
+    from rich.cells import cell_len
+
+    return cell_len(text)
 
 
-def _one_line(text: str) -> str:
-    return safe(text).replace("\n", " ")
+def _on_one_line(cell: Cell) -> Cell:
+    if cell.text.isascii() and cell.text.isprintable():
+        return cell
+    return cell._replace(text=safe(cell.text).replace("\n", " "))
 
 
 def _is_utf8() -> bool:

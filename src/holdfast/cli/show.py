@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
+import gc
+import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
 import click
 
 from holdfast import looking
 from holdfast.cli import text
 from holdfast.cli.options import json_option
 from holdfast.cli.output import Cell, answer, answer_json, answer_table
+from holdfast.report.facts import Summary
 from holdfast.report.outline import Row, outline
-from holdfast.report.summary import Summary
+from holdfast.report.paths import first_few
+from holdfast.report.values import text_of
 
 _HELP = """\b
 Examples:
   holdfast show model.pt                  everything in it
+  holdfast show model.pt model.fc.weight  one tensor, with its numbers
+  holdfast show model.pt optimizer        one part, all of it
   holdfast show runs/iris                 of a run: its latest checkpoint
-  holdfast show runs/iris@best:loss model only one part
+  holdfast show runs/iris@best:loss model of its best: one part
   holdfast show model.pt --depth 1        only the parts and their sizes
   holdfast show model.pt --grep 'bias$'   only names that match
 
 What is inside a checkpoint: parts, tensors, plain values, where it comes from. Only headers are
-read, nothing is run, and torch is not needed.
+read, and of a tensor that is named its numbers; nothing is run, and torch is not needed. Of an
+optimizer that is not named, sums are shown instead of every tensor.
 """
 
 
@@ -30,20 +41,42 @@ read, nothing is run, and torch is not needed.
 @click.option("--depth", type=click.IntRange(min=1), help="Fold names below this many steps.")
 @click.option("--grep", metavar="REGEX", help="Only names in which this is found.")
 @json_option(
-    "file, format, file_nbytes, record, parts, dtypes, total, tensors, values, opaques, notes, "
-    "is_complete"
+    "file, format, file_nbytes, record, parts, dtypes, total, tensors, values, opaques, "
+    "optimizers, metadata, programs, symbols, notes, is_complete; for one tensor also numbers "
+    "(nested lists; null above 10,000)"
 )
 def command(
     path: str, name: str | None, depth: int | None, grep: str | None, as_json: bool
 ) -> None:
     """Print what a checkpoint holds."""
-    summary = looking.open(path).summary(name=name, grep=grep)
-    if as_json:
-        answer_json(summary.to_json())
-        return
-    _print_head(summary)
-    answer_table(_cells(row) for row in outline(summary, depth=depth))
-    _print_foot(summary)
+    with _no_collector(), looking.open(path) as checkpoint:
+        summary = checkpoint.summary(name=name, grep=grep)
+        if as_json:
+            answer_json({**summary.to_json(), **_numbers(checkpoint, summary, name)})
+            return
+        _print_head(summary)
+        if name is not None and _is_one_value(summary, name):
+            answer(f"{name} = {summary.values[0].text}")
+            return
+        is_short = name is None and grep is None
+        answer_table(_cells(row) for row in outline(summary, depth=depth, is_short=is_short))
+        if name is not None and _is_one_tensor(summary, name):
+            answer()
+            answer(_tensor_text().text_of_tensor(checkpoint, name))
+            return
+        _print_foot(summary, path, is_short=is_short and depth is None)
+
+
+@contextmanager
+def _no_collector() -> Iterator[None]:
+    """The index is a hundred thousand objects and no garbage: looking for some doubles the time."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def _print_head(summary: Summary) -> None:
@@ -51,19 +84,19 @@ def _print_head(summary: Summary) -> None:
     answer(f"{summary.format}, {text.size(summary.file_nbytes)}")
     for line in text.record_lines(summary.record or {}):
         answer(line)
+    for key, value in list(summary.metadata.items())[:_METADATA]:
+        answer_table([[Cell(f"{text.name(key)}: {text_of(value)}", dim=True)]])
+    if len(summary.metadata) > _METADATA:
+        answer(f"… and {len(summary.metadata) - _METADATA} more (--json has them all)")
     answer()
+
+
+#: Lines of a container's own text that a person reads before the tree.
+_METADATA = 20
 
 
 def _cells(row: Row) -> list[Cell]:
     name = Cell("  " * row.level + text.name(row.name), bold=row.kind == "part")
-    if row.kind in ("part", "group"):
-        return [
-            name,
-            Cell(""),
-            Cell(text.count(row.tensors, "tensor") if row.tensors else ""),
-            Cell(text.size(row.nbytes) if row.tensors else "", right=True),
-            Cell(text.count(row.numel, "element") if row.tensors else "", dim=True),
-        ]
     if row.kind == "tensor":
         return [
             name,
@@ -72,10 +105,19 @@ def _cells(row: Row) -> list[Cell]:
             Cell(text.size(row.nbytes), right=True),
             Cell(row.text, dim=True),
         ]
+    if row.kind in ("part", "group", "state"):
+        elements = text.count(row.numel, "element") if row.tensors else ""
+        return [
+            name,
+            Cell(row.dtype or "", fg="cyan"),
+            Cell(text.count(row.tensors, "tensor") if row.tensors else ""),
+            Cell(text.size(row.nbytes) if row.tensors else "", right=True),
+            Cell(f"{elements} {row.text}" if row.text else elements, dim=True),
+        ]
     return [Cell(f"{name.text} = {row.text}", fg="yellow" if row.kind == "opaque" else None)]
 
 
-def _print_foot(summary: Summary) -> None:
+def _print_foot(summary: Summary, path: str, *, is_short: bool) -> None:
     total = summary.total
     answer()
     answer(
@@ -83,7 +125,45 @@ def _print_foot(summary: Summary) -> None:
         f"{text.size(total.nbytes)}"
         + "".join(f"; {each.name} {text.size(each.nbytes)}" for each in summary.dtypes)
     )
+    for optimizer in summary.optimizers if is_short else ():
+        if optimizer.name and optimizer.tensors:
+            answer(
+                f"State of {optimizer.name}: {text.count(optimizer.tensors, 'tensor')}, "
+                f"{text.size(optimizer.nbytes)}; one by one: holdfast show {path} {optimizer.name}"
+            )
+    if summary.programs:
+        answer(
+            f"Holds code, never read as code: {text.count(len(summary.programs), 'file')} "
+            f"({first_few(tuple(map(text.name, summary.programs)))})"
+        )
+    if summary.symbols:
+        answer(
+            f"Names {text.count(len(summary.symbols), 'symbol')} outside the closed table: "
+            f"{first_few(tuple(map(text.name, summary.symbols)))}; holdfast scan {path} says more."
+        )
     for note in summary.notes:
         answer(f"Note: {note}")
     if not summary.is_complete:
         answer("Note: this tree has over a million entries; what is listed is not all of it.")
+
+
+# ---- one thing, by its name
+
+
+def _is_one_tensor(summary: Summary, name: str) -> bool:
+    return [each.name for each in summary.tensors] == [name] and not summary.opaques
+
+
+def _is_one_value(summary: Summary, name: str) -> bool:
+    return [each.name for each in summary.values] == [name] and not summary.tensors
+
+
+def _numbers(checkpoint: looking.Checkpoint, summary: Summary, name: str | None) -> dict[str, Any]:
+    if name is None or not _is_one_tensor(summary, name):
+        return {}
+    return {"numbers": _tensor_text().numbers_of_tensor(checkpoint, name)}
+
+
+def _tensor_text() -> Any:
+    # NumPy takes as long to import as most files take to read.
+    return importlib.import_module("holdfast.cli.numbers")

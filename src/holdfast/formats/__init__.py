@@ -2,48 +2,36 @@
 
 from __future__ import annotations
 
-from holdfast.formats import (
-    dcp,
-    exported,
-    gzipped,
-    model_folder,
-    onnx,
-    plain_pickle,
-    safetensors,
-    sharded,
-    sniff,
-    torch_legacy,
-    torch_tar,
-    torch_zip,
-    torchscript,
-)
-from holdfast.formats.torch_zip import read as torch_zip_read
+import importlib
+from typing import Any
+
+from holdfast.formats import sniff, torch_zip
 from holdfast.io.source import Source
 from holdfast.spec.index import Index
 
 __all__ = ["read_index", "sniff", "torch_zip"]
 
-#: The readers of what is no zip archive, by format.
+#: The modules that read what is no zip archive, by format; each is loaded when a file needs it.
 _READERS = {
-    "torch_legacy": torch_legacy.read_index,
-    "torch_tar": torch_tar.read_index,
-    "safetensors": safetensors.read_index,
-    "onnx": onnx.read_index,
+    "torch_legacy": "torch_legacy",
+    "torch_tar": "torch_tar",
+    "safetensors": "safetensors",
+    "onnx": "onnx",
 }
 #: Those of zip archives: they get the members that sniffing has read.
 _ZIP_READERS = {
-    "torch_zip": torch_zip_read.read_index,
-    "torchscript": torchscript.read_index,
-    "exported": exported.read_index,
+    "torch_zip": "torch_zip.read",
+    "torchscript": "torchscript",
+    "exported": "exported",
 }
 #: Those that may hold files of other formats: they get this module's reader.
 _HOLDERS = {
-    "gzip": gzipped.read_index,
-    "pickle": plain_pickle.read_index,
-    "dcp": dcp.read_index,
-    "safetensors_sharded": sharded.read_index,
-    "torch_sharded": sharded.read_index,
-    "model_folder": model_folder.read_index,
+    "gzip": "gzipped",
+    "pickle": "plain_pickle",
+    "dcp": "dcp",
+    "safetensors_sharded": "sharded",
+    "torch_sharded": "sharded",
+    "model_folder": "model_folder",
 }
 
 
@@ -61,7 +49,13 @@ def read_index(source: Source, *, encoding: str = "utf-8") -> Index:
     """
     kind, members = sniff.kind_of(source)
     if kind in _ZIP_READERS:
-        return _ZIP_READERS[kind](source, encoding=encoding, members=members)
+        return _read(_ZIP_READERS[kind], source, encoding=encoding, members=members)
     if kind in _HOLDERS:
-        return _HOLDERS[kind](source, encoding=encoding, read=read_index)
-    return _READERS[kind](source, encoding=encoding)
+        return _read(_HOLDERS[kind], source, encoding=encoding, read=read_index)
+    return _read(_READERS[kind], source, encoding=encoding)
+
+
+def _read(module: str, source: Source, **options: Any) -> Index:
+    found = importlib.import_module(f"holdfast.formats.{module}").read_index(source, **options)
+    assert isinstance(found, Index)
+    return found

@@ -6,16 +6,19 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from holdfast.report.summary import OpaqueFacts, Summary, TensorFacts, ValueFacts
+from holdfast.report.facts import OpaqueFacts, Summary, TensorFacts, ValueFacts
+from holdfast.report.optimizers import GroupFacts, StateFacts
+from holdfast.report.paths import first_few
 
-Kind = Literal["part", "group", "tensor", "value", "opaque"]
+Kind = Literal["part", "group", "tensor", "value", "opaque", "param_group", "state"]
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
     """One line: ``name`` below its part, columns for tensors, ``text`` for the rest.
 
-    ``tensors`` counts those of a part or group; ``shape`` is None except for a tensor's.
+    ``tensors`` counts those of a part, a group or one kind of an optimizer's state; ``shape`` is
+    None except for a tensor's.
     """
 
     kind: Kind
@@ -29,24 +32,33 @@ class Row:
     text: str = ""
 
 
-def outline(summary: Summary, *, depth: int | None = None) -> Iterator[Row]:
+def outline(summary: Summary, *, depth: int | None = None, is_short: bool = False) -> Iterator[Row]:
     """The rows of a summary; what lies more than ``depth`` steps down is folded into groups.
 
-    Depth 1 gives the parts alone.
+    Depth 1 gives the parts alone. With ``is_short`` an optimizer is a line for each group and one
+    for each kind of state, instead of one for each parameter's.
     """
-    owners = _owners(summary)
     below: dict[str | None, list[Row]] = {total.name: [] for total in summary.parts}
+    hidden: tuple[str, ...] = ()
+    if is_short:
+        hidden = tuple(_places(summary))
+        for part, row in _short(summary):
+            below.setdefault(part, []).append(row)
+    owners = _owners(summary)
     for tensor in summary.tensors:
-        below[tensor.part].append(_tensor(tensor, owners))
+        if not tensor.name.startswith(hidden):
+            below[tensor.part].append(_tensor(tensor, owners))
     for value in summary.values:
-        below[value.part].append(_value(value))
+        if not value.name.startswith(hidden):
+            below[value.part].append(_value(value))
     for opaque in summary.opaques:
-        below[opaque.part].append(_opaque(opaque))
+        if not opaque.name.startswith(hidden):
+            below[opaque.part].append(_opaque(opaque))
     for total in summary.parts:
         level = 0 if total.name is None else 1
         if total.name is not None:
             yield Row("part", 0, total.name, total.tensors, total.numel, total.nbytes)
-        rows = [replace(row, level=level) for row in below[total.name]]
+        rows = below[total.name]
         yield from rows if depth is None else _folded(rows, depth - level)
 
 
@@ -61,7 +73,7 @@ def _folded(rows: list[Row], depth: int) -> list[Row]:
         group = folded.get(name) or Row("group", row.level, name)
         folded[name] = replace(
             group,
-            tensors=group.tensors + (row.kind == "tensor"),
+            tensors=group.tensors + (1 if row.kind == "tensor" else row.tensors),
             numel=group.numel + row.numel,
             nbytes=group.nbytes + row.nbytes,
         )
@@ -69,31 +81,93 @@ def _folded(rows: list[Row], depth: int) -> list[Row]:
 
 
 def _tensor(facts: TensorFacts, owners: Mapping[str, str]) -> Row:
-    notes = [
-        "" if facts.kind in ("tensor", "parameter") else facts.kind,
-        f"same bytes as {facts.shares_with}" if facts.shares_with else "",
-        "expanded" if facts.is_expanded else "",
-        f"of {owners[owner]}" if (owner := facts.name.rpartition(".")[0]) in owners else "",
-    ]
+    text = "" if facts.kind in ("tensor", "parameter") else facts.kind
+    if facts.shares_with:
+        text += f"{', ' if text else ''}same bytes as {facts.shares_with}"
+    if facts.is_expanded:
+        text += f"{', ' if text else ''}expanded"
+    if owners and (owner := owners.get(facts.name.rpartition(".")[0])) is not None:
+        text += f"{', ' if text else ''}of {owner}"
     return Row(
         "tensor",
-        0,
+        _level(facts.part),
         _below(facts.name, facts.part),
-        numel=facts.numel,
-        nbytes=facts.nbytes,
-        dtype=facts.dtype,
-        shape=facts.shape,
-        text=", ".join(note for note in notes if note),
+        0,
+        facts.numel,
+        facts.nbytes,
+        facts.dtype,
+        facts.shape,
+        text,
     )
 
 
 def _value(facts: ValueFacts) -> Row:
-    return Row("value", 0, _below(facts.name, facts.part), text=facts.text)
+    return Row("value", _level(facts.part), _below(facts.name, facts.part), text=facts.text)
 
 
 def _opaque(facts: OpaqueFacts) -> Row:
-    name = _below(facts.name, facts.part)
-    return Row("opaque", 0, name, text=f"an object of {facts.symbol}, not built")
+    return Row(
+        "opaque",
+        _level(facts.part),
+        _below(facts.name, facts.part),
+        text=_OPAQUE[facts.kind].format(facts.symbol),
+    )
+
+
+_OPAQUE = {
+    "module": "a module of class {}",
+    "object": "an object of {}, not built",
+    "name": "the name {}, not looked up",
+}
+
+
+def _short(summary: Summary) -> Iterator[tuple[str | None, Row]]:
+    """The lines that stand for an optimizer, and the part each belongs to."""
+    for optimizer in summary.optimizers:
+        for position, group in enumerate(optimizer.groups):
+            part, name = _place(summary, optimizer.name, f"param_groups.{position}")
+            yield part, Row("param_group", _level(part), name, text=_group_text(group))
+        for state in optimizer.state:
+            part, name = _place(summary, optimizer.name, f"state.*.{state.name}")
+            yield part, _state_row(state, _level(part), name)
+
+
+def _state_row(state: StateFacts, level: int, name: str) -> Row:
+    if not state.tensors:
+        return Row("value", level, name, text=f"{state.values:,} plain values")
+    dtype = state.dtypes[0] if len(state.dtypes) == 1 else "mixed"
+    text = f"and {state.values:,} plain values" if state.values else ""
+    return Row("state", level, name, state.tensors, state.numel, state.nbytes, dtype, None, text)
+
+
+def _group_text(group: GroupFacts) -> str:
+    names = f" ({first_few(group.names)})" if group.names else ""
+    count = f"{group.parameters:,} parameter{'' if group.parameters == 1 else 's'}{names}"
+    options = [f"{key} {text}" for key, text in group.options.items() if text not in _UNSET]
+    return "; ".join([count, ", ".join(options)]) if options else count
+
+
+#: Options of torch's optimizers that are not used say so.
+_UNSET = ("None", "False")
+
+
+def _place(summary: Summary, owner: str, rest: str) -> tuple[str | None, str]:
+    """The part that a line belongs to, and its name below it."""
+    full = f"{owner}.{rest}" if owner else rest
+    for total in summary.parts:
+        if total.name is not None and full.startswith(f"{total.name}."):
+            return total.name, full[len(total.name) + 1 :]
+    return None, full
+
+
+def _places(summary: Summary) -> Iterator[str]:
+    for optimizer in summary.optimizers:
+        owner = f"{optimizer.name}." if optimizer.name else ""
+        yield from (f"{owner}state.", f"{owner}param_groups.")
+
+
+def _level(part: str | None) -> int:
+    return 0 if part is None else 1
 
 
 def _below(name: str, part: str | None) -> str:

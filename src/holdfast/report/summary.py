@@ -5,101 +5,21 @@ A function from values to values: nothing is read, and no tensor's bytes are nee
 
 from __future__ import annotations
 
-import difflib
 import math
-import re
-from dataclasses import dataclass
 from typing import Any
 
-from holdfast.errors import MissingPartError, UsageError
+from holdfast.pickles.module_walk import is_module
+from holdfast.report.choosing import chosen, not_a_tensor
+from holdfast.report.facts import OpaqueFacts, Summary, TensorFacts, ValueFacts
 from holdfast.report.leaves import Leaf, TooManyLeavesError, leaves
-from holdfast.report.totals import Sum, Total, pieces_of, stored_numel
-from holdfast.report.values import json_of, text_of, type_of
-from holdfast.spec.index import ArrayRef, ChunkedRef, Index, Opaque, SparseRef, TensorRef
+from holdfast.report.optimizers import find_optimizers
+from holdfast.report.totals import Sum, pieces_of, stored_numel
+from holdfast.report.values import json_of, text_of, type_of, whole_text_of
+from holdfast.spec.index import SIZED, ArrayRef, ChunkedRef, Index, Opaque, SparseRef, TensorRef
 
-_SIZED = (TensorRef, SparseRef, ChunkedRef, ArrayRef)
+__all__ = ["Summary", "not_a_tensor", "summarize"]
 
-#: Names that a mistyped one is compared with: the time for one comparison is about 0.1 ms.
-_NAMES_COMPARED = 2000
-
-
-@dataclass(frozen=True, slots=True)
-class TensorFacts:
-    """One tensor of a checkpoint.
-
-    ``kind`` is ``tensor``, ``parameter``, ``sparse_…`` (torch's layout), ``meta`` (no bytes),
-    ``array`` (NumPy's), ``chunked`` (in several pieces) or the name of a tensor class. ``nbytes``
-    counts its elements; an expanded tensor (stride 0) refers to fewer bytes than that.
-    ``shares_with`` is the first tensor that lies in the same storage.
-    """
-
-    name: str
-    part: str | None
-    kind: str
-    shape: tuple[int, ...]
-    dtype: str
-    numel: int
-    nbytes: int
-    storage: str | None = None
-    shares_with: str | None = None
-    is_expanded: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class ValueFacts:
-    """One plain value: ``text`` as Python writes it, shortened, and ``value`` as JSON if it can be.
-
-    Where ``value`` is None and ``type`` is not ``NoneType``, the text alone says what it is.
-    """
-
-    name: str
-    part: str | None
-    type: str
-    text: str
-    value: Any = None
-
-
-@dataclass(frozen=True, slots=True)
-class OpaqueFacts:
-    """One object of a class outside the table: its place and its class, which is never built."""
-
-    name: str
-    part: str | None
-    symbol: str
-
-
-@dataclass(frozen=True, slots=True)
-class Summary:
-    """What a checkpoint holds; ``is_complete`` is False where the tree was too large to list."""
-
-    file: str
-    format: str
-    file_nbytes: int
-    record: dict[str, Any] | None
-    parts: tuple[Total, ...]
-    dtypes: tuple[Total, ...]
-    total: Total
-    tensors: tuple[TensorFacts, ...]
-    values: tuple[ValueFacts, ...]
-    opaques: tuple[OpaqueFacts, ...]
-    notes: tuple[str, ...] = ()
-    is_complete: bool = True
-
-    def to_json(self) -> dict[str, Any]:
-        """The facts as JSON values; the keys are the fields' names, and stable."""
-        rows = ("parts", "dtypes", "tensors", "values", "opaques")
-        values = {name: getattr(self, name) for name in self.__slots__}
-        return {
-            **values,
-            **{name: [_fields(row) for row in values[name]] for name in rows},
-            "total": _fields(self.total),
-            "notes": list(self.notes),
-        }
-
-
-def _fields(row: Any) -> dict[str, Any]:
-    # dataclasses.asdict copies every leaf deeply: seconds for a hundred thousand tensors.
-    return {name: getattr(row, name) for name in row.__slots__}
+_SIZED = frozenset(SIZED)
 
 
 def summarize(index: Index, *, name: str | None = None, grep: str | None = None) -> Summary:
@@ -113,17 +33,14 @@ def summarize(index: Index, *, name: str | None = None, grep: str | None = None)
         UsageError: ``grep`` is no regular expression.
     """
     everything, is_complete = _collect(index.tree)
-    found = _chosen(everything, name, grep, index.file)
-    sized = [leaf for leaf in found if isinstance(leaf.value, _SIZED)]
-    opaque = [leaf for leaf in found if isinstance(leaf.value, Opaque)]
-    plain = [leaf for leaf in found if not isinstance(leaf.value, (*_SIZED, Opaque))]
+    found = chosen(everything, name, grep, index.file)
+    sums, tensors, plain, opaque = _sorted(found)
     parts: dict[str | None, Sum] = {leaf.part: Sum() for leaf in found}
-    dtypes: dict[str, Sum] = {_dtype_of(leaf.value): Sum() for leaf in sized}
+    dtypes: dict[str, Sum] = {dtype: Sum() for _, dtype in sums}
     whole = Sum()
-    for leaf in sized:
-        pieces = pieces_of(leaf.value)
-        for each in (whole, parts[leaf.part], dtypes[_dtype_of(leaf.value)]):
-            each.add(pieces)
+    for (part, dtype), each in sums.items():
+        for total in (whole, parts[part], dtypes[dtype]):
+            total.merge(each)
     return Summary(
         file=index.file,
         format=index.format,
@@ -132,9 +49,13 @@ def summarize(index: Index, *, name: str | None = None, grep: str | None = None)
         parts=tuple(each.total(name) for name, each in parts.items()),
         dtypes=tuple(each.total(name) for name, each in dtypes.items()),
         total=whole.total(None),
-        tensors=_tensor_facts(sized),
-        values=tuple(_value_facts(leaf) for leaf in plain),
-        opaques=tuple(OpaqueFacts(leaf.name, leaf.part, leaf.value.symbol) for leaf in opaque),
+        tensors=tuple(tensors),
+        values=tuple(_value_facts(leaf, is_named=leaf.name == name) for leaf in plain),
+        opaques=tuple(_opaque_facts(leaf) for leaf in opaque),
+        optimizers=() if grep is not None else find_optimizers(index, name),
+        metadata=index.metadata,
+        programs=index.programs,
+        symbols=index.symbols,
         notes=index.notes,
         is_complete=is_complete,
     )
@@ -149,70 +70,49 @@ def _collect(tree: Any) -> tuple[list[Leaf], bool]:
     return found, True
 
 
-def _chosen(found: list[Leaf], name: str | None, grep: str | None, file: str) -> list[Leaf]:
-    if name is not None:
-        below = [leaf for leaf in found if leaf.name == name or leaf.name.startswith(f"{name}.")]
-        if not below:
-            raise _nothing_called(name, found, file)
-        found = below
-    if grep is None:
-        return found
-    try:
-        pattern = re.compile(grep)
-    except re.error as error:
-        raise UsageError(f"this is no regular expression: {error}", found=repr(grep)) from error
-    return [leaf for leaf in found if pattern.search(leaf.name)]
-
-
-def _nothing_called(name: str, found: list[Leaf], file: str) -> MissingPartError:
-    names = dict.fromkeys(each for leaf in found for each in (leaf.part, leaf.name) if each)
-    close = difflib.get_close_matches(name, list(names)[:_NAMES_COMPARED], n=3)
-    return MissingPartError(
-        f"nothing in this checkpoint is called {name!r}",
-        file=file,
-        found=", ".join(close or list(names)[:5]) or "nothing at all",
-        cure="Its names are those that holdfast show prints without a name.",
-    )
-
-
-def not_a_tensor(name: str, node: Any, names: list[str], file: str) -> MissingPartError:
-    """The error for a name that no tensor bears; ``node`` is what bears it, if anything does."""
-    close = difflib.get_close_matches(name, names[:_NAMES_COMPARED], n=3)
-    if node is not None:
-        found = f"a plain value: {text_of(node)}" if not isinstance(node, Opaque) else node.symbol
-    else:
-        below = [each for each in names if each.startswith(f"{name}.")]
-        found = ", ".join(below[:3] or close or names[:5]) or "nothing at all"
-    return MissingPartError(
-        f"no tensor in this checkpoint is called {name!r}",
-        file=file,
-        found=found,
-        cure="checkpoint.names() lists all tensors; plain values are in checkpoint.tree.",
-    )
-
-
-def _tensor_facts(sized: list[Leaf]) -> tuple[TensorFacts, ...]:
+def _sorted(
+    found: list[Leaf],
+) -> tuple[dict[tuple[str | None, str], Sum], list[TensorFacts], list[Leaf], list[Leaf]]:
+    """Sums by part and element type, the tensors, the plain values, the opaque objects."""
+    sums: dict[tuple[str | None, str], Sum] = {}
+    tensors: list[TensorFacts] = []
+    plain: list[Leaf] = []
+    opaque: list[Leaf] = []
     first_in: dict[str, str] = {}
-    facts = []
-    for leaf in sized:
-        ref = leaf.value
-        storage = ref.storage.key if isinstance(ref, TensorRef) and ref.storage else None
-        first = leaf.name if storage is None else first_in.setdefault(storage, leaf.name)
-        facts.append(
-            TensorFacts(
-                name=leaf.name,
-                part=leaf.part,
-                kind=_kind(ref),
-                shape=tuple(ref.shape),
-                dtype=_dtype_of(ref),
-                numel=math.prod(ref.shape),
-                nbytes=ref.nbytes,
-                storage=storage,
-                shares_with=None if first == leaf.name else first,
-                is_expanded=isinstance(ref, TensorRef) and stored_numel(ref) < ref.numel,
-            )
-        )
-    return tuple(facts)
+    for leaf in found:
+        value = leaf.value
+        if type(value) not in _SIZED:
+            (opaque if type(value) is Opaque else plain).append(leaf)
+            continue
+        facts = _tensor_facts(leaf, value, first_in)
+        tensors.append(facts)
+        key = (facts.part, facts.dtype)
+        if (total := sums.get(key)) is None:
+            total = sums[key] = Sum()
+        total.add(pieces_of(value))
+    return sums, tensors, plain, opaque
+
+
+def _tensor_facts(leaf: Leaf, ref: Any, first_in: dict[str, str]) -> TensorFacts:
+    if type(ref) is not TensorRef:
+        dtype = f"numpy {ref.dtype_str}" if type(ref) is ArrayRef else ref.dtype.name
+        shape, numel = tuple(ref.shape), math.prod(ref.shape)
+        return TensorFacts(leaf.name, leaf.part, _kind(ref), shape, dtype, numel, ref.nbytes)
+    numel = ref.numel
+    storage = None if ref.storage is None else ref.storage.key
+    first = leaf.name if storage is None else first_in.setdefault(storage, leaf.name)
+    return TensorFacts(
+        leaf.name,
+        leaf.part,
+        _kind(ref),
+        ref.shape,
+        ref.dtype.name,
+        numel,
+        ref.dtype.nbytes_of(numel),
+        storage,
+        None if first == leaf.name else first,
+        0 in ref.stride and stored_numel(ref) < numel,
+    )
 
 
 def _kind(ref: Any) -> str:
@@ -229,12 +129,13 @@ def _kind(ref: Any) -> str:
     return "parameter" if ref.is_parameter else "tensor"
 
 
-def _dtype_of(ref: Any) -> str:
-    if isinstance(ref, ArrayRef):
-        return f"numpy {ref.dtype_str}"
-    return str(ref.dtype.name)
-
-
-def _value_facts(leaf: Leaf) -> ValueFacts:
+def _value_facts(leaf: Leaf, *, is_named: bool) -> ValueFacts:
     value = leaf.value
-    return ValueFacts(leaf.name, leaf.part, type_of(value), text_of(value), json_of(value))
+    text = whole_text_of(value) if is_named else text_of(value)
+    return ValueFacts(leaf.name, leaf.part, type_of(value), text, json_of(value))
+
+
+def _opaque_facts(leaf: Leaf) -> OpaqueFacts:
+    node: Opaque = leaf.value
+    kind = "name" if node.is_global else "module" if is_module(node) else "object"
+    return OpaqueFacts(leaf.name, leaf.part, node.symbol, kind)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from holdfast.spec.index import ArrayRef, ChunkedRef, SparseRef, TensorRef
 
@@ -24,8 +24,7 @@ class Total:
     nbytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(NamedTuple):
     """One dense run of elements that a tensor is made of, and the storage that holds it."""
 
     view: Hashable
@@ -48,6 +47,12 @@ class Sum:
         for piece in pieces:
             self.elements[piece.view] = piece.numel
             self.storages[piece.storage] = piece.nbytes
+
+    def merge(self, other: Sum) -> None:
+        """Count the tensors of another sum; what both have is the same and counts once."""
+        self.tensors += other.tensors
+        self.elements.update(other.elements)
+        self.storages.update(other.storages)
 
     def total(self, name: str | None) -> Total:
         """The sum so far."""

@@ -45,6 +45,11 @@ def text_of(value: Any) -> str:
     return f"{text[: TEXT_LIMIT - 24].rstrip()}… {_size_of(value, text)}"
 
 
+def whole_text_of(value: Any) -> str:
+    """The same on one line, however long."""
+    return _text(value, None)
+
+
 def json_of(value: Any) -> Any:
     """The value as JSON; None where it has no JSON form or is very long (its text says more).
 
@@ -67,13 +72,13 @@ def json_of(value: Any) -> Any:
     return {} if isinstance(value, dict) and not value else None
 
 
-def _text(value: Any) -> str:
+def _text(value: Any, limit: int | None = TEXT_LIMIT) -> str:
     if isinstance(value, int) and value.bit_length() > INTEGER_BITS:
         return f"<integer of {value.bit_length()} bits>"
     if isinstance(value, str | bytes):
-        return repr(value[: 2 * TEXT_LIMIT])
+        return repr(value if limit is None else value[: 2 * limit])
     if is_plain_sequence(value):
-        return _text_of_sequence(value)
+        return _text_of_sequence(value, limit)
     if isinstance(value, list | tuple | set | frozenset | Mapping) and value:
         return "<holds itself>"  # any other container is no leaf; repr() might never end
     if isinstance(value, NumpyScalar):
@@ -88,9 +93,9 @@ def _text(value: Any) -> str:
     return "{}" if isinstance(value, Mapping) else repr(value)
 
 
-def _text_of_sequence(value: Any) -> str:
+def _text_of_sequence(value: Any, limit: int | None) -> str:
     items = sorted(value, key=repr) if isinstance(value, set | frozenset) else value
-    inner = ", ".join(_text(item) for item in list(items)[:TEXT_LIMIT])
+    inner = ", ".join(_text(item, limit) for item in list(items)[:limit])
     if isinstance(value, list):
         return f"[{inner}]"
     if isinstance(value, set | frozenset):

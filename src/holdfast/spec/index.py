@@ -168,6 +168,10 @@ class ArrayRef:
         return len(self.data)
 
 
+#: What stands for a tensor or an array in a tree.
+SIZED = (TensorRef, ChunkedRef, SparseRef, ArrayRef)
+
+
 @dataclass(frozen=True, slots=True)
 class NumpyScalar:
     """A NumPy scalar: the dtype's text (``<f8``) and its bytes."""

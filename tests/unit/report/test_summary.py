@@ -185,6 +185,10 @@ def test_the_json_is_json_and_its_keys_are_those_promised() -> None:
         "tensors",
         "values",
         "opaques",
+        "optimizers",
+        "metadata",
+        "programs",
+        "symbols",
         "notes",
         "is_complete",
     ]
