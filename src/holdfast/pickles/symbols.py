@@ -7,6 +7,7 @@ of names only, makes no object and takes time and memory in proportion to the by
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 from typing import Any
 
@@ -28,6 +29,7 @@ _LONGEST_LINE = 64 << 20
 #: What an opcode's fixed arguments need at most.
 _REACH = 16
 _STOP = 0x2E
+_ENDS = "it cannot be followed behind byte {:,}: {}"
 
 
 class Ends(Exception):  # noqa: N818 (no error: how a walk comes to its end)
@@ -85,6 +87,8 @@ class Walker:
         self.base += self.pos
         self.pos = 0
         self.data = self.source.read_at(self.base, min(nbytes, self.source.size - self.base))
+        # Up to here an opcode and its fixed arguments lie in the window, or the bytes end.
+        self.edge = len(self.data) - (_REACH if self._more() else 1)
 
     def _more(self) -> bool:
         """Whether bytes lie behind the window."""
@@ -231,29 +235,31 @@ class Walker:
     def run(self) -> Walk:
         """Walk to STOP, or as far as it goes."""
         handlers, is_finished, is_cut_short = tracing.HANDLERS, False, False
+        left = self.allowance.opcodes
         try:
             while not is_finished:
-                if len(self.data) - self.pos < _REACH and self._more():
-                    self._refill(_WINDOW)
-                self.allowance.opcodes -= 1
-                if self.allowance.opcodes < 0:
-                    raise Limit("it is longer than any checkpoint's pickle")
-                if self.pos >= len(self.data):
-                    raise Ends("it ends before its end")
+                if self.pos > self.edge:
+                    self._go_on()
+                left -= 1
                 code = self.data[self.pos]
                 self.pos += 1
                 if code == _STOP:
                     is_finished = self._stop()
+                elif left < 0:
+                    raise Limit("it is longer than any checkpoint's pickle")
                 else:
                     handlers[code](self)
+        except (IndexError, struct.error):  # fixed arguments, cut off
+            self.problem = self.problem or _ENDS.format(self.at - 1, "it ends in a value")
         except Ends as reason:
             is_cut_short = isinstance(reason, Limit)
             if self.problem is None or is_cut_short:
-                self.problem = f"it cannot be followed behind byte {self.at - 1:,}: {reason}"
+                self.problem = _ENDS.format(self.at - 1, reason)
+        self.allowance.opcodes = left
         top = self.stack[-1] if self.stack else None
         return Walk(
             tuple(self.symbols.values()),
-            self.at,
+            min(self.at, self.source.size),
             self.problem,
             is_finished,
             top,
@@ -261,6 +267,12 @@ class Walker:
             tuple(self.constants),
             is_cut_short,
         )
+
+    def _go_on(self) -> None:
+        if self._more():
+            self._refill(_WINDOW)
+        if self.pos >= len(self.data):
+            raise Ends("it ends before its end")
 
     def _stop(self) -> bool:
         if not self.stack:

@@ -4,12 +4,11 @@ Numbers and meanings: Lib/pickletools.py of CPython. Where its readers raise, th
 misfit and goes on as if a plain value stood there.
 """
 
-
-
 from __future__ import annotations
 
 import codecs
 import re
+import struct
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -24,14 +23,11 @@ MAY_NAME = re.compile(rb"[\n\x93\x82-\x84]")
 
 _LONGEST_DECIMAL = 4300
 _HIGHEST_PROTOCOL = 5
+_uint4 = struct.Struct("<I").unpack_from
 _GETATTR = ("builtins", "getattr")
 
 
 # ---- stack, memo, protocol
-
-
-def _mark(w: Walker) -> None:
-    w.mark()
 
 
 def _pop(w: Walker) -> None:
@@ -39,10 +35,6 @@ def _pop(w: Walker) -> None:
         w.to_mark()
     else:
         w.pop()
-
-
-def _pop_mark(w: Walker) -> None:
-    w.to_mark()
 
 
 def _dup(w: Walker) -> None:
@@ -56,8 +48,16 @@ def _put(w: Walker) -> None:
     w.put(_decimal(w))
 
 
-def _binput(nbytes: int) -> Callable[[Walker], None]:
-    return lambda w: w.put(w.number(nbytes))
+def _binput(w: Walker) -> None:
+    pos = w.pos
+    w.pos = pos + 1
+    w.put(w.data[pos])
+
+
+def _long_binput(w: Walker) -> None:
+    pos = w.pos
+    w.pos = pos + 4
+    w.put(_uint4(w.data, pos)[0])
 
 
 def _memoize(w: Walker) -> None:
@@ -68,8 +68,16 @@ def _get(w: Walker) -> None:
     w.get(_decimal(w))
 
 
-def _binget(nbytes: int) -> Callable[[Walker], None]:
-    return lambda w: w.get(w.number(nbytes))
+def _binget(w: Walker) -> None:
+    pos = w.pos
+    w.pos = pos + 1
+    w.get(w.data[pos])
+
+
+def _long_binget(w: Walker) -> None:
+    pos = w.pos
+    w.pos = pos + 4
+    w.get(_uint4(w.data, pos)[0])
 
 
 def _proto(w: Walker) -> None:
@@ -92,7 +100,9 @@ def _plain(w: Walker) -> None:
 
 def _number(nbytes: int) -> Callable[[Walker], None]:
     def push(w: Walker) -> None:
-        w.take(nbytes)
+        w.pos += nbytes
+        if w.pos > len(w.data):
+            w.stop("it ends in the middle of a value")
         w.stack.append(None)
 
     return push
@@ -188,6 +198,10 @@ def _text_line(w: Walker, start: int, written: bytes, decode: Callable[[bytes], 
 # ---- containers
 
 
+def _pop_mark(w: Walker) -> None:
+    w.to_mark()
+
+
 def _tuple(w: Walker) -> None:
     items = w.to_mark()
     w.stack.append(tuple(items))
@@ -195,8 +209,12 @@ def _tuple(w: Walker) -> None:
 
 def _tuple_of(count: int) -> Callable[[Walker], None]:
     def push(w: Walker) -> None:
-        items = [w.pop() for _ in range(count)]
-        w.stack.append(tuple(reversed(items)))
+        stack = w.stack
+        if len(stack) >= count:
+            stack[-count:] = [tuple(stack[-count:])]
+        else:
+            items = [w.pop() for _ in range(count)]
+            stack.append(tuple(reversed(items)))
 
     return push
 
@@ -352,9 +370,9 @@ def _unknown(w: Walker) -> None:
 
 _OPCODES: dict[bytes, Callable[[Walker], None]] = {
     # stack and memo
-    **{b"(": _mark, b"0": _pop, b"1": _pop_mark, b"2": _dup},
-    **{b"p": _put, b"q": _binput(1), b"r": _binput(4), b"\x94": _memoize},
-    **{b"g": _get, b"h": _binget(1), b"j": _binget(4)},
+    **{b"(": lambda w: w.mark(), b"0": _pop, b"1": _pop_mark, b"2": _dup},
+    **{b"p": _put, b"q": _binput, b"r": _long_binput, b"\x94": _memoize},
+    **{b"g": _get, b"h": _binget, b"j": _long_binget},
     # protocol, symbols, persistent ids
     **{b"\x80": _proto, b"\x95": _frame, b"c": _global, b"\x93": _stack_global},
     **{b"P": _persid, b"Q": _binpersid},

@@ -29,7 +29,7 @@ _MOST_PROGRAMS = 10_000
 #: Each pickle counts as so many opcodes: a chain of a million empty ones takes time as well.
 _PER_PICKLE = 16
 #: A pickle's opcodes are no more than its bytes; what lies in it is followed again.
-_OPCODES, _PER_BYTE = 1_000_000, 4
+_OPCODES, _PER_BYTE = 2_000_000, 4
 _LONGEST_TEXT = 256 << 20
 
 _PICKLE_NAME = re.compile(r"(^|/)(\.metadata|[^/]*\.(pkl|pickle|debug_pkl))\Z")
@@ -126,7 +126,6 @@ class Crawler:
         if found.has_more and self._is_worth_more(found.data, site):
             found = unpack(site.source, self._unpack_left, window_bits)
             self._unpack_left -= len(found.data)
-            self.allowance.opcodes += _PER_BYTE * len(found.data)
         self._look_at(found, site, is_member=window_bits == RAW)
 
     def _look_at(self, found: Unpacked, site: Site, *, is_member: bool) -> None:
