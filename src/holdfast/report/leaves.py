@@ -57,7 +57,7 @@ def leaves(tree: Any, budget: int = BUDGET) -> Iterator[Leaf]:
 
     An opaque object is yielded, and after it what it holds: of an ``nn.Module`` its parameters,
     buffers and submodules under the names its state dict gives them, and its plain attributes such
-    as ``stride``. Buffers that the state dict leaves out are there too, as the file has their bytes.
+    as ``stride``; buffers that the state dict leaves out too, as the file has their bytes.
 
     Raises:
         TooManyLeavesError: the tree describes more than ``budget`` nodes.

@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import io
+
+import torch
+from torch import nn
+
+from holdfast.formats import read_index
+from holdfast.io.source import open_source
+from holdfast.report.leaves import leaves
+from holdfast.spec.index import Opaque, TensorRef
+
+
+def leaves_of(obj) -> dict[str, object]:
+    buffer = io.BytesIO()
+    torch.save(obj, buffer)
+    buffer.seek(0)
+    return {leaf.name: leaf.value for leaf in leaves(read_index(open_source(buffer)).tree)}
+
+
+def tensors_of(found: dict[str, object]) -> list[str]:
+    return [name for name, value in found.items() if isinstance(value, TensorRef)]
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.width = 3
+        self.sizes = [1, 2]
+        self.name = "net"
+        self.nothing = None
+        self.dtype = torch.float16
+        self.empty = []
+        self.config = {"lr": 0.1, "betas": (0.9, 0.99)}
+        self.mixed = {"lr": 0.1, "weight": torch.rand(2)}
+        self.loose = torch.rand(2)
+        self._private = 3
+        self.conv = nn.Conv2d(1, 2, 3)
+        self.lstm = nn.LSTM(2, 3)
+        self.register_buffer("mean", torch.rand(2))
+        self.register_buffer("absent", None)
+        self.act = torch.relu
+
+
+def test_the_tensors_of_a_model_bear_the_names_in_its_state_dict() -> None:
+    for model in (Net(), nn.DataParallel(Net()), nn.TransformerEncoderLayer(4, 2, 4)):
+        assert tensors_of(leaves_of(model)) == list(model.state_dict())
+        prefixed = [f"model.{name}" for name in model.state_dict()]
+        assert tensors_of(leaves_of({"model": model})) == prefixed
+
+
+def test_buffers_that_the_state_dict_leaves_out_are_listed_too() -> None:
+    model = nn.Linear(1, 1)
+    model.register_buffer("cache", torch.rand(2), persistent=False)
+    assert tensors_of(leaves_of(model)) == ["weight", "bias", "cache"]
+
+
+def test_plain_attributes_of_modules_are_values_and_bookkeeping_is_none() -> None:
+    found = leaves_of(Net())
+    values = {
+        name: value
+        for name, value in found.items()
+        if not isinstance(value, TensorRef | Opaque) and "." not in name
+    }
+    assert values.pop("dtype").name == "float16"
+    assert values == {"training": True, "width": 3, "sizes": [1, 2], "name": "net", "nothing": None}
+    assert found["config.lr"] == 0.1
+    assert found["config.betas"] == (0.9, 0.99)
+    assert not any(name.startswith(("mixed", "loose", "empty", "act")) for name in found)
+    assert {name: value for name, value in found.items() if name.startswith("conv.")}.keys() == {
+        *("conv.training", "conv.in_channels", "conv.out_channels", "conv.kernel_size"),
+        *("conv.stride", "conv.padding", "conv.dilation", "conv.transposed", "conv.groups"),
+        *("conv.output_padding", "conv.padding_mode", "conv.weight", "conv.bias"),
+    }
+    assert found["conv.kernel_size"] == (3, 3)
+    assert found["lstm.hidden_size"] == 3
+    assert isinstance(found[""], Opaque)
+    assert found["lstm"].symbol == "torch.nn.modules.rnn.LSTM"
+
+
+def test_a_traced_and_a_compiled_model_show_what_is_in_them() -> None:
+    inner = nn.Sequential(nn.Linear(2, 3))
+    for model in (torch.fx.symbolic_trace(inner), torch.compile(inner, backend="eager")):
+        assert tensors_of(leaves_of(model)) == list(model.state_dict())
