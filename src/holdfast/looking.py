@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from holdfast.errors import HoldfastError, MissingExtraError, UsageError
+from holdfast.errors import HoldfastError, MissingExtraError, NoCheckpointError, UsageError
 from holdfast.formats import read_index
 from holdfast.io.source import Source, open_source
 from holdfast.report.leaves import TooManyLeavesError, leaves
@@ -18,6 +18,7 @@ from holdfast.report.scan import ScanReport
 from holdfast.report.summary import Summary, not_a_tensor, summarize
 from holdfast.report.verify import VerifyReport, verify_index
 from holdfast.runs import listing, where
+from holdfast.runs.reading import is_checkpoint_folder
 from holdfast.spec.index import SIZED, Index, NumpyScalar
 from holdfast.spec.record import Record
 
@@ -76,12 +77,26 @@ class Checkpoint:
             DamagedError: its bytes are not those that were saved.
             TruncatedError: the file ends before them.
         """
-        from holdfast.arrays.read import Reader
+        return self._reading().array(self._find(name))
 
-        node = self._find(name)
-        if self._reader is None:
-            self._reader = Reader(self.index, self._source)
-        return self._reader.array(node)
+    def text(self, name: str) -> str:
+        """One tensor as ``print`` shows it in torch; of a large one only what is shown is kept.
+
+        Raises like ``array``.
+        """
+        from holdfast.arrays.text import text_of
+
+        return text_of(self._find(name), self._reading())
+
+    def numbers(self, name: str) -> Any:
+        """The elements of one tensor as JSON: nested lists; None above 10,000 elements.
+
+        Numbers that are not finite are the strings NaN, Infinity, -Infinity; complex ones are
+        pairs. Raises like ``array``.
+        """
+        from holdfast.arrays.text import numbers_of
+
+        return numbers_of(self._find(name), self._reading())
 
     def tensor(self, name: str) -> torch.Tensor:
         """One tensor as torch has it, on the CPU; raises like ``array``.
@@ -133,6 +148,13 @@ class Checkpoint:
     def __repr__(self) -> str:
         return f"<Checkpoint {str(self.path)!r}: {self.index.format}>"
 
+    def _reading(self) -> Reader:
+        from holdfast.arrays.read import Reader
+
+        if self._reader is None:
+            self._reader = Reader(self.index, self._source)
+        return self._reader
+
     def _all(self) -> dict[str, Any]:
         if self._nodes is None:
             self._nodes = {}
@@ -174,8 +196,12 @@ def open(path: str | os.PathLike[str]) -> Checkpoint:
         raise
 
 
-def verify(path: str | os.PathLike[str]) -> VerifyReport:
+def verify(
+    path: str | os.PathLike[str], *, on_progress: Callable[[int], object] | None = None
+) -> VerifyReport:
     """Read every byte of the checkpoint that ``path`` names and compare with the CRCs it carries.
+
+    ``on_progress`` is called with the number of bytes of each piece read, from several threads.
 
     Raises:
         NoCheckpointError: nothing is there.
@@ -183,7 +209,7 @@ def verify(path: str | os.PathLike[str]) -> VerifyReport:
         FileError: it may not be read.
     """
     with open_source(where.resolve(path)) as source:
-        return verify_index(read_index(source), source)
+        return verify_index(read_index(source), source, on_progress=on_progress)
 
 
 def convert(
@@ -259,6 +285,23 @@ def find(run: str | os.PathLike[str], *which: str | int) -> list[Path]:
     """
     entries = listing.list_run(Path(run))
     return [listing.find(entries, each, folder=run).path for each in which]
+
+
+def all_of(path: str | os.PathLike[str]) -> list[str]:
+    """The paths of all checkpoints of a run, oldest to newest; of what is no run, the path itself.
+
+    Those that cannot be read are among them.
+
+    Raises:
+        NoCheckpointError: there are none.
+    """
+    found = where.parse(path)
+    if found.which is not None or not found.path.is_dir() or is_checkpoint_folder(found.path):
+        return [os.fspath(path)]
+    entries = listing.list_run(found.path)
+    if not entries:
+        raise NoCheckpointError("this run has no checkpoint", file=found.path)
+    return [str(entry.path) for entry in entries]
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -62,7 +61,7 @@ def command(
         answer_table(_cells(row) for row in outline(summary, depth=depth, is_short=is_short))
         if name is not None and _is_one_tensor(summary, name):
             answer()
-            answer(_tensor_text().text_of_tensor(checkpoint, name))
+            answer(checkpoint.text(name))
             return
         _print_foot(summary, path, is_short=is_short and depth is None)
 
@@ -161,9 +160,4 @@ def _is_one_value(summary: Summary, name: str) -> bool:
 def _numbers(checkpoint: looking.Checkpoint, summary: Summary, name: str | None) -> dict[str, Any]:
     if name is None or not _is_one_tensor(summary, name):
         return {}
-    return {"numbers": _tensor_text().numbers_of_tensor(checkpoint, name)}
-
-
-def _tensor_text() -> Any:
-    # NumPy takes as long to import as most files take to read.
-    return importlib.import_module("holdfast.cli.numbers")
+    return {"numbers": checkpoint.numbers(name)}

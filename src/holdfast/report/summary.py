@@ -8,7 +8,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from holdfast.pickles.module_walk import is_module
+from holdfast.errors import RefusedError
+from holdfast.pickles.modules import flags, is_module
 from holdfast.report.choosing import chosen, not_a_tensor
 from holdfast.report.facts import OpaqueFacts, Summary, TensorFacts, ValueFacts
 from holdfast.report.leaves import Leaf, TooManyLeavesError, leaves
@@ -35,6 +36,7 @@ def summarize(index: Index, *, name: str | None = None, grep: str | None = None)
     everything, is_complete = _collect(index.tree)
     found = chosen(everything, name, grep, index.file)
     sums, tensors, plain, opaque = _sorted(found)
+    opaques = tuple(_opaque_facts(leaf) for leaf in opaque)
     parts: dict[str | None, Sum] = {leaf.part: Sum() for leaf in found}
     dtypes: dict[str, Sum] = {dtype: Sum() for _, dtype in sums}
     whole = Sum()
@@ -51,12 +53,12 @@ def summarize(index: Index, *, name: str | None = None, grep: str | None = None)
         total=whole.total(None),
         tensors=tuple(tensors),
         values=tuple(_value_facts(leaf, is_named=leaf.name == name) for leaf in plain),
-        opaques=tuple(_opaque_facts(leaf) for leaf in opaque),
+        opaques=opaques,
         optimizers=() if grep is not None else find_optimizers(index, name),
         metadata=index.metadata,
         programs=index.programs,
         symbols=index.symbols,
-        notes=index.notes,
+        notes=(*index.notes, *_doubts(index, opaques)),
         is_complete=is_complete,
     )
 
@@ -139,3 +141,13 @@ def _opaque_facts(leaf: Leaf) -> OpaqueFacts:
     node: Opaque = leaf.value
     kind = "name" if node.is_global else "module" if is_module(node) else "object"
     return OpaqueFacts(leaf.name, leaf.part, node.symbol, kind)
+
+
+def _doubts(index: Index, opaques: tuple[OpaqueFacts, ...]) -> tuple[str, ...]:
+    """Where the state dict of a model that was pickled whole may not be what is shown."""
+    if not any(each.kind == "module" for each in opaques):
+        return ()
+    try:
+        return flags(index.tree, file=index.file)
+    except RefusedError as error:
+        return (str(error),)

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from holdfast import looking
 from holdfast.cli.app import COMMANDS
@@ -31,6 +33,9 @@ SHOWN = {
     "show-part": ["runs/a", "model"],
     "show-depth": ["runs/a", "--depth", "1"],
     "show-grep": ["runs/a", "--grep", "exp|lr"],
+    "show-optimizer": ["runs/a", "optimizer"],
+    "show-tensor": ["runs/a", "model.fc.weight"],
+    "show-value": ["runs/a", "optimizer.param_groups.0.betas"],
 }
 
 
@@ -43,6 +48,56 @@ def test_show(name, run, holdfast, golden) -> None:
 
 def test_show_what_other_code_wrote(foreign, holdfast, golden) -> None:
     golden("show-foreign", holdfast("show", "theirs/10.pt").stdout)
+
+
+def test_show_a_model_that_was_pickled_whole(tmp_path, monkeypatch, holdfast, golden) -> None:
+    import torch
+
+    monkeypatch.chdir(tmp_path)
+    model = torch.nn.Sequential(torch.nn.Linear(4, 2), torch.nn.BatchNorm1d(2))
+    torch.save({"model": model, "loader": Path("data")}, "whole.pt")
+    shown = holdfast("show", "whole.pt", "--grep", "weight$|^(model|loader)([.]1)?$").stdout
+    golden("show-whole", re.sub(r", [0-9.]+ KiB", ", … KiB", shown))
+
+
+def test_show_what_lies_beside_the_tree(tmp_path, holdfast) -> None:
+    from holdfast.cli.show import _print_foot, _print_head
+    from holdfast.report.facts import Summary
+    from holdfast.report.totals import Total
+
+    total = Total(None, 0, 0, 0)
+    metadata = {f"key {n}": "value\x1b" for n in range(25)}
+    summary = Summary(
+        *("a", "safetensors", 9, None, (), (), total, (), (), (), ()),
+        metadata=metadata,
+        programs=tuple(f"code/{n}.py" for n in range(12)),
+        symbols=("mine.Net", "os.system"),
+    )
+    with CliRunner().isolation() as (out, *_):
+        _print_head(summary)
+        _print_foot(summary, "a", is_short=True)
+        shown = out.getvalue().decode().splitlines()
+    assert shown[2] == "key 0: 'value\\x1b'"
+    assert shown[22] == "… and 5 more (--json has them all)"
+    assert shown[-2:] == [
+        "Holds code, never read as code: 12 files (code/0.py, code/1.py, code/2.py and 9 more)",
+        "Names 2 symbols outside the closed table: mine.Net, os.system; holdfast scan a says more.",
+    ]
+
+
+def test_show_a_long_value_whole(tmp_path, holdfast) -> None:
+    import torch
+
+    torch.save({"note": "x" * 5000, "list": list(range(1000))}, tmp_path / "a.pt")
+    assert "'" + "x" * 5000 + "'" in holdfast("show", str(tmp_path / "a.pt"), "note").stdout
+    assert "998, 999]" in holdfast("show", str(tmp_path / "a.pt"), "list").stdout
+
+
+def test_show_one_tensor_as_json(run, holdfast) -> None:
+    answer = json.loads(holdfast("show", "runs/a", "model.fc.bias", "--json").stdout)
+    assert answer["numbers"] == [0.0, 0.0, 0.0]
+    assert answer["tensors"][0]["shape"] == [3]
+    assert "numbers" not in json.loads(holdfast("show", "runs/a", "model", "--json").stdout)
 
 
 def test_show_as_json(run, holdfast) -> None:
