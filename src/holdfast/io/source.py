@@ -25,6 +25,9 @@ from holdfast.errors import (
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+#: Files of one folder that stay open; systems allow a process few more by default (256 and 1024).
+_MOST_HELD = 100
+
 
 class Source(ABC):
     """Bytes that can be read at any offset, from several threads at once.
@@ -199,7 +202,7 @@ class Folder(Source):
         path = Path(self.name) / relative
         if str(path) not in self._below:
             self._check_links(relative, path)
-            self.adopt(open_source(path))
+            self.adopt(open_source(path) if len(self._below) < _MOST_HELD else _Unheld(str(path)))
         return self._below[str(path)]
 
     def _check_links(self, relative: str, path: Path) -> None:
@@ -302,6 +305,34 @@ class _Descriptor(Source):
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
+
+
+class _Unheld(Source):
+    """One file of very many, opened anew for each read, and read only while it is the same one."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__()
+        self.name = self.path = path
+        with open_source(path) as source:
+            self.size = source.size
+            self._identity = self._identity_now()
+
+    def _read_some(self, offset: int, view: memoryview) -> int:
+        with open_source(self.name) as source:
+            if self._identity_now() != self._identity:
+                raise TruncatedError(
+                    "this file was changed while it was read",
+                    file=self.name,
+                    cure="Read it again when nobody writes to it any more.",
+                )
+            return source._read_some(offset, view)
+
+    def _identity_now(self) -> tuple[int, ...]:
+        found = Path(self.name).stat()
+        return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+    def _close(self) -> None:
+        """Nothing is held."""
 
 
 def open_source(file: str | os.PathLike[str] | BinaryIO) -> Source:

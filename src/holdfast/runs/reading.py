@@ -32,12 +32,12 @@ def is_checkpoint_folder(path: Path) -> bool:
 
 
 def read_headers(path: Path) -> Index:
-    """The index of a checkpoint; of a folder that has a record, the record alone.
+    """The index of a checkpoint; of a folder that has nothing but a record, the record alone.
 
     Raises:
         HoldfastError: it cannot be read.
     """
-    return _read(path, read_index)
+    return _read(path, read_index, has_index=(path / ".metadata").is_file())
 
 
 def read_briefly(path: Path) -> Index:
@@ -51,9 +51,9 @@ def read_briefly(path: Path) -> Index:
     return _read(path, _read_record)
 
 
-def _read(path: Path, read: Callable[[Source], Index]) -> Index:
+def _read(path: Path, read: Callable[[Source], Index], *, has_index: bool = False) -> Index:
     try:
-        if path.is_dir() and (path / records.MEMBER).is_file():
+        if not has_index and path.is_dir() and (path / records.MEMBER).is_file():
             return _read_folder(path)
         with open_source(path) as source:
             return read(source)

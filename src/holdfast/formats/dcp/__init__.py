@@ -2,12 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from holdfast.formats.dcp.read import read_index
 
-from holdfast.io.source import Source
-from holdfast.spec.index import Index
-
-
-def read_index(source: Source, *, encoding: str = "utf-8", read: Callable[..., Index]) -> Index:
-    """Not built yet."""
-    raise NotImplementedError
+__all__ = ["read_index"]

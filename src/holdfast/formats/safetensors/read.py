@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import gc
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 from holdfast.errors import FormatError, RefusedError
 from holdfast.formats import strict_json
+from holdfast.formats.at_rest import collector_at_rest
 from holdfast.formats.safetensors.header import Header, read_header
 from holdfast.io.source import Source
 from holdfast.spec import record as records
@@ -28,7 +27,7 @@ def read_index(source: Source, *, encoding: str = "utf-8") -> Index:
         RefusedError: a rule for hostile files is broken.
         FormatError: the header is no JSON.
     """
-    with _collector_at_rest():
+    with collector_at_rest():
         header = read_header(source)
         record, notes = _record(source, header.metadata)
         crcs, more = _crcs(source, header.metadata)
@@ -43,21 +42,6 @@ def read_index(source: Source, *, encoding: str = "utf-8") -> Index:
         notes=(*notes, *more, *_ties(header, tree)),
         metadata=header.metadata,
     )
-
-
-@contextmanager
-def _collector_at_rest() -> Iterator[None]:
-    """All that is made here stays, and none of it is a cycle: looking for those doubles the time.
-
-    (100,000 tensors: 2.0 s with the collector, 1.1 s without.)
-    """
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
 
 
 def _placed(

@@ -1,0 +1,187 @@
+"""The slices of a folder's files: each a whole torch file, a pickle, or names in safetensors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import groupby
+from typing import Any
+
+from holdfast.errors import FormatError, HoldfastError, NoCheckpointError, RefusedError
+from holdfast.formats import safetensors
+from holdfast.formats.dcp.metadata import Key, Place
+from holdfast.formats.sniff import LONGEST_JSON
+from holdfast.formats.torch_zip import read as torch_zip
+from holdfast.formats.zip_archive import LARGEST_PICKLE
+from holdfast.io.source import Folder, Memory, Source
+from holdfast.pickles.machine import Machine
+from holdfast.pickles.reader import read
+from holdfast.spec.index import Extent, Index, TensorRef
+
+_Item = tuple[Key, Place]
+#: A torch file of one small tensor has eight headers in as many places.
+_SMALL = 4096
+
+
+@dataclass(slots=True)
+class Slices:
+    """What all slices hold, by their keys, and where the bytes lie."""
+
+    trees: dict[Key, Any] = field(default_factory=dict)
+    extents: dict[str, Extent] = field(default_factory=dict)
+    other: list[Extent] = field(default_factory=list)
+    symbols: dict[str, None] = field(default_factory=dict)
+    byteorders: set[str] = field(default_factory=set)
+    nbytes: int = 0
+
+
+def read_slices(folder: Folder, places: Mapping[Key, Place], *, encoding: str) -> Slices:
+    """Read the headers of every slice, file by file, in the order of their bytes.
+
+    Raises:
+        FormatError: a file is missing, or a slice is none of the kinds.
+        TruncatedError: a slice goes beyond the end of its file.
+        RefusedError: slices overlap, lead out of the folder, or break a rule of their format.
+    """
+    reader = _Reader(encoding)
+    ordered = sorted(places.items(), key=lambda item: (item[1].file, item[1].offset))
+    for file, items in groupby(ordered, key=lambda item: item[1].file):
+        source = _opened(folder, file)
+        reader.found.nbytes += source.size
+        reader.file(source, items)
+    return reader.found
+
+
+def _opened(folder: Folder, file: str) -> Source:
+    try:
+        return folder.open(file)
+    except NoCheckpointError as error:
+        raise FormatError(
+            "a file of this checkpoint is missing",
+            file=folder.name,
+            member=file[:200],
+            cure="Copy the folder again, whole: what other files hold can be read without it.",
+        ) from error
+
+
+class _Reader:
+    def __init__(self, encoding: str) -> None:
+        self._encoding = encoding
+        self.found = Slices()
+
+    def file(self, source: Source, items: Iterable[_Item]) -> None:
+        """The slices of one file, which follow each other."""
+        end = 0
+        for offset, group in groupby(items, key=lambda item: item[1].offset):
+            here = list(group)
+            key, place = here[0]
+            if offset < end:
+                raise _refused(source, "slices do not overlap", here[0])
+            with _Named(key):
+                window = _window(source, place)
+                head = window.read_at(0, min(9, place.nbytes))
+                if not head.startswith(b"PK") and _is_safetensors(source, offset):
+                    end = source.size  # torch writes one at the end of the file
+                    self._safetensors(source, here)
+                    continue
+                if len(here) > 1:
+                    raise _refused(source, "slices do not overlap", here[1])
+                end = offset + place.nbytes
+                self._slice(window, head, key, place)
+
+    def _slice(self, window: Source, head: bytes, key: Key, place: Place) -> None:
+        within = f"{place.file}@{place.offset}/"
+        if head.startswith(b"PK"):
+            index = torch_zip.read_index(window, encoding=self._encoding, within=within)
+            self.found.trees[key] = index.tree
+            self._collect(index)
+        elif key[1] is None and head[:1] == b"\x80":
+            self.found.trees[key] = self._pickle(window, within)
+        else:
+            raise FormatError(
+                "a slice of this file is neither a torch file nor a pickle",
+                file=window.name,
+                member=f"bytes {place.offset:,} to {place.offset + place.nbytes:,}",
+                found=repr(head),
+                cure="The file is broken, or was written by another program.",
+            )
+
+    def _collect(self, index: Index) -> None:
+        self.found.extents.update(index.extents)
+        self.found.other += index.other
+        self.found.symbols.update(dict.fromkeys(index.symbols))
+        if index.extents:
+            self.found.byteorders.add(index.byteorder)
+
+    def _pickle(self, window: Source, within: str) -> Any:
+        if window.size > LARGEST_PICKLE:
+            raise RefusedError("refused: pickles are small", file=window.name, member=within)
+        data = window.read_at(0, window.size)
+        pickled = read(
+            data, persistent=_no_ids, encoding=self._encoding, file=window.name, member=within
+        )
+        self.found.symbols.update(dict.fromkeys(pickled.symbols))
+        self.found.other.append(Extent(window.name, window.origin, window.size, None, within))
+        return pickled.tree
+
+    def _safetensors(self, source: Source, items: list[_Item]) -> None:
+        """Tensors by their names; the slice says where all of them begin, not where each does."""
+        offset = items[0][1].offset
+        index = safetensors.read_index(source.window(offset, source.size - offset))
+        for (name, box), place in items:
+            ref = index.tree.get(name)
+            if box is None or not isinstance(ref, TensorRef) or ref.storage is None:
+                raise _refused(source, "a tensor is in the file that should hold it",
+                               ((name, box), place))  # fmt: skip
+            within = f"{place.file}@{offset}/"
+            extent = index.extents[ref.storage.key]
+            ref.storage = replace(ref.storage, key=within + name)
+            self.found.extents[within + name] = replace(extent, member=within + extent.member)
+            self.found.trees[name, box] = ref
+        self.found.byteorders.add(index.byteorder)
+
+
+class _Named:
+    """Puts the name of the tensor or value into letters about its slice."""
+
+    def __init__(self, key: Key) -> None:
+        self._name = key[0]
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, _: object) -> None:
+        if isinstance(error, HoldfastError) and error.tensor is None:
+            error.tensor = self._name[:200]
+
+
+def _window(source: Source, place: Place) -> Source:
+    """A slice as a source; a small one is read at once, as its headers are most of it."""
+    window = source.window(place.offset, place.nbytes)
+    if place.nbytes > _SMALL:
+        return window
+    memory = Memory(window.read_at(0, window.size), window.name)
+    memory.origin = window.origin
+    return memory
+
+
+def _is_safetensors(source: Source, offset: int) -> bool:
+    if offset + 9 > source.size:
+        return False
+    head = source.read_at(offset, 9)
+    return head[8:] == b"{" and int.from_bytes(head[:8], "little") <= LONGEST_JSON
+
+
+def _refused(source: Source, rule: str, item: _Item) -> RefusedError:
+    (name, _), place = item
+    return RefusedError(
+        f"refused: {rule}",
+        file=source.name,
+        tensor=name[:200],
+        found=f"bytes {place.offset:,} to {place.offset + place.nbytes:,}",
+        cure="The folder is broken, or made to do harm: do not load it with anything else.",
+    )
+
+
+def _no_ids(m: Machine, pid: Any) -> Any:
+    raise m.refused("a plain pickle names no storages", found=m.shown(pid))
