@@ -22,6 +22,11 @@ def crc32(data: bytes | bytearray | memoryview, value: int = 0) -> int:
     return int(isal_zlib.crc32(data, value))
 
 
+def crc32_combine(first: int, second: int, nbytes: int) -> int:
+    """The CRC-32 of two runs of bytes, from that of each and the length of the second."""
+    return int(isal_zlib.crc32_combine(first, second, nbytes))
+
+
 def crc32_of(
     source: Source,
     offset: int,

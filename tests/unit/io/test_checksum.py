@@ -6,7 +6,7 @@ import zlib
 from hypothesis import given
 from hypothesis import strategies as st
 
-from holdfast.io.checksum import crc32, crc32_of, read_checked
+from holdfast.io.checksum import crc32, crc32_combine, crc32_of, read_checked
 from holdfast.io.source import open_source
 
 
@@ -25,3 +25,9 @@ def test_chunks_do_not_change_it(data, chunk, offset):
     assert view == data
     assert found == zlib.crc32(data)
     assert sum(told) == len(data)
+
+
+@given(st.binary(max_size=3000), st.binary(max_size=3000))
+def test_the_crc_of_two_runs_is_that_of_both_together(first, second):
+    found = crc32_combine(crc32(first), crc32(second), len(second))
+    assert found == zlib.crc32(first + second)

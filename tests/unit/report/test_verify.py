@@ -7,8 +7,11 @@ import pytest
 import torch
 from torch.serialization import get_crc32_options, set_crc32_options
 
+import holdfast
+from holdfast.errors import DamagedError, TruncatedError
 from holdfast.formats import read_index
 from holdfast.io.source import open_source
+from holdfast.report import verify
 from holdfast.report.verify import Damage, VerifyReport, verify_index
 
 
@@ -88,7 +91,8 @@ def test_a_file_without_checksums_is_unknown():
     assert (report.status, report.ok, report.checked_nbytes) == ("unknown", True, 0)
     count = report.members
     assert report.to_text() == (
-        f"<BytesIO>: unknown: {count} of {count} members were saved without a checksum"
+        f"<BytesIO>: unknown: {count} of {count} members were saved without a checksum "
+        "(torch was told to compute none: torch.serialization.set_crc32_options)"
     )
 
 
@@ -109,6 +113,7 @@ def test_the_json_has_stable_keys():
         "checked_nbytes": 12,
         "members": 3,
         "unknown_members": 0,
+        "why": None,
     }
 
 
@@ -122,11 +127,77 @@ def test_many_tensors_of_one_storage_are_counted():
 def test_a_file_that_shrinks_meanwhile_is_truncated(tmp_path, nbytes):
     path = tmp_path / "a.pt"
     path.write_bytes(saved())
-    from holdfast.errors import TruncatedError
-
     with open_source(path) as source:
         index = read_index(source)
         with path.open("r+b") as file:
             file.truncate(nbytes)
         with pytest.raises(TruncatedError):
             verify_index(index, source)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_large_members_are_checked_in_ranges(monkeypatch, threads):
+    monkeypatch.setattr(verify, "_RANGE", 1_000_000)
+    monkeypatch.setattr(verify, "_threads", lambda: threads)
+    data = saved()
+    told = []
+    report = check(data, on_progress=told.append)
+    assert (report.status, report.checked_nbytes) == ("good", sum(told))
+    with open_source(io.BytesIO(data)) as source:
+        indices = read_index(source).extents["1"]
+    for at in (0, 999_999, 1_000_000, indices.nbytes - 1):
+        [damage] = check(flipped(data, indices.offset + at)).damages
+        assert damage.member == indices.member
+        assert damage.found_crc != damage.expected_crc
+
+
+def test_a_file_that_shrinks_while_threads_read_it_is_truncated(tmp_path, monkeypatch):
+    monkeypatch.setattr(verify, "_RANGE", 1_000_000)
+    path = tmp_path / "a.pt"
+    path.write_bytes(saved())
+    with open_source(path) as source:
+        index = read_index(source)
+        with path.open("r+b") as file:
+            file.truncate(5000)
+        with pytest.raises(TruncatedError):
+            verify_index(index, source)
+
+
+def test_legacy_files_are_unknown_and_say_why():
+    buffer = io.BytesIO()
+    torch.save({"w": torch.ones(3)}, buffer, _use_new_zipfile_serialization=False)
+    report = check(buffer.getvalue())
+    assert (report.status, report.ok) == ("unknown", True)
+    assert report.to_text().endswith("(files of torch before 1.6 have none)")
+
+
+def test_deflated_members_are_checked_by_what_they_unpack_to():
+    buffer = io.BytesIO()
+    module = torch.jit.trace(torch.nn.Linear(2, 2), torch.ones(1, 2))
+    torch.jit.save(module, buffer)
+    data = buffer.getvalue()
+    assert check(data).status == "good"
+    with open_source(io.BytesIO(data)) as source:
+        extents = [e for e in read_index(source).other if e.is_deflated]
+    assert extents
+    [damage] = check(flipped(data, extents[0].offset + extents[0].nbytes // 2)).damages
+    assert damage.member == extents[0].member
+
+
+def test_pain_22_a_flipped_byte_that_torch_loads_silently_is_named(tmp_path):
+    """The CRC is written and never checked (pytorch #126952)."""
+    path = tmp_path / "a.pt"
+    torch.save({"model": {"weight": torch.arange(8.0), "bias": torch.zeros(2)}}, path)
+    with open_source(path) as source:
+        weight = read_index(source).extents["0"]
+    path.write_bytes(flipped(path.read_bytes(), weight.offset + 7))
+    for is_mapped in (False, True):
+        silently = torch.load(path, weights_only=True, mmap=is_mapped)["model"]["weight"]
+        assert not torch.equal(silently, torch.arange(8.0))
+    report = holdfast.verify(path)
+    assert [damage.tensors for damage in report.damages] == [("model.weight",)]
+    with pytest.raises(DamagedError) as caught:
+        holdfast.load(path)
+    assert caught.value.tensor == "model.weight"
+    with holdfast.open(path) as checkpoint, pytest.raises(DamagedError, match=r"model\.weight"):
+        checkpoint.array("model.weight")
