@@ -61,7 +61,8 @@ class Checkpoint:
     def names(self) -> list[str]:
         """The dotted names of all tensors and arrays, in the order of the file.
 
-        Those of a model that was pickled whole are the names in its state dict.
+        Those of a model that was pickled whole are the names in its state dict, and of its buffers
+        that are not persistent.
         """
         return [name for name, node in self._all().items() if isinstance(node, SIZED)]
 

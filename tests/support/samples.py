@@ -303,7 +303,9 @@ def _dcp(path: Path, **options: Any) -> Sample:
     dcp_to_torch_save(path, single)
     loaded = torch.load(single, weights_only=False)
     single.unlink()
-    return Sample(path, "dcp", flat(loaded), part="model", weights=flat(loaded["model"]))
+    return Sample(
+        path, "dcp", flat(loaded), status="unknown", part="model", weights=flat(loaded["model"])
+    )
 
 
 def _dcp_safetensors(path: Path) -> Sample:

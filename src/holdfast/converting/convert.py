@@ -58,8 +58,8 @@ def convert(index: Index, source: Source, target: Path, options: Options) -> Con
         FileError: the file system said no; what was there before is untouched.
     """
     check(target, options)
-    tree = with_state_dicts(index.tree)
-    notes = tuple(flags(index.tree))
+    tree = with_state_dicts(index.tree, file=index.file)
+    notes = tuple(flags(index.tree, file=index.file))
     elements = Elements(Reader(index, source))
     if _is_torch(target) and not options.wants_weights:
         report = _whole(index, tree, target, elements, options)
