@@ -106,6 +106,9 @@ class Walker:
         )
 
     def _varint(self, at: int, end: int) -> tuple[int, int]:
+        place = at - self._block_start
+        if at < end and 0 <= place < len(self._block) and self._block[place] < 0x80:
+            return self._block[place], at + 1  # as most are: one byte
         value = shift = 0
         while at < end and shift < 70:
             byte = self._byte(at)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 
-from holdfast.errors import NotACheckpointError, RefusedError
-from holdfast.formats import strangers
+from holdfast.errors import HoldfastError, NotACheckpointError, RefusedError
+from holdfast.formats import sharded, strangers
 from holdfast.formats.zip_archive import Member, read_members
 from holdfast.io.source import Folder, Source
 
@@ -34,15 +34,12 @@ _SKIPS_ZEROS = re.compile(
 )
 _SKIPS_ZEROS_ONNX = re.compile(rb"\x08[\x01-\x20][\x12\x1a\x32\x3a\x42\x72]\x05")
 
-#: The files by which a folder is a checkpoint, and which kind then.
-_FOLDERS = (
-    (".metadata", "dcp"),
-    ("model.safetensors.index.json", "safetensors_sharded"),
-    ("pytorch_model.bin.index.json", "torch_sharded"),
-)
 #: A program of torch.export before 2.8 has no root folder.
 _OLDER_EXPORT = "serialized_exported_program.json"
-_MODEL_FILES = ("model.safetensors", "pytorch_model.bin")
+#: The files with all the weights of a model.
+MODEL_FILES = ("model.safetensors", "pytorch_model.bin")
+#: What files beside them are called; one of them that is no checkpoint is worth a word.
+_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
 def kind_of(source: Source) -> tuple[str, Mapping[str, Member]]:
@@ -58,7 +55,10 @@ def kind_of(source: Source) -> tuple[str, Mapping[str, Member]]:
     """
     if isinstance(source, Folder):
         return _kind_of_folder(source), {}
-    kind = kind_by_head(source, source.read_at(0, min(source.size, HEAD)))
+    head = source.read_at(0, min(source.size, HEAD))
+    if head.lstrip().startswith(b"{") and sharded.is_listing(source):
+        return ("safetensors_sharded" if b".safetensors" in head else "torch_sharded"), {}
+    kind = kind_by_head(source, head)
     if kind != "zip":
         return kind, {}
     members = read_members(source)
@@ -110,22 +110,50 @@ def _kind_of_zip(source: Source, names: Iterable[str]) -> str:
 
 
 def _kind_of_folder(folder: Folder) -> str:
-    for name, kind in _FOLDERS:
-        if folder.has(name):
-            return kind
+    if folder.has(".metadata"):
+        return "dcp"
     names = folder.names()
     if any(name.endswith(".distcp") for name in names):
         return "dcp"  # of which the reader says that it was never finished
-    shards = [name for name in names if name.endswith(".index.json")]
-    if len(shards) == 1:
-        is_safe = "safetensors" in shards[0]
-        return "safetensors_sharded" if is_safe else "torch_sharded"
-    if any(name in names for name in _MODEL_FILES):
+    listings = sharded.listings_in(folder)
+    if len(listings) > 1 and listings[0].name not in sharded.KNOWN:
+        raise NotACheckpointError(
+            "this folder holds several checkpoints",
+            file=folder.name,
+            found=", ".join(listing.name for listing in listings[:5]),
+            cure="Name the one that you mean.",
+        )
+    if any(name in names for name in MODEL_FILES) or len(listings) > 1:
         return "model_folder"
+    if listings:
+        files = {*listings[0].files.values()}
+        if companions(folder, files):
+            return "model_folder"
+        is_safe = all(name.endswith(".safetensors") for name in files)
+        return "safetensors_sharded" if is_safe else "torch_sharded"
     raise NotACheckpointError(
         "this folder is no checkpoint",
         file=folder.name,
-        wanted=", ".join([name for name, _ in _FOLDERS] + list(_MODEL_FILES)),
+        wanted=", ".join((".metadata", *sharded.KNOWN, *MODEL_FILES)),
         found=", ".join(names[:5]) + (", …" if len(names) > 5 else "") or "nothing",
         cure="Name a file in it, or the folder of a run.",
     )
+
+
+def companions(folder: Folder, known: Iterable[str]) -> list[str]:
+    """The files of a folder, other than ``known``, that are to be read as checkpoints, by name.
+
+    Those that begin like one, and those that should: an ``optimizer.pt`` that is none is told of.
+    """
+    others = sorted({*folder.names()} - {*known})
+    return [name for name in others if folder.has(name) and _is_companion(folder, name)]
+
+
+def _is_companion(folder: Folder, name: str) -> bool:
+    if name.endswith(_SUFFIXES):
+        return True
+    try:
+        source = folder.open(name)
+    except HoldfastError:
+        return False  # a link that leads out, or no permission: nothing names it
+    return bool(_kinds_of(source.read_at(0, min(source.size, HEAD))))

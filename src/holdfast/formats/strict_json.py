@@ -11,10 +11,13 @@ from holdfast.errors import FormatError
 _MOST_DIGITS = 40
 
 
-def decode(data: bytes, *, what: str, file: str, member: str | None = None) -> Any:
+def decode(
+    data: bytes, *, what: str, file: str, member: str | None = None, takes_nan: bool = False
+) -> Any:
     """The values in UTF-8 JSON without repeated keys, NaN, huge integers or lone surrogates.
 
-    ``what`` says in a letter what the bytes are.
+    ``what`` says in a letter what the bytes are; with ``takes_nan`` NaN and Infinity, which Python
+    writes, are numbers.
 
     Raises:
         FormatError: they are something else.
@@ -22,7 +25,10 @@ def decode(data: bytes, *, what: str, file: str, member: str | None = None) -> A
     try:
         text = data.decode()
         made = json.loads(
-            text, object_pairs_hook=_pairs, parse_constant=_constant, parse_int=_integer
+            text,
+            object_pairs_hook=_pairs,
+            parse_constant=float if takes_nan else _constant,
+            parse_int=_integer,
         )
         if "\\u" in text:
             json.dumps(made, ensure_ascii=False).encode()  # lone surrogates are no text
