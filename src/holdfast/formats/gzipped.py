@@ -97,8 +97,7 @@ def _pieces(source: Source) -> Iterator[bytes]:
     """The unpacked bytes in small pieces, as Python's gzip gives them: all members in a row."""
     unpacker, members = _new_unpacker(), 1
     for packed in _packed(source):
-        piece = b""
-        while packed or len(piece) == _UNPACKED:
+        while packed:
             if unpacker.eof:
                 packed = packed.lstrip(b"\0")
                 if not packed:

@@ -25,6 +25,8 @@ _VERSION = 1001
 _COUNT = 8
 #: The pickles before the object are a few bytes each.
 _SMALL = 4096
+#: The list of storages is longer, and the bytes of the storages are right behind it.
+_LIST = 64 << 10
 
 
 def read_index(source: Source, *, encoding: str = "utf-8") -> Index:
@@ -110,7 +112,7 @@ def _check_header(source: Source, pickles: _Pickles) -> None:
 def _keys(source: Source, pickles: _Pickles, storages: Storages) -> list[str]:
     """The keys of the storages in the order of their bytes: each one named, and only once."""
     what = "the list of storages"
-    listed = pickles.next(what, window=WINDOW).tree
+    listed = pickles.next(what, window=_LIST).tree
     keys = [text(key) for key in listed] if type(listed) is list else [None]
     if None in keys:
         raise _refused(source, what, "the list of storages is one of keys", Machine.shown(listed))

@@ -40,7 +40,9 @@ def python2_text(m: Machine, data: bytes) -> None:
     try:
         m.stack.append(data.decode(m.encoding))
     except UnicodeDecodeError as error:
-        raise m.broken(f'Python 2 text in it is not {m.encoding}: try encoding="latin1"') from error
+        letter = m.broken(f'Python 2 text in it is not {m.encoding}: try encoding="latin1"')
+        letter.cure = 'Text of Python 2 does not name its encoding; "bytes" leaves it as it is.'
+        raise letter from error
 
 
 def constant(value: Any) -> Callable[[Machine], None]:

@@ -11,8 +11,9 @@ from holdfast.pickles.machine import Machine
 from holdfast.pickles.reader import Pickled, interpret
 from holdfast.pickles.table import Call, Symbol
 
-#: How much is read at first, and how many times more when the pickle does not end in it.
-WINDOW = 1 << 20
+#: How much is read at first (the pickle of 100,000 tensors is smaller, and each try begins anew),
+#: and how many times more when the pickle does not end in it.
+WINDOW = 16 << 20
 _GROWTH = 4
 #: Pickles hold what is no tensor: names, numbers, NumPy arrays.
 LARGEST = 4 << 30

@@ -9,6 +9,7 @@ import pytest
 import torch
 from tests.unit.tensors.test_load_like_torch import same
 
+from holdfast.errors import FormatError
 from holdfast.formats import read_index
 from holdfast.io.source import open_source
 from holdfast.looking import open as look
@@ -113,3 +114,16 @@ def test_text_of_python_2_that_is_no_utf_8():
     as_bytes = load_file(path, encoding="bytes")
     assert same(as_bytes, torch.load(path, weights_only=False, encoding="bytes"))
     assert as_bytes[b"word"] == b"caf\xe9"
+
+
+def test_the_letter_about_text_that_is_no_utf_8():
+    path = DATA / "latin1-py2.7-torch1.4.0.pt"
+    with pytest.raises(FormatError) as caught:
+        load_file(path)
+    assert str(caught.value) == (
+        "the pickle in this file cannot be read: Python 2 text in it is not utf-8: "
+        'try encoding="latin1"\n'
+        f"  in {path}, member 'the object'\n"
+        "  found at byte 20 of 238\n"
+        '  Text of Python 2 does not name its encoding; "bytes" leaves it as it is.'
+    )
