@@ -6,7 +6,7 @@ LIGHT := .venv-light
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test check clean
+.PHONY: demo test bench check clean
 
 demo: $(VENV)/.ready-demo
 	$(BIN)/holdfast demo
@@ -19,6 +19,10 @@ check: $(VENV)/.ready-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+
+# How fast and how large, measured here and now; nothing passes or fails.
+bench: $(VENV)/.ready-dev
+	for script in bench/bench_*.py; do $(BIN)/python $$script || exit 1; done
 
 clean:
 	rm -rf $(VENV) $(LIGHT) build dist .mypy_cache .pytest_cache .ruff_cache
