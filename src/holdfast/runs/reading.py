@@ -19,13 +19,15 @@ log = logging.getLogger("holdfast")
 
 #: The files by one of which a folder is one checkpoint, written by several processes or in shards.
 _MARKS = (records.MEMBER, ".metadata", "model.safetensors", "pytorch_model.bin")
-_SHARDS = "*.index.json"
+_PATTERNS = ("*.index.json", "*.distcp")
 
 
 def is_checkpoint_folder(path: Path) -> bool:
     """Whether a folder is itself one checkpoint, not a run of them."""
     try:
-        return any((path / mark).is_file() for mark in _MARKS) or any(path.glob(_SHARDS))
+        return any((path / mark).is_file() for mark in _MARKS) or any(
+            True for pattern in _PATTERNS for _ in path.glob(pattern)
+        )
     except PermissionError as error:
         log.debug("%s is taken for no checkpoint: %s", path, error)
         return False
