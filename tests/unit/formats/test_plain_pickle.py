@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 from tests.hostile.conftest import Assembler
+from tests.unit.formats.old_writers import legacy
+from tests.unit.formats.test_torch_legacy import floats
 from tests.unit.tensors.test_load_like_torch import same
 
 from holdfast.errors import NotACheckpointError, UntrustedError
@@ -91,6 +93,16 @@ def test_storages_of_several_files_have_keys_of_their_own():
     members = [extent.member for extent in index.extents.values()]
     assert members[0].startswith("torch file 0, storage ")
     assert members[1].startswith("torch file 1, storage ")
+
+
+def test_two_files_that_name_their_storages_alike():
+    tree = ASM.raw(
+        ASM.ops(("storage", ASM.sym("torch", "FloatStorage"), "1", "cpu", 2, None)) + b"Q"
+    )
+    inner = [legacy(ASM.pickle(tree), {"1": floats(n, n)}) for n in (3, 4)]
+    tensors = [ASM.tensor((2,), storage=ASM.call(ASM.sym(*LOAD), data)) for data in inner]
+    loaded = load_file(io.BytesIO(ASM.pickle(tensors)))
+    assert [tensor.tolist() for tensor in loaded] == [[3, 3], [4, 4]]
 
 
 def test_a_zip_inside_carries_its_checksums():

@@ -33,18 +33,29 @@ def test_each_pickle_ends_where_the_next_begins(protocol, window):
     assert read_all(data, window=window) == values
 
 
+class Counting(io.BytesIO):
+    """A file that remembers the largest read."""
+
+    largest = 0
+
+    def readinto(self, view):
+        self.largest = max(self.largest, len(view))
+        return super().readinto(view)
+
+
 def test_a_pickle_that_is_broken_is_not_read_in_larger_and_larger_windows():
-    class Counting(io.BytesIO):
-        largest = 0
-
-        def readinto(self, view):
-            Counting.largest = max(Counting.largest, len(view))
-            return super().readinto(view)
-
     file = Counting(b"\x80\x02h\x05" + bytes(10_000_000))
     with open_source(file) as source, pytest.raises(FormatError, match="it never put"):
         read_next(source, 0, persistent=no_storages, window=4096)
-    assert Counting.largest == 4096
+    assert file.largest == 4096
+
+
+def test_what_follows_a_pickle_is_not_read_with_it():
+    data = pickle.dumps("x" * 5000)
+    file = Counting(data + bytes(10_000_000))
+    with open_source(file) as source:
+        assert read_next(source, 0, persistent=no_storages, window=16)[1] == len(data)
+    assert file.largest < 4 * len(data)
 
 
 def test_a_pickle_larger_than_any_is_refused_and_one_cut_off_is_truncated():
