@@ -111,7 +111,11 @@ def read_listing(source: Source) -> Listing:
         raise _too_large(source, f"{_MOST_TENSORS:,} tensors", "more")
     values = strict_json.decode(data, what="this listing of a checkpoint", file=source.name)
     files = values.get("weight_map") if isinstance(values, dict) else None
-    if not isinstance(files, dict) or not all(type(file) is str for file in files.values()):
+    if (
+        not isinstance(files, dict)
+        or not files
+        or not all(type(file) is str for file in files.values())
+    ):
         raise FormatError(
             "this is no listing of a checkpoint",
             file=source.name,

@@ -182,12 +182,18 @@ class Folder(Source):
         self.name = self.path = path
 
     def names(self) -> list[str]:
-        """The names of what lies in it, sorted."""
-        return sorted(entry.name for entry in Path(self.name).iterdir())
+        """The names of what lies in it, sorted; raises FileError."""
+        try:
+            return sorted(entry.name for entry in Path(self.name).iterdir())
+        except OSError as error:
+            raise self._failed(error) from error
 
     def has(self, relative: str) -> bool:
-        """Whether a file of that name lies in it."""
-        return (Path(self.name) / relative).is_file()
+        """Whether a file of that name lies in it; raises FileError."""
+        try:
+            return (Path(self.name) / relative).is_file()
+        except OSError as error:
+            raise self._failed(error) from error
 
     def open(self, relative: str) -> Source:
         """The file at a path below the folder, opened once.
@@ -206,7 +212,10 @@ class Folder(Source):
         return self._below[str(path)]
 
     def _check_links(self, relative: str, path: Path) -> None:
-        home, target = Path(self.name).resolve(), path.resolve()
+        try:
+            home, target = Path(self.name).resolve(), path.resolve()
+        except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links, before 3.13
+            raise self._leads_out(relative, str(error)) from error
         homes = [home]
         if home.parent.name == "snapshots":  # a download cache: blobs beside, links in snapshots
             homes.append(home.parent.parent / "blobs")
