@@ -15,7 +15,7 @@ from holdfast.errors import (
     TruncatedError,
     UsageError,
 )
-from holdfast.io.source import Folder, Memory, open_source
+from holdfast.io.source import Folder, Memory, open_source, owned
 
 DATA = bytes(range(256)) * 40
 
@@ -219,3 +219,17 @@ class TestFolder:
         (snapshot / "model.safetensors").symlink_to("../../blobs/1a2b")
         with open_source(snapshot) as folder:
             assert folder.open("model.safetensors").read_at(0, 7) == b"weights"
+
+
+def test_a_source_below_one_below_is_found_and_closed():
+    with open_source(io.BytesIO(b"outer")) as outer:
+        file = tempfile.TemporaryFile()  # noqa: SIM115 (its source closes it)
+        file.write(b"inner")
+        inner = outer.adopt(owned(file, "inner"))
+        innermost = inner.adopt(Memory(b"innermost", "innermost"))
+        assert outer.of("inner") is inner
+        assert outer.of("innermost") is innermost
+        assert inner.read_at(1, 3) == b"nne"
+        with pytest.raises(KeyError):
+            outer.of("another")
+    assert file.closed
