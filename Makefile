@@ -6,7 +6,7 @@ LIGHT := .venv-light
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test bench check clean
+.PHONY: demo test bench fuzz fuzz-keep check clean
 
 demo: $(VENV)/.ready-demo
 	$(BIN)/holdfast demo
@@ -23,6 +23,20 @@ check: $(VENV)/.ready-dev
 # How fast and how large, measured here and now; nothing passes or fails.
 bench: $(VENV)/.ready-dev
 	for script in bench/bench_*.py; do $(BIN)/python $$script || exit 1; done
+
+# Half an hour of changed files, from seeds of every format; what it finds lies in build/fuzz.
+FUZZ_SECONDS ?= 1800
+fuzz: $(VENV)/.ready-fuzz
+	$(BIN)/python -m tests.fuzz.make_seeds build/fuzz/seeds
+	mkdir -p build/fuzz/grown
+	$(BIN)/python -m tests.fuzz.fuzz_readers build/fuzz/grown tests/fuzz/corpus build/fuzz/seeds \
+	    -max_total_time=$(FUZZ_SECONDS) -max_len=65536 -timeout=20 -artifact_prefix=build/fuzz/
+
+# Keep of what fuzzing found all that reaches code which nothing kept reaches yet, if it is small.
+fuzz-keep: $(VENV)/.ready-fuzz
+	mkdir -p build/fuzz/small
+	find build/fuzz/grown -type f -size -6k -exec cp {} build/fuzz/small \;
+	$(BIN)/python -m tests.fuzz.fuzz_readers -merge=1 tests/fuzz/corpus build/fuzz/small
 
 clean:
 	rm -rf $(VENV) $(LIGHT) build dist .mypy_cache .pytest_cache .ruff_cache
@@ -44,4 +58,8 @@ $(LIGHT)/bin/python:
 
 $(LIGHT)/.ready: $(LIGHT)/bin/python pyproject.toml constraints.txt
 	$(LIGHT)/bin/python -m pip --disable-pip-version-check install -c constraints.txt -e .
+	touch $@
+
+$(VENV)/.ready-fuzz: $(VENV)/.ready-dev pyproject.toml constraints.txt
+	$(PIP) install -c constraints.txt -e '.[fuzz]'
 	touch $@
