@@ -10,12 +10,10 @@ from typing import Any
 
 from holdfast.converting.items import Elements, Item
 from holdfast.errors import UsageError
-from holdfast.formats.safetensors import write
+from holdfast.formats.safetensors import seal, write
 from holdfast.io.checksum import crc32
 from holdfast.io.commit import Buffer
 
-#: The key of the metadata under which the CRC-32 of each tensor's bytes is kept.
-CRCS = "holdfast.crc32"
 #: Readers of other packages look for this: who laid out the tensors.
 _MADE_FOR = {"format": "pt"}
 
@@ -36,7 +34,8 @@ class SafeFile:
     def layout(self) -> write.Layout:
         """The layout, with the CRCs known so far; its size does not depend on them."""
         listed = {name: f"{self.crcs.get(name, 0):08x}" for name in self.items}
-        metadata = {**self.metadata, CRCS: json.dumps(listed, ensure_ascii=False)}
+        checksums = {seal.CRCS: json.dumps(listed, ensure_ascii=False), seal.SEAL: seal.EMPTY}
+        metadata = {**self.metadata, **checksums}
         described = [(item.name, item.dtype, item.shape) for item in self.items.values()]
         return write.layout(described, metadata)
 
@@ -52,8 +51,8 @@ class SafeFile:
             self.crcs[placed.name] = crc
 
     def head(self) -> bytes:
-        """The header with the CRCs of what was written."""
-        return self.layout.header
+        """The header with the CRCs of what was written, and its own."""
+        return seal.sealed(self.layout.header)
 
 
 def planned(items: Sequence[Item], metadata: Mapping[str, str]) -> SafeFile:

@@ -17,6 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, load_model
 
 import holdfast
+from holdfast import looking
 from holdfast.converting import types
 from holdfast.converting.safetensors_file import parse_size
 from holdfast.errors import DamagedError, FileError, MissingPartError, UsageError
@@ -110,6 +111,18 @@ def test_each_tensor_has_a_checksum_that_verify_checks(training, tmp_path):
     [damage] = report.damages
     with holdfast.open(path) as checkpoint, pytest.raises(DamagedError):
         checkpoint.array(damage.tensors[0])
+
+
+def test_every_bit_of_a_converted_file_is_covered(training, tmp_path):
+    """The header carries a checksum of itself: a changed name or type is noticed as well."""
+    path = tmp_path / "m.safetensors"
+    holdfast.convert(training[0], path)
+    data = path.read_bytes()
+    for place in range(len(data)):
+        changed = bytearray(data)
+        changed[place] ^= 1 << place % 8
+        path.write_bytes(changed)
+        assert not looking.check(path).ok, place
 
 
 def test_it_says_where_it_comes_from(tmp_path):

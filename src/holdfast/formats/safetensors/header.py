@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from holdfast.errors import RefusedError, TruncatedError
 from holdfast.formats import strict_json
+from holdfast.formats.safetensors import seal
 from holdfast.formats.safetensors.write import LONGEST_HEADER, METADATA
 from holdfast.io.source import Source
 from holdfast.spec.dtypes import BY_SAFETENSORS, DType
@@ -52,10 +53,12 @@ def read_header(source: Source) -> Header:
         TruncatedError: the file ends before its last tensor does.
         RefusedError: a rule is broken.
         FormatError: the header is no JSON.
+        DamagedError: the header has a checksum, and it is wrong.
     """
     check = _Check(source)
     values = check.values()
     metadata = check.metadata(values.pop(METADATA, {}))
+    seal.check(check.data, metadata, file=source.name)
     start = source.size - check.nbytes_left
     entries = list(check.entries(values))
     check.fills_the_file(entries)
@@ -69,6 +72,7 @@ class _Check:
         self._source = source
         self._shapes: dict[tuple[int, ...], int] = {}
         self.nbytes_left = 0
+        self.data = b""
 
     def values(self) -> dict[str, Any]:
         """The JSON object at the head of the file."""
@@ -76,7 +80,8 @@ class _Check:
         if nbytes > LONGEST_HEADER:
             limit = f"at most {LONGEST_HEADER:,} bytes"
             raise self._refused("the header is not too long", limit, f"{nbytes:,}")
-        data = self._source.read_at(8, nbytes)
+        self.data = self._source.read_at(0, 8 + nbytes)
+        data = self.data[8:]
         self.nbytes_left = self._source.size - 8 - nbytes
         for sign, most in _MOST_SIGNS.items():  # before parsing makes objects of them
             if data.count(sign) > most * MOST_TENSORS:

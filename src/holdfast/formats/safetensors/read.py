@@ -10,12 +10,13 @@ from holdfast.errors import FormatError, RefusedError
 from holdfast.formats import strict_json
 from holdfast.formats.at_rest import collector_at_rest
 from holdfast.formats.safetensors.header import Header, read_header
+from holdfast.formats.safetensors.seal import CRCS
 from holdfast.io.source import Source
 from holdfast.spec import record as records
 from holdfast.spec.index import Extent, Index, StorageRef, TensorRef
 
-#: The keys of the metadata under which the record, and the CRC-32 of each tensor, are kept.
-RECORD, CRCS = "holdfast", "holdfast.crc32"
+#: The key of the metadata under which the record is kept.
+RECORD = "holdfast"
 _HEX = re.compile(r"[0-9a-f]{8}")
 
 

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from holdfast.arrays.read import Reader
-from holdfast.errors import HoldfastError, RefusedError
+from holdfast.errors import DamagedError, HoldfastError, RefusedError
 from holdfast.formats import read_index
-from holdfast.formats.safetensors import write
+from holdfast.formats.safetensors import seal, write
 from holdfast.io.checksum import crc32
 from holdfast.io.source import open_source
 from holdfast.report.verify import verify_index
@@ -116,9 +116,13 @@ def odd_scalar() -> bytes:
 
 
 def file_by_convert(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> bytes:
-    described = [(n, BY_NAME[str(t.dtype)[6:]], tuple(t.shape)) for n, t in tensors.items()]
-    plan = write.layout(described, metadata)
-    return plan.header + b"".join(tensors[p.name].numpy().tobytes() for p in plan.tensors)
+    """A file as ``convert`` writes it: the header carries its own checksum."""
+    placed = write.layout(
+        [(name, BY_NAME[str(t.dtype)[6:]], t.shape) for name, t in tensors.items()],
+        {**metadata, seal.SEAL: seal.EMPTY},
+    )
+    data = [tensors[each.name].numpy().tobytes() for each in placed.tensors]
+    return b"".join([seal.sealed(placed.header), *data])
 
 
 TENSORS = {"a": torch.arange(5.0), "b": torch.arange(3)}
@@ -142,6 +146,32 @@ def test_a_list_of_checksums_that_is_none_is_a_note(text):
     index = look(file_by_convert(TENSORS, {"holdfast.crc32": text}))
     assert {extent.expected_crc for extent in index.extents.values()} == {None}
     assert any("checksums" in note for note in index.notes)
+
+
+def test_a_header_that_is_not_the_one_saved_is_an_error():
+    """Also one that another program wrote anew with the metadata of the old one."""
+    data = file_by_convert(TENSORS, {"holdfast.crc32": json.dumps(CRCS)})
+    with open_source(io.BytesIO(data)) as source:
+        kept = dict(read_index(source).metadata)
+    again = safetensors.torch.save({"b": torch.zeros(3)}, kept)
+    with pytest.raises(DamagedError) as caught:
+        look(again)
+    found = crc32(again[: 8 + int.from_bytes(again[:8], "little")].replace(
+        kept[seal.SEAL].encode(), seal.EMPTY.encode()
+    ))  # fmt: skip
+    assert str(caught.value) == (
+        "the header of this safetensors file is not the one that was saved\n"
+        "  in <BytesIO>\n"
+        f"  wanted CRC {kept[seal.SEAL]}, found {found:08x}\n"
+        "  Names, types or places of its tensors may be wrong: use an earlier checkpoint.\n"
+        "  If another program wrote it anew with the metadata of the old file: leave out the keys\n"
+        "  of the metadata that begin with 'holdfast.'."
+    )
+    del kept[seal.SEAL]
+    with pytest.raises(
+        DamagedError, match=r"wanted its CRC under 'holdfast.header_crc32', found none"
+    ):
+        look(safetensors.torch.save(TENSORS, kept))
 
 
 def test_without_checksums_nothing_is_known_to_be_damaged():
