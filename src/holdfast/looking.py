@@ -14,15 +14,13 @@ from holdfast.errors import HoldfastError, MissingExtraError, NoCheckpointError,
 from holdfast.formats import read_index
 from holdfast.io.source import Source, open_source
 from holdfast.report.leaves import TooManyLeavesError, leaves
-from holdfast.report.scan import ScanReport
 from holdfast.report.summary import Summary, not_a_tensor, summarize
-from holdfast.report.verify import VerifyReport, verify_index
-from holdfast.runs import listing, where
+from holdfast.runs import where
 from holdfast.runs.reading import is_checkpoint_folder
 from holdfast.spec.index import SIZED, Index, NumpyScalar
 from holdfast.spec.record import Record
 
-# Imported where they are called: looking at headers needs no NumPy, and half the time without it.
+# Imported where they are called: looking at headers needs none of it, and half the time so.
 if TYPE_CHECKING:
     import numpy as np
     import torch
@@ -30,6 +28,8 @@ if TYPE_CHECKING:
 
     from holdfast.arrays.read import Reader
     from holdfast.converting.report import ConvertReport
+    from holdfast.report.scan import ScanReport
+    from holdfast.report.verify import VerifyReport
     from holdfast.spec.rename import Rules
 
 
@@ -128,6 +128,8 @@ class Checkpoint:
 
     def verify(self) -> VerifyReport:
         """Read every byte that has a CRC and say which are not what they were when saved."""
+        from holdfast.report.verify import verify_index
+
         return verify_index(self.index, self._source)
 
     def scan(self) -> ScanReport:
@@ -209,6 +211,8 @@ def verify(
         FormatError: its headers are damaged, or it is no checkpoint.
         FileError: it may not be read.
     """
+    from holdfast.report.verify import verify_index
+
     with open_source(where.resolve(path)) as source:
         return verify_index(read_index(source), source, on_progress=on_progress)
 
@@ -284,6 +288,8 @@ def find(run: str | os.PathLike[str], *which: str | int) -> list[Path]:
         NoCheckpointError: there is no such checkpoint, or no such folder.
         UsageError: ``which`` means nothing.
     """
+    from holdfast.runs import listing
+
     entries = listing.list_run(Path(run))
     return [listing.find(entries, each, folder=run).path for each in which]
 
@@ -299,6 +305,8 @@ def all_of(path: str | os.PathLike[str]) -> list[str]:
     found = where.parse(path)
     if found.which is not None or not found.path.is_dir() or is_checkpoint_folder(found.path):
         return [os.fspath(path)]
+    from holdfast.runs import listing
+
     entries = listing.list_run(found.path)
     if not entries:
         raise NoCheckpointError("this run has no checkpoint", file=found.path)

@@ -55,8 +55,7 @@ def _widths(table: Sequence[Sequence[Cell]]) -> list[int]:
     widths = [0] * max(map(len, table))
     for row in table:
         for column, cell in enumerate(row[:-1]):
-            text = cell.text
-            width = len(text) if text.isascii() else _width(text)
+            width = _width(cell.text)
             if width > widths[column]:
                 widths[column] = width
     return widths
@@ -66,9 +65,14 @@ def _line(row: Sequence[Cell], widths: Sequence[int], is_colored: bool) -> str:
     padded = []
     for cell, width in zip(row, widths, strict=False):
         text = cell.text
-        gap = " " * (width - (len(text) if text.isascii() else _width(text)))
-        styled = _styled(cell) if is_colored and text else text
-        padded.append(gap + styled if cell.right else styled + gap)
+        if is_colored and text:
+            gap, text = " " * (width - _width(text)), _styled(cell)
+            padded.append(gap + text if cell.right else text + gap)
+        elif text.isascii():
+            padded.append(text.rjust(width) if cell.right else text.ljust(width))
+        else:
+            gap = " " * (width - _width(text))
+            padded.append(gap + text if cell.right else text + gap)
     return "  ".join(padded).rstrip()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any
 
 import click
@@ -95,25 +96,43 @@ _METADATA = 20
 
 
 def _cells(row: Row) -> list[Cell]:
-    name = Cell("  " * row.level + text.name(row.name), bold=row.kind == "part")
+    name = f"{'  ' * row.level}{text.name(row.name)}"
     if row.kind == "tensor":
-        return [
-            name,
-            Cell(row.dtype or "", fg="cyan"),
-            Cell(text.shape(row.shape or ())),
-            Cell(text.size(row.nbytes), right=True),
-            Cell(row.text, dim=True),
-        ]
+        shape, size = _shape_cell(row.shape or ()), _size_cell(row.nbytes)
+        return [Cell(name), _dtype_cell(row.dtype), shape, size, _note_cell(row.text)]
     if row.kind in ("part", "group", "state"):
         elements = text.count(row.numel, "element") if row.tensors else ""
         return [
-            name,
-            Cell(row.dtype or "", fg="cyan"),
+            Cell(name, bold=row.kind == "part"),
+            _dtype_cell(row.dtype),
             Cell(text.count(row.tensors, "tensor") if row.tensors else ""),
-            Cell(text.size(row.nbytes) if row.tensors else "", right=True),
-            Cell(f"{elements} {row.text}" if row.text else elements, dim=True),
+            _size_cell(row.nbytes) if row.tensors else Cell(""),
+            _note_cell(f"{elements} {row.text}" if row.text else elements),
         ]
-    return [Cell(f"{name.text} = {row.text}", fg="yellow" if row.kind == "opaque" else None)]
+    return [Cell(f"{name} = {row.text}", fg="yellow" if row.kind == "opaque" else None)]
+
+
+# Most of the tensors of a large model look like others of it.
+
+
+@lru_cache(1000)
+def _dtype_cell(dtype: str | None) -> Cell:
+    return Cell(dtype or "", fg="cyan")
+
+
+@lru_cache(1000)
+def _shape_cell(shape: tuple[int, ...]) -> Cell:
+    return Cell(text.shape(shape))
+
+
+@lru_cache(1000)
+def _size_cell(nbytes: int) -> Cell:
+    return Cell(text.size(nbytes), right=True)
+
+
+@lru_cache(1000)
+def _note_cell(note: str) -> Cell:
+    return Cell(note, dim=True)
 
 
 def _print_foot(summary: Summary, path: str, *, is_short: bool) -> None:

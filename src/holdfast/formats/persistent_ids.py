@@ -12,6 +12,8 @@ from holdfast.spec.index import Opaque
 
 def text(value: Any) -> str | None:
     """A value as text; None when it is none."""
+    if type(value) is str:
+        return value
     if isinstance(value, bytes):
         value = value.decode("ascii", "replace")  # Python 2 text read with encoding="bytes"
     return value if isinstance(value, str) else None
@@ -19,7 +21,7 @@ def text(value: Any) -> str | None:
 
 def element_type(cls: Any) -> DType | None:
     """The element type of a storage class; None when it is no such class."""
-    if not isinstance(cls, Opaque) or not cls.is_global:
+    if type(cls) is not Opaque or cls.how != "global":
         return None
     return STORAGES.get((cls.module, cls.name))
 

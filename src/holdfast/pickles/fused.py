@@ -55,14 +55,14 @@ def _tensor(m: Machine, start: int) -> bool:
     (function, word, cls, length, key, key_put, location, numel, view, id_put, offset,
      size, size_put, stride, stride_put, hooks_class, hooks_put, args_put, put,
     ) = found.groups()  # fmt: skip
-    sizes, strides = m.numbers[size], m.numbers[stride]
+    memo, numbers = m.memo, m.numbers
+    sizes, strides = numbers[size], numbers[stride]
     if length[0] != len(key) or sizes is None or strides is None:
         return False
     m.pos = found.end()
-    memo = m.memo
-    called, first, second = memo[_place(function)], memo[_place(word)], memo[_place(cls)]
+    called, first, second = memo[numbers[function]], memo[numbers[word]], memo[numbers[cls]]
     memo[_place(key_put)] = name = key.decode("ascii")
-    pid: Any = (first, second, name, memo[_place(location)], m.numbers[numel])
+    pid: Any = (first, second, name, memo[numbers[location]], numbers[numel])
     memo[_place(id_put)] = pid = (*pid, None) if view else pid
     try:
         storage = m.persistent(m, pid)
@@ -72,8 +72,8 @@ def _tensor(m: Machine, start: int) -> bool:
         memo[_place(size_put)] = sizes
     if stride_put is not None:
         memo[_place(stride_put)] = strides
-    memo[_place(hooks_put)] = hooks = _called(m, memo[_place(hooks_class)], ())
-    args = (storage, m.numbers[offset], sizes, strides, False, hooks)
+    memo[_place(hooks_put)] = hooks = _called(m, memo[numbers[hooks_class]], ())
+    args = (storage, numbers[offset], sizes, strides, False, hooks)
     memo[_place(args_put)] = args
     memo[_place(put)] = made = _called(m, called, args)
     m.stack.append(made)
@@ -88,5 +88,5 @@ def _called(m: Machine, function: Any, args: tuple[Any, ...]) -> Any:
 
 
 def _place(written: bytes) -> int:
-    """The place in the memo of a get or put."""
+    """The place in the memo of a put, which no other put has."""
     return written[1] if len(written) == 2 else _uint4(written, 1)[0]

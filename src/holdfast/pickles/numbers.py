@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 _WIDTHS = {ord("K"): 2, ord("M"): 3, ord("J"): 5}
+_GETS = b"hj"
 _MARK, _TUPLE = ord("("), ord("t")
 _COUNTS = {0x85: 1, 0x86: 2, 0x87: 3}
 
@@ -12,14 +13,15 @@ _COUNTS = {0x85: 1, 0x86: 2, 0x87: 3}
 class Numbers(dict["bytes | None", Any]):
     """What opcodes push: an int for BININT1, BININT2 or BININT, else a tuple of ints.
 
-    None stands for EMPTY_TUPLE. The value is None where opcode and numbers do not fit together.
+    Of BINGET and LONG_BINGET it is the place in the memo. None stands for EMPTY_TUPLE. The value is
+    None where opcode and numbers do not fit together.
     """
 
     def __missing__(self, written: bytes | None) -> Any:
         """Decode what was not asked for before."""
         if written is None:
             value: Any = ()
-        elif len(written) == _WIDTHS.get(written[0]):
+        elif written[0] in _GETS or len(written) == _WIDTHS.get(written[0]):
             value = _number(written)
         else:
             value = _tuple(written)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from typing import Any
 
@@ -38,7 +37,7 @@ def chosen(found: list[Leaf], name: str | None, grep: str | None, file: str) -> 
 
 def _nothing_called(name: str, found: list[Leaf], file: str) -> MissingPartError:
     names = dict.fromkeys(each for leaf in found for each in (leaf.part, leaf.name) if each)
-    close = difflib.get_close_matches(name, list(names)[:_NAMES_COMPARED], n=3)
+    close = _close(name, list(names))
     return MissingPartError(
         f"nothing in this checkpoint is called {name!r}",
         file=file,
@@ -49,7 +48,7 @@ def _nothing_called(name: str, found: list[Leaf], file: str) -> MissingPartError
 
 def not_a_tensor(name: str, node: Any, names: list[str], file: str) -> MissingPartError:
     """The error for a name that no tensor bears; ``node`` is what bears it, if anything does."""
-    close = difflib.get_close_matches(name, names[:_NAMES_COMPARED], n=3)
+    close = _close(name, names)
     if node is not None:
         found = f"a plain value: {text_of(node)}" if not isinstance(node, Opaque) else node.symbol
     else:
@@ -61,3 +60,9 @@ def not_a_tensor(name: str, node: Any, names: list[str], file: str) -> MissingPa
         found=found,
         cure="checkpoint.names() lists all tensors; plain values are in checkpoint.tree.",
     )
+
+
+def _close(name: str, names: list[str]) -> list[str]:
+    import difflib  # only mistakes need it
+
+    return difflib.get_close_matches(name, names[:_NAMES_COMPARED], n=3)

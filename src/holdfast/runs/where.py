@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from holdfast.errors import NoCheckpointError, UsageError
-from holdfast.runs.finding import find
-from holdfast.runs.listing import list_run
 from holdfast.runs.reading import is_checkpoint_folder, read_briefly
 from holdfast.spec.index import Index
 
@@ -65,6 +63,10 @@ def resolve(text: str | os.PathLike[str], *, read: Callable[[Path], Index] = rea
             cure="A path is a file, a checkpoint folder, RUN, RUN@best:METRIC or RUN@STEP.",
         )
     if where.path.is_dir() and not is_checkpoint_folder(where.path):
+        # Most paths are files, which need nothing of what knows runs.
+        from holdfast.runs.finding import find
+        from holdfast.runs.listing import list_run
+
         entries = list_run(where.path, read=read)
         return find(entries, where.which or "latest", folder=where.path).path
     if where.which is not None:

@@ -104,6 +104,8 @@ DATA = pickle_of([torch.zeros(2, 3), BASE[3:7], torch.zeros(2, 3), torch.zeros(1
         (b"K\x05", 5),
         (b"M\x00\x01", 256),
         (b"J\xff\xff\xff\xff", -1),
+        (b"h\xff", 255),
+        (b"j\xff\xff\xff\xff", 2**32 - 1),
         (b"K\x05\x85", (5,)),
         (b"K\x05M\x00\x01\x86", (5, 256)),
         (b"(K\x01K\x02K\x03K\x04t", (1, 2, 3, 4)),
