@@ -157,6 +157,23 @@ def test_slices_that_overlap(folder):
     assert refusal(folder).what == "refused: slices do not overlap"
 
 
+def test_a_slice_inside_another_one(folder):
+    inner = ASM.archive(ASM.pickle(5))
+    outer = pickle.dumps(inner)
+    path = folder / "__0_0.distcp"
+    place = path.stat().st_size
+    path.write_bytes(path.read_bytes() + outer)
+
+    def change(metadata):
+        info_of(metadata, "step").offset, info_of(metadata, "step").length = place, len(outer)
+        info = info_of(metadata, "values.lr")
+        info.offset, info.length = place + outer.index(inner), len(inner)
+
+    changed(folder, change)
+    error = refusal(folder)
+    assert (error.what, error.tensor) == ("refused: slices do not overlap", "values.lr")
+
+
 def test_a_slice_saved_twice_under_one_name(folder):
     def change(metadata):
         index = index_of(metadata)
