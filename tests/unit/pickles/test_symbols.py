@@ -41,7 +41,10 @@ TRICKS = {
     "texts from the memo": b"\x80\x04%b\x94%b\x940" % TEXT + b"0h\x00h\x01\x93" + ARGS + b"R.",
     "memo kept over": b"\x80\x04]q\x00%bq\x00%bq\x07" % TEXT + b"h\x00h\x07\x93" + ARGS + b"R.",
     "memo in decimals": b"Vposix\np5\nVsystem\np6\ng5\ng6\n\x93" + ARGS + b"R.",
-    "memo by four bytes": b"%br\x01\x00\x00\x010j\x01\x00\x00\x01%b\x93" % TEXT + ARGS + b"R.",
+    "memo by four bytes": b"%br\x01\x00\x00\x010%br\x02\x00\x00\x010j\x01\x00\x00\x01" % TEXT
+    + b"j\x02\x00\x00\x01\x93"
+    + ARGS
+    + b"R.",
     "dup and pop": b"%b2(0020" % TEXT[0] + b"%b\x93" % TEXT[0] + b".",
     "escapes": b"V\\u0070osix\nS'sys\\x74em'\n\x93" + ARGS + b"R.",
     "python 2 text": b"\x80\x04U\x05posixT\x06\x00\x00\x00system\x93" + ARGS + b"R.",
