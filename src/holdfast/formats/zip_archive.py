@@ -9,9 +9,9 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import islice
 from operator import attrgetter
+from typing import NamedTuple
 
 from holdfast.errors import RefusedError, TruncatedError
 from holdfast.formats.zip_directory import Entry, read_entries, refused
@@ -28,8 +28,7 @@ LARGEST_PICKLE = 4 << 30
 _LARGEST_UNPACKED = 256 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class Member:
+class Member(NamedTuple):
     """One member: where its bytes lie in the file, and the CRC-32 they should have.
 
     ``name`` is the whole one, ``root/data/0``. ``nbytes`` are those in the file.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import struct
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from holdfast.errors import RefusedError, TruncatedError
 from holdfast.io.source import Source
@@ -24,8 +24,7 @@ _PLAIN_PATH = re.compile(r"(?!\.{1,2}(/|\Z))[^/\\:\0]+(/(?!\.{1,2}(/|\Z))[^/\\\0
 _IS_ENCRYPTED = 0x0001 | 0x0040 | 0x2000
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """One entry of the central directory; ``nbytes`` are those in the file."""
 
     name: str
