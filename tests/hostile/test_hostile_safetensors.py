@@ -142,9 +142,11 @@ RULES = {
 }
 
 
-@pytest.mark.parametrize(("rule", "data"), [(r, d) for r, files in RULES.items() for d in files])
-def test_a_broken_rule_is_named(rule, data):
-    error = refusal(data)
+@pytest.mark.parametrize(
+    ("rule", "number"), [(rule, n) for rule, files in RULES.items() for n in range(len(files))]
+)
+def test_a_broken_rule_is_named(rule, number):
+    error = refusal(RULES[rule][number])
     assert (type(error), error.what, error.cure) == (RefusedError, f"refused: {rule}", CURE)
     assert error.tensor in (None, "a", "b")
 

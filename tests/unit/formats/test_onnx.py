@@ -288,6 +288,19 @@ def test_names_are_there_once():
     assert caught.value.tensor == "w"
 
 
+@pytest.mark.parametrize(
+    "twice", [b"\x10\x01", b"\x42\x01x", b"\x4a\x04" + bytes(4), b"\x70\x00\x70\x00"]
+)
+def test_a_tensor_has_each_of_its_fields_once(twice):
+    whole = TensorProto(name="w", data_type=1, dims=[1], raw_data=bytes(4)).SerializeToString()
+    graph = message(0x2A, whole + twice)
+    with pytest.raises(RefusedError, match="a tensor has each of its fields once") as caught:
+        arrays_of(b"\x08\x07" + message(0x3A, graph))
+    assert caught.value.tensor == "w"
+    with pytest.raises(RefusedError, match="a tensor has each of its fields once"):
+        arrays_of(b"\x08\x07" + message(0x3A, message(0x2A, b"\x12\x01\x01")))  # no number
+
+
 def test_a_model_without_a_graph():
     with pytest.raises(FormatError, match="this ONNX model has no graph"):
         arrays_of(b"\x08\x07\x12\x01p")
