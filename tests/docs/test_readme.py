@@ -46,6 +46,19 @@ def train_one_epoch(model, optimizer, loader):
 """
 
 
+#: The class of the whole model that the README looks at; it is gone by then.
+NETS = """
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(4, 32), nn.ReLU(), nn.BatchNorm1d(32))
+        self.head = nn.Linear(32, 3)
+"""
+
+
 @dataclass(frozen=True)
 class Block:
     language: str
@@ -83,6 +96,11 @@ def trained(tmp_path_factory: pytest.TempPathFactory, tools: dict[str, str]) -> 
     subprocess.run([sys.executable, script], cwd=folder, env=tools, check=True, capture_output=True)
     shutil.copytree(folder / "runs" / "iris", folder / "damaged")
     flip_a_byte(folder / "damaged" / "step-00000099.pt")
+    (folder / "nets.py").write_text(NETS)
+    (folder / "old").mkdir()
+    code = "import nets, torch; torch.manual_seed(0); torch.save(nets.Net(), 'old/model.pth')"
+    subprocess.run([sys.executable, "-c", code], cwd=folder, env=tools, check=True)
+    (folder / "nets.py").unlink()
     return folder
 
 

@@ -117,9 +117,8 @@ def _has_hooks(state: Mapping[str, Any]) -> bool:
 
 def _unknown(symbols: list[str]) -> str:
     more = f" and {len(symbols) - _NAMED} more" if len(symbols) > _NAMED else ""
-    does = "changes what goes into its state dict"
-    do = "change what goes into their state dicts"
+    override = "overrides" if len(symbols) == 1 else "override"
     return (
-        f"whether {', '.join(symbols[:_NAMED])}{more} {does if len(symbols) == 1 else do} cannot "
-        "be known from the file: here are the parameters and buffers as they are"
+        f"no file says whether {', '.join(symbols[:_NAMED])}{more} {override} state_dict(): "
+        "parameters and buffers are as they are"
     )

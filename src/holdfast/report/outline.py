@@ -44,16 +44,17 @@ def outline(summary: Summary, *, depth: int | None = None, is_short: bool = Fals
         hidden = tuple(_places(summary))
         for part, row in _short(summary):
             below.setdefault(part, []).append(row)
+    modules = _modules(summary)
     owners = _owners(summary)
     for tensor in summary.tensors:
         if not tensor.name.startswith(hidden):
             below[tensor.part].append(_tensor(tensor, owners))
     for value in summary.values:
-        if not value.name.startswith(hidden):
+        if not value.name.startswith(hidden) and _owner_of(value, modules) is None:
             below[value.part].append(_value(value))
     for opaque in summary.opaques:
         if not opaque.name.startswith(hidden):
-            below[opaque.part].append(_opaque(opaque))
+            below[opaque.part].append(_opaque(opaque, modules.get((opaque.part, opaque.name), [])))
     for total in summary.parts:
         level = 0 if total.name is None else 1
         if total.name is not None:
@@ -105,13 +106,35 @@ def _value(facts: ValueFacts) -> Row:
     return Row("value", _level(facts.part), _below(facts.name, facts.part), text=facts.text)
 
 
-def _opaque(facts: OpaqueFacts) -> Row:
-    return Row(
-        "opaque",
-        _level(facts.part),
-        _below(facts.name, facts.part),
-        text=_OPAQUE[facts.kind].format(facts.symbol),
-    )
+def _opaque(facts: OpaqueFacts, attributes: list[str]) -> Row:
+    text = _OPAQUE[facts.kind].format(facts.symbol)
+    if attributes:
+        text += f" ({', '.join(attributes)})"
+    return Row("opaque", _level(facts.part), _below(facts.name, facts.part), text=text)
+
+
+def _modules(summary: Summary) -> dict[tuple[str | None, str], list[str]]:
+    """The plain attributes of each module, in one line with it: ``in_features=4``.
+
+    What every module has and is as usual, ``training=True``, is left out.
+    """
+    found: dict[tuple[str | None, str], list[str]] = {
+        (facts.part, facts.name): [] for facts in summary.opaques if facts.kind == "module"
+    }
+    for value in summary.values if found else ():
+        owner = _owner_of(value, found)
+        name = value.name.rpartition(".")[2]
+        if owner is not None and (name, value.text) != ("training", "True"):
+            found[owner].append(f"{name}={value.text}")
+    return found
+
+
+def _owner_of(
+    value: ValueFacts, modules: Mapping[tuple[str | None, str], list[str]]
+) -> tuple[str | None, str] | None:
+    """The module that a value is a plain attribute of; None if it is none's."""
+    owner = (value.part, value.name.rpartition(".")[0])
+    return owner if owner in modules else None
 
 
 _OPAQUE = {

@@ -279,8 +279,8 @@ def test_a_module_that_keeps_its_state_otherwise_is_named() -> None:
 def test_classes_outside_torch_are_named_together() -> None:
     tree = [module(name) for name in ("A", "B", "A", "C", "D", "E")]
     assert flags(tree) == (
-        "whether mine.A, mine.B, mine.C and 2 more change what goes into their state dicts cannot "
-        "be known from the file: here are the parameters and buffers as they are",
+        "no file says whether mine.A, mine.B, mine.C and 2 more override state_dict(): "
+        "parameters and buffers are as they are",
     )
     known = {"A": True, "B": False, "C": False, "D": False, "E": False}
     assert flags(tree, overrides=lambda module, name: known[name]) == (
