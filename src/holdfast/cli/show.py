@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
@@ -14,6 +11,7 @@ from holdfast import looking
 from holdfast.cli import text
 from holdfast.cli.options import json_option
 from holdfast.cli.output import Cell, answer, answer_json, answer_table
+from holdfast.formats.at_rest import collector_at_rest
 from holdfast.report.facts import Summary
 from holdfast.report.outline import Row, outline
 from holdfast.report.paths import first_few
@@ -49,7 +47,7 @@ def command(
     path: str, name: str | None, depth: int | None, grep: str | None, as_json: bool
 ) -> None:
     """Print what a checkpoint holds."""
-    with _no_collector(), looking.open(path) as checkpoint:
+    with collector_at_rest(), looking.open(path) as checkpoint:
         summary = checkpoint.summary(name=name, grep=grep)
         if as_json:
             answer_json({**summary.to_json(), **_numbers(checkpoint, summary, name)})
@@ -65,18 +63,6 @@ def command(
             answer(checkpoint.text(name))
             return
         _print_foot(summary, path, is_short=is_short and depth is None)
-
-
-@contextmanager
-def _no_collector() -> Iterator[None]:
-    """The index is a hundred thousand objects and no garbage: looking for some doubles the time."""
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
 
 
 def _print_head(summary: Summary) -> None:

@@ -6,6 +6,7 @@ import importlib
 from typing import Any
 
 from holdfast.formats import sniff, torch_zip
+from holdfast.formats.at_rest import collector_at_rest
 from holdfast.io.source import Source
 from holdfast.spec.index import Index
 
@@ -47,12 +48,13 @@ def read_index(source: Source, *, encoding: str = "utf-8") -> Index:
         RefusedError: a rule for hostile files is broken.
         FormatError: it is not laid out as its format asks.
     """
-    kind, members = sniff.kind_of(source)
-    if kind in _ZIP_READERS:
-        return _read(_ZIP_READERS[kind], source, encoding=encoding, members=members)
-    if kind in _HOLDERS:
-        return _read(_HOLDERS[kind], source, encoding=encoding, read=read_index)
-    return _read(_READERS[kind], source, encoding=encoding)
+    with collector_at_rest():
+        kind, members = sniff.kind_of(source)
+        if kind in _ZIP_READERS:
+            return _read(_ZIP_READERS[kind], source, encoding=encoding, members=members)
+        if kind in _HOLDERS:
+            return _read(_HOLDERS[kind], source, encoding=encoding, read=read_index)
+        return _read(_READERS[kind], source, encoding=encoding)
 
 
 def _read(module: str, source: Source, **options: Any) -> Index:

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 from holdfast.errors import FormatError, NotACheckpointError, RefusedError
-from holdfast.formats.at_rest import collector_at_rest
 from holdfast.formats.dcp import tiling
 from holdfast.formats.dcp.metadata import NAME, Box, Key, Metadata, TensorEntry, read_metadata
 from holdfast.formats.dcp.nesting import nested
@@ -33,11 +32,6 @@ def read_index(
     assert isinstance(source, Folder)
     if not source.has(NAME):
         raise _unfinished(source)
-    with collector_at_rest():
-        return _read(source, encoding)
-
-
-def _read(source: Folder, encoding: str) -> Index:
     metadata = read_metadata(source, encoding=encoding)
     slices = read_slices(source, metadata.places, encoding=encoding)
     values = {name: _node(source, slices, name, entry) for name, entry in metadata.entries.items()}

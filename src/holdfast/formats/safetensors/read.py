@@ -8,7 +8,6 @@ from typing import Any
 
 from holdfast.errors import FormatError, RefusedError
 from holdfast.formats import strict_json
-from holdfast.formats.at_rest import collector_at_rest
 from holdfast.formats.safetensors.header import Header, read_header
 from holdfast.formats.safetensors.seal import CRCS
 from holdfast.io.source import Source
@@ -28,11 +27,10 @@ def read_index(source: Source, *, encoding: str = "utf-8") -> Index:
         RefusedError: a rule for hostile files is broken.
         FormatError: the header is no JSON.
     """
-    with collector_at_rest():
-        header = read_header(source)
-        record, notes = _record(source, header.metadata)
-        crcs, more = _crcs(source, header.metadata)
-        tree, extents = _placed(source, header, crcs)
+    header = read_header(source)
+    record, notes = _record(source, header.metadata)
+    crcs, more = _crcs(source, header.metadata)
+    tree, extents = _placed(source, header, crcs)
     return Index(
         file=source.name,
         format="safetensors",
