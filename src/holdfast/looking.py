@@ -16,7 +16,6 @@ from holdfast.io.source import Source, open_source
 from holdfast.report.leaves import TooManyLeavesError, leaves
 from holdfast.report.summary import Summary, not_a_tensor, summarize
 from holdfast.runs import where
-from holdfast.runs.reading import is_checkpoint_folder
 from holdfast.spec.index import SIZED, Index, NumpyScalar
 from holdfast.spec.record import Record
 
@@ -302,6 +301,8 @@ def all_of(path: str | os.PathLike[str]) -> list[str]:
     Raises:
         NoCheckpointError: there are none.
     """
+    from holdfast.runs.reading import is_checkpoint_folder
+
     found = where.parse(path)
     if found.which is not None or not found.path.is_dir() or is_checkpoint_folder(found.path):
         return [os.fspath(path)]

@@ -15,8 +15,9 @@ _TOO_BIG = 1 << 63
 
 _SEQUENCES = (tuple, list)
 
-#: Bits of one element where torch packs several into a byte.
-_PACKED_BITS = {"quint4x2": 4, "quint2x4": 2}
+#: Bits of one element in memory; of two types torch packs several into a byte.
+_BITS = {name: 8 * dtype.itemsize for name, dtype in BY_NAME.items()}
+_BITS |= {"quint4x2": 4, "quint2x4": 2}
 
 #: What may be read several times over by an expanded tensor whose values must be looked at.
 _EXPANDED_NBYTES = 1 << 28
@@ -58,7 +59,7 @@ def view(m: Machine, dtype: DType, storage: Any, offset: Any, size: Any, stride:
         last += (count - 1) * step
     if span >= _TOO_BIG:
         raise m.refused("a tensor has fewer than 2**63 elements", found=m.shown(sizes))
-    bits = _PACKED_BITS.get(dtype.name, 8 * dtype.itemsize)
+    bits = _BITS[dtype.name]
     if numel and (last + 1) * bits > 8 * storage.nbytes:
         raise m.refused(
             "every element of a tensor lies inside its storage",

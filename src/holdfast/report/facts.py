@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from holdfast.report.optimizers import OptimizerFacts
 from holdfast.report.totals import Total
 
 
-@dataclass(frozen=True, slots=True)
-class TensorFacts:
+class TensorFacts(NamedTuple):
     """One tensor of a checkpoint.
 
     ``kind`` is ``tensor``, ``parameter``, ``sparse_…`` (torch's layout), ``meta`` (no bytes),
@@ -32,8 +31,7 @@ class TensorFacts:
     is_expanded: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class ValueFacts:
+class ValueFacts(NamedTuple):
     """One plain value: ``text`` as Python writes it, and ``value`` as JSON if it can be.
 
     The text is shortened, except that of the one value that was asked for by its name.
@@ -48,8 +46,7 @@ class ValueFacts:
     value: Any = None
 
 
-@dataclass(frozen=True, slots=True)
-class OpaqueFacts:
+class OpaqueFacts(NamedTuple):
     """One object of a class outside the table: its place and its class, which is never built.
 
     ``kind`` is ``module`` (an ``nn.Module``), ``object``, or ``name`` (the symbol alone).
@@ -91,14 +88,9 @@ class Summary:
         values = {name: getattr(self, name) for name in self.__slots__}
         return {
             **values,
-            **{name: [_fields(row) for row in values[name]] for name in rows},
-            "total": _fields(self.total),
+            **{name: [row._asdict() for row in values[name]] for name in rows},
+            "total": self.total._asdict(),
             "optimizers": [each.to_json() for each in self.optimizers],
             "metadata": dict(self.metadata),
             **{name: list(values[name]) for name in ("programs", "symbols", "notes")},
         }
-
-
-def _fields(row: Any) -> dict[str, Any]:
-    # dataclasses.asdict copies every leaf deeply: seconds for a hundred thousand tensors.
-    return {name: getattr(row, name) for name in row.__slots__}

@@ -8,8 +8,7 @@ bytes can describe 2**40 leaves) ends when the budget is spent.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from holdfast.pickles.module_walk import module_state, own_tensors, pairs_of
 from holdfast.spec.index import (
@@ -36,8 +35,7 @@ _ATTRIBUTES = (*_SCALARS, SizeRef, DTypeRef, DeviceRef)
 _LEAVES = frozenset({TensorRef, SparseRef, ChunkedRef, ArrayRef, bool, *_SCALARS})
 
 
-@dataclass(frozen=True, slots=True)
-class Leaf:
+class Leaf(NamedTuple):
     """One leaf: its dotted name, the part it belongs to, and its value.
 
     ``part`` is the root's key above it; None where the root is no dict, or holds the leaf itself.

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from holdfast.report.facts import OpaqueFacts, Summary, TensorFacts, ValueFacts
 from holdfast.report.optimizers import GroupFacts, StateFacts
@@ -13,8 +12,7 @@ from holdfast.report.paths import first_few
 Kind = Literal["part", "group", "tensor", "value", "opaque", "param_group", "state"]
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(NamedTuple):
     """One line: ``name`` below its part, columns for tensors, ``text`` for the rest.
 
     ``tensors`` counts those of a part, a group or one kind of an optimizer's state; ``shape`` is
@@ -72,8 +70,7 @@ def _folded(rows: list[Row], depth: int) -> list[Row]:
             folded[f"{row.kind} {name}"] = row
             continue
         group = folded.get(name) or Row("group", row.level, name)
-        folded[name] = replace(
-            group,
+        folded[name] = group._replace(
             tensors=group.tensors + (1 if row.kind == "tensor" else row.tensors),
             numel=group.numel + row.numel,
             nbytes=group.nbytes + row.nbytes,

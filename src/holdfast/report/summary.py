@@ -9,7 +9,7 @@ import math
 from typing import Any
 
 from holdfast.errors import RefusedError
-from holdfast.pickles.modules import flags, is_module
+from holdfast.pickles.module_walk import is_module
 from holdfast.report.choosing import chosen, not_a_tensor
 from holdfast.report.facts import OpaqueFacts, Summary, TensorFacts, ValueFacts
 from holdfast.report.leaves import Leaf, TooManyLeavesError, leaves
@@ -147,6 +147,8 @@ def _doubts(index: Index, opaques: tuple[OpaqueFacts, ...]) -> tuple[str, ...]:
     """Where the state dict of a model that was pickled whole may not be what is shown."""
     if not any(each.kind == "module" for each in opaques):
         return ()
+    from holdfast.pickles.modules import flags  # whole models are few, and their tables are long
+
     try:
         return flags(index.tree, file=index.file)
     except RefusedError as error:

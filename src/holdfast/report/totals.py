@@ -10,8 +10,7 @@ from typing import Any, NamedTuple
 from holdfast.spec.index import ArrayRef, ChunkedRef, SparseRef, TensorRef
 
 
-@dataclass(frozen=True, slots=True)
-class Total:
+class Total(NamedTuple):
     """A sum over tensors: ``name`` is a part (None: outside all parts) or an element type.
 
     ``numel`` counts a tensor once, however many names it has, and ``nbytes`` each storage once and

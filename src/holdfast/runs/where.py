@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from holdfast.errors import NoCheckpointError, UsageError
-from holdfast.runs.reading import is_checkpoint_folder, read_briefly
 from holdfast.spec.index import Index
 
 
@@ -46,7 +45,7 @@ def parse(text: str | os.PathLike[str]) -> Where:
     return Where(Path(path), which)
 
 
-def resolve(text: str | os.PathLike[str], *, read: Callable[[Path], Index] = read_briefly) -> Path:
+def resolve(text: str | os.PathLike[str], *, read: Callable[[Path], Index] | None = None) -> Path:
     """The path of the checkpoint that ``text`` names; a run's latest where it does not say.
 
     No lock is taken and nothing is created.
@@ -62,13 +61,15 @@ def resolve(text: str | os.PathLike[str], *, read: Callable[[Path], Index] = rea
             file=where.path,
             cure="A path is a file, a checkpoint folder, RUN, RUN@best:METRIC or RUN@STEP.",
         )
-    if where.path.is_dir() and not is_checkpoint_folder(where.path):
+    if where.path.is_dir():
         # Most paths are files, which need nothing of what knows runs.
+        from holdfast.runs import reading
         from holdfast.runs.finding import find
         from holdfast.runs.listing import list_run
 
-        entries = list_run(where.path, read=read)
-        return find(entries, where.which or "latest", folder=where.path).path
+        if not reading.is_checkpoint_folder(where.path):
+            entries = list_run(where.path, read=read or reading.read_briefly)
+            return find(entries, where.which or "latest", folder=where.path).path
     if where.which is not None:
         raise UsageError(
             "one checkpoint has no others to choose from",

@@ -9,7 +9,7 @@ from holdfast.formats.persistent_ids import element_type, text
 from holdfast.formats.zip_archive import Member
 from holdfast.pickles.machine import Machine
 from holdfast.spec.dtypes import DType
-from holdfast.spec.index import StorageRef
+from holdfast.spec.index import Opaque, StorageRef
 
 
 class Storages:
@@ -24,6 +24,7 @@ class Storages:
         self._members = members
         self._folder, self._home = folder, f"{root}/{folder}/"
         self._prefix = prefix
+        self._types: dict[Any, DType | None] = {}
         self.named: dict[str, StorageRef] = {}
 
     def member_of(self, key: str) -> str:
@@ -40,7 +41,7 @@ class Storages:
             raise m.refused("a persistent id names a storage", found=m.shown(pid))
         _, cls, raw_key, raw_location, numel = pid
         key, location = text(raw_key), text(raw_location)
-        dtype = element_type(cls)
+        dtype = self._type_of(cls)
         if key is None or location is None or dtype is None:
             raise m.refused("a persistent id names a storage", found=m.shown(pid))
         key = self._prefix + key
@@ -50,6 +51,14 @@ class Storages:
         elif (found.dtype, found.numel) != (dtype, numel):
             raise m.refused("a storage is described once", found=m.shown(pid))
         return found
+
+    def _type_of(self, cls: Any) -> DType | None:
+        """The element type of a storage class, which is one object for all storages of it."""
+        if type(cls) is not Opaque:
+            return None
+        if cls not in self._types:
+            self._types[cls] = element_type(cls)
+        return self._types[cls]
 
     def _new(
         self, m: Machine, key: str, dtype: DType, numel: Any, location: str, is_untyped: bool
@@ -62,14 +71,14 @@ class Storages:
             raise m.refused("every storage is in the archive", found=found)
         if not member.is_stored:
             raise m.refused("storages are not compressed", found=f"{self._shown(key)} is")
-        ref = StorageRef(key, dtype, numel, location, is_untyped)
-        if ref.nbytes != member.nbytes:
+        nbytes = dtype.nbytes_of(numel)
+        if nbytes != member.nbytes:
             raise m.refused(
                 "a storage has exactly the bytes of its member",
-                wanted=f"{numel:,} elements of {dtype.torch_name}, {ref.nbytes:,} bytes",
+                wanted=f"{numel:,} elements of {dtype.torch_name}, {nbytes:,} bytes",
                 found=f"{member.nbytes:,} in {self._shown(key)}",
             )
-        self.named[key] = ref
+        self.named[key] = ref = StorageRef(key, dtype, numel, location, is_untyped)
         return ref
 
     def _shown(self, key: str) -> str:
