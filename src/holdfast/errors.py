@@ -12,7 +12,7 @@ Each is a short letter: what happened, where, what was wanted and what was found
     ├── FormatError            the bytes are not what they should be
     │   ├── NotACheckpointError   another kind of file
     │   ├── TruncatedError     the file ends too early
-    │   ├── DamagedError       bytes changed since they were saved (a CRC says so)
+    │   ├── DamagedError       bytes changed since they were saved, or since the file was opened
     │   └── RefusedError       a rule for hostile files is broken
     ├── UntrustedError         the file names classes outside the closed table
     ├── CaptureError           a live object that cannot be saved
@@ -127,7 +127,7 @@ class TruncatedError(FormatError):
 
 
 class DamagedError(FormatError):
-    """Bytes changed since they were saved."""
+    """Bytes changed since they were saved (a CRC says so), or while the file was read."""
 
 
 class RefusedError(FormatError):

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import holdfast
 from holdfast import looking
@@ -125,20 +126,56 @@ def test_a_file_cut_short_while_it_is_read_is_an_error_and_no_crash(tmp_path):
     with pytest.raises(TruncatedError) as caught:
         checkpoint.array("w")
     assert str(caught.value).startswith(f"this file ends too early\n  in {path}\n")
+    assert caught.value.found == "100,000 bytes"
     with pytest.raises(TruncatedError):
         checkpoint.tensor("w")
     with pytest.raises(TruncatedError):
         checkpoint.verify()
 
 
-def test_a_file_written_over_while_it_is_open_is_noticed(tmp_path):
+def written_by(form: str, path: Path) -> None:
+    tensors = {"w": torch.randn(1000), "v": torch.randn(1000)}
+    if form == "safetensors":
+        save_file(tensors, path)
+    else:
+        torch.save(tensors, path, _use_new_zipfile_serialization=form == "zip")
+
+
+@pytest.mark.parametrize("form", ["zip", "legacy", "safetensors"])
+def test_a_file_written_over_while_it_is_open_is_noticed_without_a_crc(tmp_path, form):
+    path = tmp_path / "a"
+    written_by(form, path)
+    os.utime(path, (1, 1))  # so that no tick of the clock is too coarse
+    with holdfast.open(path) as checkpoint:
+        checkpoint.array("w")
+        with path.open("r+b") as file:
+            file.seek(-100, os.SEEK_END)
+            file.write(bytes(100))
+        for read in (checkpoint.array, checkpoint.tensor):
+            with pytest.raises(DamagedError) as caught:
+                read("w")
+            assert str(caught.value) == (
+                f"this file was changed while it was read\n  in {path}\n"
+                "  Read it again when nobody writes to it any more."
+            )
+    written_by(form, path)
+    os.utime(path, (1, 1))
+    with holdfast.open(path) as checkpoint, path.open("ab") as file:
+        file.write(b"more")
+        file.flush()
+        with pytest.raises(DamagedError, match="changed while it was read"):
+            checkpoint.array("w")
+
+
+def test_a_file_written_over_that_keeps_its_time_is_noticed_by_its_crc(tmp_path):
     path = tmp_path / "a.pt"
-    torch.save({"w": torch.randn(1000), "v": torch.randn(1000)}, path)
+    written_by("zip", path)
     checkpoint = holdfast.open(path)
-    extent = checkpoint.index.extents["1"]
+    extent, before = checkpoint.index.extents["1"], path.stat()
     with path.open("r+b") as file:
         file.seek(extent.offset)
         file.write(bytes(100))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
     checkpoint.array("w")
     with pytest.raises(DamagedError) as caught:
         checkpoint.array("v")

@@ -16,7 +16,7 @@ from torch.distributed.checkpoint.filesystem import SerializationFormat
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
 import holdfast
-from holdfast.errors import FormatError, TruncatedError, UntrustedError
+from holdfast.errors import DamagedError, FormatError, UntrustedError
 from holdfast.formats import read_index
 from holdfast.io.source import open_source
 from holdfast.runs.reading import read_headers
@@ -158,7 +158,7 @@ def test_one_of_very_many_files_that_changes_meanwhile_is_noticed(tmp_path):
     with holdfast.open(folder) as checkpoint:
         for path in folder.glob("*.distcp"):
             os.utime(path, ns=(1, 1))
-        with pytest.raises(TruncatedError, match="changed while it was read"):
+        with pytest.raises(DamagedError, match="changed while it was read"):
             list(map(checkpoint.array, checkpoint.names()))
 
 
