@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from holdfast.errors import NotACheckpointError
 from holdfast.io.source import Source
 
+_NUMPY = "Read it with numpy.load(FILE, allow_pickle=False): an array of objects would run code."
 _UNPACK = "Unpack it first: {}"
 
 #: What a file begins with, what that is, and what to do.
@@ -23,7 +24,7 @@ _BEGINNINGS: tuple[tuple[bytes, str, str], ...] = (
     ),
     (b"\x89HDF\r\n\x1a\n", "an HDF5 file (Keras and others)", "Read it with h5py."),
     (b"GGUF", "a GGUF file (llama.cpp)", "Read it with the gguf package."),
-    (b"\x93NUMPY", "a NumPy array (.npy)", "Read it with numpy.load."),
+    (b"\x93NUMPY", "a NumPy array (.npy)", _NUMPY),
     (b"PK\x05\x06", "an empty zip archive", "Get the file again."),
 )
 
@@ -40,7 +41,7 @@ def letter(source: Source, head: bytes) -> NotACheckpointError:
 def letter_of_zip(source: Source, names: Sequence[str]) -> NotACheckpointError:
     """The error for a zip archive with members of these names that is no checkpoint."""
     if names and all(name.endswith(".npy") for name in names):
-        return other(source, "a NumPy archive (.npz)", "Read it with numpy.load.")
+        return other(source, "a NumPy archive (.npz)", _NUMPY)
     if any(name.partition("/")[2] == "model.json" for name in names):
         return other(
             source,

@@ -110,8 +110,13 @@ HARMFUL_MODULES = frozenset(
         *("os", "posix", "nt", "sys", "subprocess", "shutil", "socket", "pty", "runpy", "ctypes"),
         *("importlib", "code", "codeop", "pickle", "_pickle", "marshal", "pip", "webbrowser"),
         *("multiprocessing", "threading", "asyncio", "urllib", "http", "requests", "pdb", "bdb"),
-        *("timeit", "cProfile", "profile", "tempfile", "platform", "commands", "types", "dill"),
+        *("timeit", "cProfile", "profile", "tempfile", "platform", "commands", "dill"),
     }
+)
+
+#: Single symbols: with these code objects and functions are made.
+_HARMFUL = frozenset(
+    f"types.{name}" for name in ("CodeType", "FunctionType", "LambdaType", "MethodType")
 )
 
 #: The same of ``builtins``.
@@ -133,7 +138,7 @@ def is_harmful(symbol: str) -> bool:
     module, _, name = symbol.rpartition(".")
     if module == "builtins":
         return name in HARMFUL_BUILTINS
-    return module.partition(".")[0] in HARMFUL_MODULES
+    return module.partition(".")[0] in HARMFUL_MODULES or symbol in _HARMFUL
 
 
 def python3_name(module: str, name: str) -> Symbol:

@@ -12,7 +12,7 @@ from holdfast.formats.sniff import LEGACY_MAGIC
 from holdfast.io.source import Folder, Memory, Source
 from holdfast.pickles.symbols import Allowance, walk
 from holdfast.pickles.values import Constant, Symbol, Walk
-from holdfast.report import crawl_folder, crawl_tar, crawl_zip, scan_words
+from holdfast.report import crawl_behind, crawl_folder, crawl_tar, crawl_zip, scan_words
 from holdfast.report.scan import Named, Place, Problem, ScanReport
 from holdfast.report.site import Site
 from holdfast.report.unpack import RAW, WRAPPED, Unpacked, is_packed, unpack
@@ -102,21 +102,53 @@ class Crawler:
             self.problem(site, f"files inside files are looked through {_DEEPEST} levels deep")
             return
         head = source.read_at(0, min(source.size, 512))
-        if crawl_zip.is_zip(source, head, is_whole_file=site.depth == 0):
+        ends_as_zip = crawl_zip.is_zip(source, head, is_whole_file=site.depth == 0)
+        if ends_as_zip:
             crawl_zip.look(self, site, is_sure=head.startswith(b"PK"))
         if crawl_tar.is_tar(head):
             crawl_tar.look(self, site)
         if is_packed(head):
             self.look_unpacked(site, WRAPPED)
         elif not head.startswith(b"PK"):
-            self._look_otherwise(site, head)
+            self._look_otherwise(site, head, ends_as_zip=ends_as_zip)
 
-    def _look_otherwise(self, site: Site, head: bytes) -> None:
+    def _look_otherwise(self, site: Site, head: bytes, *, ends_as_zip: bool) -> None:
         for beginning, name in _PACKED_OTHERWISE.items():
             if head.startswith(beginning):
                 self.problem(site, f"it is packed with {name}: unpack it and scan what comes out")
         is_pickle = bool(_PICKLE_HEAD.match(head)) and not site.depth
-        self.look_for_pickles(site, is_pickle=is_pickle or bool(_PICKLE_NAME.search(site.name)))
+        end = self.look_for_pickles(
+            site, is_pickle=is_pickle or bool(_PICKLE_NAME.search(site.name))
+        )
+        try:
+            self._look_at_array(site, head)
+            if head.startswith(LEGACY_MAGIC):
+                end = crawl_behind.end_of_legacy(site.source)
+            elif not site.depth and crawl_behind.is_safetensors(site.source, head):
+                end = crawl_behind.end_of_safetensors(site.source)
+            elif not is_pickle or ends_as_zip:  # then all of it was looked through already
+                return
+        except FormatError as error:
+            self.problem(site, error.what)
+        else:
+            self.look_behind(site, end)
+
+    def _look_at_array(self, site: Site, head: bytes) -> None:
+        """An array of objects is a pickle behind a header: numpy.load runs it if it is allowed."""
+        found = crawl_behind.pickle_of_array(site.source, head)
+        if found is not None:
+            start, is_pickle = found
+            inner = site.source.window(start, site.source.size - start)
+            self.look_for_pickles(site.inside(inner, "array"), is_pickle=is_pickle)
+
+    def look_behind(self, site: Site, end: int) -> None:
+        """Look through what follows where a file ends by its own account, and say that it does."""
+        left = site.source.size - end
+        if left > 0:
+            before = sum(found.pickles for found in self._found.values())
+            self.look(site.inside(site.source.window(end, left), "behind its end"))
+            if sum(found.pickles for found in self._found.values()) == before:
+                self.problem(site, f"{left:,} bytes behind its end are nothing that is known")
 
     def look_unpacked(self, site: Site, window_bits: int) -> None:
         """Unpack as much as shows what it is, and the rest if that matters."""
@@ -143,7 +175,11 @@ class Crawler:
 
     def _is_worth_more(self, data: bytes, site: Site) -> bool:
         """Whether its beginning is that of a pickle, or of something with files in it."""
-        if data.startswith(b"PK") or is_packed(data) or crawl_tar.is_tar(data[:512]):
+        if (
+            data.startswith((b"PK", crawl_behind.NUMPY))
+            or is_packed(data)
+            or crawl_tar.is_tar(data[:512])
+        ):
             return True
         if _PICKLE_HEAD.match(data) or _PICKLE_NAME.search(site.name):
             return True

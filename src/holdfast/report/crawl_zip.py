@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from holdfast.errors import FormatError, TruncatedError
 from holdfast.formats.zip_archive import Member, read_members
 from holdfast.io.source import Source
+from holdfast.report.crawl_behind import end_of_zip
 from holdfast.report.unpack import RAW
 
 if TYPE_CHECKING:
@@ -52,6 +53,8 @@ def look(crawler: Crawler, site: Site, *, is_sure: bool) -> None:
             two = f"two programs may see two different files in it ({error.what})"
             crawler.problem(site, error.what if is_short else two)
         look_leniently(crawler, site)
+        if is_sure and (end := end_of_zip(site.source)):
+            crawler.look_behind(site, end)
         return
     _note_programs(crawler, site, members)
     for member in members.values():

@@ -175,6 +175,9 @@ class ScanReport:
         if not self.pickles:
             return f"clean ({self.kind}): no pickle found, so it cannot run anything"
         count = f"{self.pickles} pickle{'s' if self.pickles > 1 else ''}"
+        if not symbols:
+            verb = "name" if self.pickles > 1 else "names"
+            return f"clean ({self.kind}): {count}, which {verb} nothing to call"
         return f"clean ({self.kind}): {count}, all {len(symbols)} symbols in the closed table"
 
 

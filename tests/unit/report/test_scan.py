@@ -4,13 +4,17 @@ import gzip
 import io
 import json
 import pickle
+import types
 import warnings
+import zipfile
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save
 
 import holdfast
+from holdfast.errors import NotACheckpointError
 from holdfast.io.source import Memory
 from holdfast.report.crawl import scan_source
 from holdfast.report.scan import Named, Place, Problem, ScanReport
@@ -86,7 +90,6 @@ def test_an_onnx_file_is_a_program():
 
 NO_PICKLES = {
     "safetensors": (save({"w": torch.ones(2)}), "safetensors"),
-    "broken JSON": (b'\x08\x00\x00\x00\x00\x00\x00\x00{"a":::::', "safetensors"),
     "a web page": (b"<!doctype html>", "a web page, not the file that was to be downloaded"),
     "GGUF": (b"GGUF\x03\x00\x00\x00", "a GGUF file (llama.cpp)"),
     "nothing": (b"", "an empty file"),
@@ -99,6 +102,16 @@ def test_a_file_without_pickles_says_what_it_is(name):
     report = scan(data)
     assert (report.verdict, report.kind, report.pickles) == ("clean", kind, 0)
     assert report.to_text() == f"f: clean ({kind}): no pickle found, so it cannot run anything"
+
+
+def test_a_header_that_is_no_json_is_broken():
+    report = scan(b'\x08\x00\x00\x00\x00\x00\x00\x00{"a":::::')
+    assert (report.verdict, report.kind, report.pickles) == ("broken", "safetensors", 0)
+
+
+@pytest.mark.parametrize("numbers", [[5, 123, 7], [0, 123], [2, 0x7D7B]])
+def test_numbers_that_look_like_a_header_inside_a_checkpoint_are_numbers(numbers):
+    assert scan(saved({"n": torch.tensor(numbers)})).verdict == "clean"
 
 
 def test_a_model_folder(tmp_path):
@@ -199,3 +212,138 @@ def test_the_place_of_a_pickle_in_its_file_is_told():
     assert data[place.offset : place.offset + 3] == b"\x80\x02}"
     [place] = scan(gzip.compress(data)).places
     assert place.offset is None
+
+
+# ---- what is neither the file's own pickle nor a tensor
+
+
+class Evil:
+    """Its pickle names a function; it is only ever scanned."""
+
+    def __reduce__(self):
+        return print, ("ran",)
+
+
+def array_of_objects(*, is_record: bool = False) -> bytes:
+    dtype = [("x", "<f4"), ("y", "O")] if is_record else object
+    array = np.empty(1, dtype)
+    array[0] = (1.0, Evil()) if is_record else Evil()
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=True)
+    return buffer.getvalue()
+
+
+def archived(save, array) -> bytes:
+    buffer = io.BytesIO()
+    save(buffer, array=array)
+    return buffer.getvalue()
+
+
+def in_a_zip(data: bytes) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("archive/data/0", data)
+    return buffer.getvalue()
+
+
+OBJECTS = np.array([Evil()], dtype=object)
+ARRAYS = {
+    ".npy": array_of_objects,
+    "a record with one": lambda: array_of_objects(is_record=True),
+    ".npz": lambda: archived(np.savez, OBJECTS),
+    "packed .npz": lambda: archived(np.savez_compressed, OBJECTS),
+    "in another zip": lambda: in_a_zip(array_of_objects()),
+}
+
+
+@pytest.mark.parametrize("kind", ARRAYS)
+def test_an_array_of_objects_is_a_pickle(kind):
+    report = scan(ARRAYS[kind]())
+    assert [s.symbol for s in report.symbols if not s.is_allowed] == ["builtins.print"]
+    assert (report.verdict, report.problems) == ("unknown symbols", ())
+
+
+def test_an_array_of_objects_in_a_folder(tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(save({"w": torch.ones(3)}))
+    assert holdfast.scan(tmp_path).verdict == "clean"
+    (tmp_path / "a.npy").write_bytes(array_of_objects())
+    assert holdfast.scan(tmp_path).verdict == "unknown symbols"
+
+
+@pytest.mark.parametrize("dtype", ["f4", "i8", "S9", [("x", "f4"), ("name O", "i2")]])
+def test_an_array_of_numbers_is_clean(dtype):
+    array = np.zeros(50, dtype)
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    for data in (
+        buffer.getvalue(),
+        archived(np.savez, array),
+        archived(np.savez_compressed, array),
+    ):
+        report = scan(data)
+        assert (report.verdict, report.pickles) == ("clean", 0)
+
+
+@pytest.mark.parametrize(
+    "head", [b"\x93NUMPY", b"\x93NUMPY\x09\x00\x02\x00{}", b"\x93NUMPY\x01\0\xff\xff{"]
+)
+def test_a_numpy_header_that_is_none_is_no_reason_to_call_it_clean(head):
+    assert scan(head).verdict == "broken"
+
+
+def test_letters_of_numpy_files_advise_no_pickles(tmp_path):
+    (tmp_path / "a.npz").write_bytes(archived(np.savez, np.zeros(1)))
+    (tmp_path / "a.npy").write_bytes(array_of_objects())
+    for name in ("a.npz", "a.npy"):
+        with pytest.raises(NotACheckpointError, match=r"numpy.load\(FILE, allow_pickle=False\)"):
+            holdfast.open(tmp_path / name)
+
+
+FIRST = {
+    "legacy": lambda: saved(STATE, _use_new_zipfile_serialization=False),
+    "legacy without a tensor": lambda: saved({"a": 1}, _use_new_zipfile_serialization=False),
+    "zip": lambda: saved(STATE),
+    "safetensors": lambda: save({"w": torch.ones(3)}),
+    "pickle": lambda: pickle.dumps({"a": 1}),
+}
+
+
+@pytest.mark.parametrize("first", FIRST)
+def test_what_follows_a_file_is_looked_through(first):
+    """A reader that was handed an open file stops at its end: the next one reads on from there."""
+    whole = FIRST[first]()
+    assert scan(whole).verdict == "clean"
+    for evil in (pickle.dumps(Evil(), 0), pickle.dumps(Evil(), 4), array_of_objects()):
+        report = scan(whole + evil)
+        assert "builtins.print" in {s.symbol for s in report.symbols}, first
+        assert report.verdict == "unknown symbols"
+
+
+@pytest.mark.parametrize("first", ["legacy", "safetensors", "zip"])
+def test_what_follows_a_file_and_is_nothing_known_is_not_clean(first):
+    report = scan(FIRST[first]() + b"\xff" * 30)
+    assert report.verdict == "broken"
+    assert "30 bytes behind its end are nothing that is known" in report.to_text()
+
+
+def test_two_legacy_files_in_one_are_clean():
+    """As people wrote several states into one open file."""
+    report = scan(FIRST["legacy"]() + FIRST["legacy"]())
+    assert (report.verdict, report.pickles) == ("clean", 10)
+
+
+def test_a_namespace_is_not_called_harmful():
+    report = scan(pickle.dumps(types.SimpleNamespace(a=1)))
+    [symbol] = report.symbols
+    assert (symbol.symbol, symbol.verdict, report.verdict) == (
+        "types.SimpleNamespace",
+        "outside the closed table: nothing is known of it",
+        "unknown symbols",
+    )
+    assert scan(b"\x80\x04\x8c\x05types\x8c\x08CodeType\x93.").verdict == "harmful"
+
+
+def test_a_pickle_of_plain_values_names_nothing():
+    assert scan(pickle.dumps([1, 2])).to_text() == (
+        "f: clean (pickle): 1 pickle, which names nothing to call"
+    )
