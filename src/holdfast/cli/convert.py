@@ -105,5 +105,6 @@ def _notes(report: ConvertReport) -> list[str]:
     tied = [item for item in report.items if item.tied_to]
     notes += [f"{item.name} is {item.tied_to}: stored once" for item in tied[:5]]
     for name, count in list(report.unfit.items())[:5]:
-        notes.append(f"{text.count(count, 'number')} of {name} did not fit: infinite or NaN now")
+        numbers = text.count(count, "number")
+        notes.append(f"{numbers} of {name} did not fit: infinite, NaN or the type's largest now")
     return notes

@@ -11,6 +11,7 @@ import numpy as np
 from holdfast.arrays.numbers import PACKED
 from holdfast.arrays.read import Reader
 from holdfast.arrays.stream import elements, numbers
+from holdfast.converting.casting import cast
 from holdfast.converting.types import dtype_of, target_of
 from holdfast.errors import UsageError
 from holdfast.io.commit import Buffer
@@ -122,14 +123,10 @@ class Elements:
             return
         for piece in numbers(item.node, self._reader):
             with np.errstate(over="ignore", invalid="ignore"):
-                made = piece.astype(item.cast.numpy())
-            self._count(item, piece, made)
+                made, lost = cast(piece, item.cast)
+            if lost:
+                self.unfit[item.name] = self.unfit.get(item.name, 0) + lost
             yield _bytes(made)
-
-    def _count(self, item: Item, before: Any, after: Any) -> None:
-        lost = int(np.count_nonzero(np.isfinite(before) & ~np.isfinite(after)))
-        if lost:
-            self.unfit[item.name] = self.unfit.get(item.name, 0) + lost
 
 
 def _bytes(array: Any) -> Buffer:

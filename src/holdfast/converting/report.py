@@ -15,8 +15,8 @@ class ConvertReport:
 
     ``files`` are the paths, with the bytes of each. ``items`` has every tensor; ``left_out`` what
     of the source is not in the new file. ``unfit`` counts, by name, finite numbers that the new
-    type cannot hold (they became infinite or NaN). ``part`` is the part of the source that was
-    taken, None for all of it.
+    type cannot hold (they became infinite, NaN, or its largest number). ``part`` is the part of the
+    source that was taken, None for all of it.
     """
 
     source: str
