@@ -18,6 +18,9 @@ from holdfast.io.commit import Buffer
 from holdfast.spec.dtypes import DType
 from holdfast.spec.index import SparseRef, TensorRef
 
+#: Elements that are cast at once: a piece of small ones is many times as large in between.
+_AT_ONCE = 1 << 20
+
 
 @dataclass(frozen=True, slots=True)
 class Item:
@@ -122,11 +125,12 @@ class Elements:
                 yield _bytes(piece)
             return
         for piece in numbers(item.node, self._reader):
-            with np.errstate(over="ignore", invalid="ignore"):
-                made, lost = cast(piece, item.cast)
-            if lost:
-                self.unfit[item.name] = self.unfit.get(item.name, 0) + lost
-            yield _bytes(made)
+            for at in range(0, piece.size, _AT_ONCE):
+                with np.errstate(over="ignore", invalid="ignore"):
+                    made, lost = cast(piece[at : at + _AT_ONCE], item.cast)
+                if lost:
+                    self.unfit[item.name] = self.unfit.get(item.name, 0) + lost
+                yield _bytes(made)
 
 
 def _bytes(array: Any) -> Buffer:

@@ -441,6 +441,15 @@ def test_memory_does_not_grow_with_the_file(target, options, tmp_path):
     assert int(done.stdout) / 1024 < 256
 
 
+def test_small_elements_take_no_more_memory_on_their_way_to_another_type(tmp_path):
+    torch.save({"a": torch.zeros(10240, 10240).to(torch.float8_e5m2).t()}, tmp_path / "a.pt")
+    files = [str(tmp_path / name) for name in ("a.pt", "b.pt")]
+    command = [sys.executable, "-c", _MEMORY, *files, repr({"dtype": "float8_e8m0fnu"})]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) / 1024 < 256
+
+
 @given(
     st.dictionaries(
         st.text(st.characters(exclude_categories=["Cs"]), min_size=1), st.integers(0, 3)
