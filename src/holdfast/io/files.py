@@ -71,7 +71,7 @@ class _OwnFile(FileObject):
         return count
 
     def _size_now(self) -> int:
-        return os.fstat(self._file.fileno()).st_size
+        return self.size if self._file.closed else os.fstat(self._file.fileno()).st_size
 
     def _close(self) -> None:
         self._file.close()
@@ -108,7 +108,7 @@ class _Descriptor(Source):
         return super().read_at(offset, nbytes)
 
     def _size_now(self) -> int:
-        return os.fstat(self._descriptor).st_size
+        return self.size if self._descriptor < 0 else os.fstat(self._descriptor).st_size
 
     def _close(self) -> None:
         if self._descriptor >= 0:

@@ -60,6 +60,8 @@ class Crawler:
         self.programs: dict[str, None] = {}
         self._unpack_left = _ALLOWANCE
         self._found: dict[tuple[str, str], _Found] = {}
+        #: How many pickles, and files that say where they end, were met: more after a look.
+        self._recognised = 0
 
     def allow(self, nbytes: int) -> None:
         """Let the scan take time and memory for a file of so many bytes."""
@@ -117,37 +119,44 @@ class Crawler:
             if head.startswith(beginning):
                 self.problem(site, f"it is packed with {name}: unpack it and scan what comes out")
         is_pickle = bool(_PICKLE_HEAD.match(head)) and not site.depth
-        end = self.look_for_pickles(
+        walked = self.look_for_pickles(
             site, is_pickle=is_pickle or bool(_PICKLE_NAME.search(site.name))
         )
         try:
-            self._look_at_array(site, head)
-            if head.startswith(LEGACY_MAGIC):
-                end = crawl_behind.end_of_legacy(site.source)
-            elif not site.depth and crawl_behind.is_safetensors(site.source, head):
-                end = crawl_behind.end_of_safetensors(site.source)
-            elif not is_pickle or ends_as_zip:  # then all of it was looked through already
-                return
+            end = self._end(site, head)
         except FormatError as error:
             self.problem(site, error.what)
-        else:
-            self.look_behind(site, end)
+            return
+        self._recognised += end is not None
+        if end is not None or (is_pickle and not ends_as_zip):
+            self.look_behind(site, max(walked, end or 0))
 
-    def _look_at_array(self, site: Site, head: bytes) -> None:
-        """An array of objects is a pickle behind a header: numpy.load runs it if it is allowed."""
-        found = crawl_behind.pickle_of_array(site.source, head)
-        if found is not None:
-            start, is_pickle = found
-            inner = site.source.window(start, site.source.size - start)
-            self.look_for_pickles(site.inside(inner, "array"), is_pickle=is_pickle)
+    def _end(self, site: Site, head: bytes) -> int | None:
+        """Where a file ends by its own account; None where it gives none.
+
+        An array of objects is a pickle behind a header: numpy.load runs it if it is allowed to.
+        """
+        source = site.source
+        if head.startswith(LEGACY_MAGIC):
+            return crawl_behind.end_of_legacy(source)
+        if not site.depth and crawl_behind.is_safetensors(source, head):
+            return crawl_behind.end_of_safetensors(source)
+        array = crawl_behind.array_in(source, head)
+        if array is None:
+            return None
+        start, end = array
+        if end is None:
+            inner = site.inside(source.window(start, source.size - start), "array")
+            end = start + self.look_for_pickles(inner, is_pickle=True)
+        return end
 
     def look_behind(self, site: Site, end: int) -> None:
-        """Look through what follows where a file ends by its own account, and say that it does."""
+        """Look through what follows where a file ends by its own account; zeros are padding."""
         left = site.source.size - end
-        if left > 0:
-            before = sum(found.pickles for found in self._found.values())
+        if left > 0 and not crawl_behind.is_zeros(site.source, end):
+            before = self._recognised
             self.look(site.inside(site.source.window(end, left), "behind its end"))
-            if sum(found.pickles for found in self._found.values()) == before:
+            if self._recognised == before:
                 self.problem(site, f"{left:,} bytes behind its end are nothing that is known")
 
     def look_unpacked(self, site: Site, window_bits: int) -> None:
@@ -230,6 +239,7 @@ class Crawler:
             offset = None if site.is_unpacked else site.source.origin + at
             found = self._found.setdefault(key, _Found(offset))
         found.pickles += 1
+        self._recognised += 1
         for symbol in symbols:
             known = found.symbols.setdefault((symbol.module, symbol.name), symbol)
             known.ways.update(symbol.ways)

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from holdfast.errors import FormatError, TruncatedError
 from holdfast.formats.zip_archive import Member, read_members
 from holdfast.io.source import Source
-from holdfast.report.crawl_behind import end_of_zip
 from holdfast.report.unpack import RAW
 
 if TYPE_CHECKING:
@@ -20,7 +19,8 @@ if TYPE_CHECKING:
 _LOCAL = struct.Struct("<4s5H3I2H")
 _CENTRAL = struct.Struct("<4s6H3I5H2I")
 _HEADER, _END = b"PK\x03\x04", b"PK\x05\x06"
-_TAIL = 22 + 0xFFFF
+_END_SIZE = 22
+_TAIL = _END_SIZE + 0xFFFF
 _WINDOW = 4 << 20
 #: Signatures in a file that is no plain archive; more of them are no accident.
 _MOST_HEADERS = 10_000
@@ -53,7 +53,7 @@ def look(crawler: Crawler, site: Site, *, is_sure: bool) -> None:
             two = f"two programs may see two different files in it ({error.what})"
             crawler.problem(site, error.what if is_short else two)
         look_leniently(crawler, site)
-        if is_sure and (end := end_of_zip(site.source)):
+        if is_sure and (end := _end(site.source)):
             crawler.look_behind(site, end)
         return
     _note_programs(crawler, site, members)
@@ -65,6 +65,13 @@ def look(crawler: Crawler, site: Site, *, is_sure: bool) -> None:
         else:
             crawler.look_unpacked(inner, RAW)
     _look_between(crawler, site, members.values())
+
+
+def _end(source: Source) -> int:
+    """Where the last end record of an archive ends, its comment left aside; 0 without one."""
+    start = source.size - min(source.size, _TAIL)
+    at = source.read_at(start, source.size - start).rfind(_END)
+    return 0 if at < 0 else min(source.size, start + at + _END_SIZE)
 
 
 def _note_programs(crawler: Crawler, site: Site, names: Iterable[str]) -> None:

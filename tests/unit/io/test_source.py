@@ -128,6 +128,20 @@ def test_an_error_of_the_system_while_reading_is_a_letter(tmp_path):
     source.close()
 
 
+@pytest.mark.parametrize("has_preadv", [True, False])
+def test_a_closed_file_is_still_as_long_as_it_was(tmp_path, monkeypatch, has_preadv):
+    """The letter asks for the size of now, which a closed file cannot say."""
+    if not has_preadv:
+        monkeypatch.delattr(os, "preadv")
+    path = tmp_path / "file.bin"
+    path.write_bytes(DATA)
+    source = open_source(path)
+    source.close()
+    with pytest.raises(TruncatedError) as caught:
+        source.read_at(len(DATA), 1)
+    assert caught.value.found == "10,240 bytes"
+
+
 def test_what_is_neither_path_nor_binary_file_is_a_wrong_call():
     read_end, write_end = os.pipe()
     os.close(write_end)

@@ -239,6 +239,12 @@ def archived(save, array) -> bytes:
     return buffer.getvalue()
 
 
+def numbers(*, shape=(2, 3), version=None) -> bytes:
+    buffer = io.BytesIO()
+    np.lib.format.write_array(buffer, np.ones(shape, "<f4"), version=version)
+    return buffer.getvalue()
+
+
 def in_a_zip(data: bytes) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
@@ -285,10 +291,43 @@ def test_an_array_of_numbers_is_clean(dtype):
 
 
 @pytest.mark.parametrize(
-    "head", [b"\x93NUMPY", b"\x93NUMPY\x09\x00\x02\x00{}", b"\x93NUMPY\x01\0\xff\xff{"]
+    "head",
+    [
+        b"\x93NUMPY",
+        b"\x93NUMPY\x09\x00\x02\x00{}",
+        b"\x93NUMPY\x01\0\xff\xff{",
+        b"\x93NUMPY\x01\0\x02\x00{}",
+        b"\x93NUMPY\x01\0\xff\x00" + b"(" * 255,
+        b"\x93NUMPY\x01\0\x88\x13" + b"-" * 5000,
+        b"\x93NUMPY\x01\0\x3b\x00{'descr': 'no', 'fortran_order': False, 'shape': (3,)}     ",
+        b"\x93NUMPY\x01\0\x3b\x00{'descr': 3.5,  'fortran_order': False, 'shape': (3,)}     ",
+    ],
 )
 def test_a_numpy_header_that_is_none_is_no_reason_to_call_it_clean(head):
     assert scan(head).verdict == "broken"
+
+
+@pytest.mark.parametrize("descr", ["'M8[25s/0]'", "'f4,O'", "'object'", "[('a', 'f4', (2,), 1)]"])
+def test_a_type_that_numpy_does_not_write_is_never_made(descr):
+    """numpy.dtype("M8[25s/0]") divides by zero, and the process ends."""
+    text = f"{{'descr': {descr}, 'fortran_order': False, 'shape': (3,)}}\n".encode()
+    head = b"\x93NUMPY\x01\0" + len(text).to_bytes(2, "little") + text
+    assert scan(head + b"\xff" * 12).verdict == "broken"
+    assert scan(head + pickle.dumps(Evil())).verdict == "unknown symbols"
+
+
+@pytest.mark.parametrize(
+    "dtype",
+    [*("?", "<U5", ">c16", "M8[ns]", "V7"), [("a", "i1", (2, 3)), ("b", [("c", "f8")])]],
+)
+def test_where_an_array_ends_is_known_of_every_plain_type(dtype):
+    buffer = io.BytesIO()
+    np.save(buffer, np.zeros((2, 3), dtype))
+    assert (
+        scan(buffer.getvalue() + b"\xff" * 5)
+        .to_text()
+        .endswith("5 bytes behind its end are nothing that is known")
+    )
 
 
 def test_letters_of_numpy_files_advise_no_pickles(tmp_path):
@@ -305,6 +344,8 @@ FIRST = {
     "zip": lambda: saved(STATE),
     "safetensors": lambda: save({"w": torch.ones(3)}),
     "pickle": lambda: pickle.dumps({"a": 1}),
+    "numbers": lambda: numbers(),
+    "no numbers": lambda: numbers(shape=(0, 3)),
 }
 
 
@@ -319,7 +360,28 @@ def test_what_follows_a_file_is_looked_through(first):
         assert report.verdict == "unknown symbols"
 
 
-@pytest.mark.parametrize("first", ["legacy", "safetensors", "zip"])
+@pytest.mark.parametrize("version", [(1, 0), (2, 0), (3, 0)])
+def test_every_version_of_numpy_headers_says_where_its_numbers_end(version):
+    data = numbers(version=version)
+    assert scan(data).verdict == "clean"
+    assert scan(data + pickle.dumps(Evil())).verdict == "unknown symbols"
+    assert scan(in_a_zip(data + pickle.dumps(Evil()))).verdict == "unknown symbols"
+
+
+@pytest.mark.parametrize("first", ["legacy", "safetensors", "numbers", "pickle"])
+def test_zeros_behind_a_file_are_padding(first):
+    padded = FIRST[first]() + bytes(4096)
+    assert scan(padded).verdict == "clean"
+    assert scan(padded + pickle.dumps(Evil())).verdict != "clean"
+
+
+@pytest.mark.parametrize("first", ["legacy", "legacy without a tensor", "pickle", "numbers"])
+def test_what_follows_a_file_is_counted_once(first):
+    alone = scan(FIRST[first]()).pickles
+    assert scan(FIRST[first]() + pickle.dumps({"a": 1})).pickles == alone + 1
+
+
+@pytest.mark.parametrize("first", ["legacy", "safetensors", "zip", "numbers"])
 def test_what_follows_a_file_and_is_nothing_known_is_not_clean(first):
     report = scan(FIRST[first]() + b"\xff" * 30)
     assert report.verdict == "broken"
@@ -330,6 +392,13 @@ def test_two_legacy_files_in_one_are_clean():
     """As people wrote several states into one open file."""
     report = scan(FIRST["legacy"]() + FIRST["legacy"]())
     assert (report.verdict, report.pickles) == ("clean", 10)
+
+
+def test_several_arrays_in_one_file_are_clean():
+    """As numpy.save writes them, one call after the other on one open file."""
+    assert scan(numbers() * 3).verdict == "clean"
+    assert scan(numbers() * 3 + pickle.dumps(Evil())).verdict == "unknown symbols"
+    assert scan(array_of_objects() + numbers() + b"\xff").verdict == "unknown symbols"
 
 
 def test_a_namespace_is_not_called_harmful():
