@@ -231,7 +231,9 @@ def load_parts(
             replace(index, tree=wanted), source, map_location=map_location, trust=trust
         )
     notes = index.record.converted if index.record is not None else {}
-    states = {name: from_plain(state, (name,), notes) for name, state in states.items()}
+    states = {
+        name: from_plain(state, (name,), notes, file=index.file) for name, state in states.items()
+    }
     left = restore(parts, states, states.get("rng") if rng else None)
     if rng and "rng" not in states:
         left.append("the random generators: the checkpoint does not have them")
