@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import weakref
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 from holdfast.errors import HoldfastError, MissingExtraError, NoCheckpointError, UsageError
 from holdfast.formats import read_index
 from holdfast.io.source import Source, open_source
-from holdfast.report.leaves import TooManyLeavesError, leaves
-from holdfast.report.summary import Summary, not_a_tensor, summarize
+from holdfast.report.choosing import ByName
+from holdfast.report.summary import Summary, summarize
 from holdfast.runs import where
-from holdfast.spec.index import SIZED, Index, NumpyScalar
+from holdfast.spec.index import Index
 from holdfast.spec.record import Record
 
 # Imported where they are called: looking at headers needs none of it, and half the time so.
@@ -44,7 +43,7 @@ class Checkpoint:
         self.path, self.index = path, index
         self._source = source
         self._reader: Reader | None = None
-        self._nodes: dict[str, Any] | None = None
+        self._by_name: ByName | None = None
         self._close = weakref.finalize(self, source.close)
 
     @property
@@ -61,9 +60,10 @@ class Checkpoint:
         """The dotted names of all tensors and arrays, in the order of the file.
 
         Those of a model that was pickled whole are the names in its state dict, and of its buffers
-        that are not persistent.
+        that are not persistent. Where several would bear one name, as keys may hold dots, each is
+        in brackets: ``['encoder']['w']`` and ``['encoder.w']``.
         """
-        return [name for name, node in self._all().items() if isinstance(node, SIZED)]
+        return self._named().names()
 
     def array(self, name: str) -> np.ndarray[Any, Any]:
         """One tensor as a NumPy array; its CRC is checked, and no other tensor is read.
@@ -73,7 +73,7 @@ class Checkpoint:
         bit types and packed fp4 are the bytes of the file. An expanded tensor is read-only.
 
         Raises:
-            MissingPartError: nothing bears that name, or no tensor does.
+            MissingPartError: nothing bears that name, or no tensor does, or several do.
             DamagedError: its bytes are not those that were saved.
             TruncatedError: the file ends before them.
         """
@@ -157,19 +157,13 @@ class Checkpoint:
             self._reader = Reader(self.index, self._source)
         return self._reader
 
-    def _all(self) -> dict[str, Any]:
-        if self._nodes is None:
-            self._nodes = {}
-            with suppress(TooManyLeavesError):  # names beyond a million are not found by name
-                for leaf in leaves(self.index.tree):
-                    self._nodes.setdefault(leaf.name, leaf.value)
-        return self._nodes
+    def _named(self) -> ByName:
+        if self._by_name is None:
+            self._by_name = ByName(self.index.tree)
+        return self._by_name
 
     def _find(self, name: str) -> Any:
-        nodes = self._all()
-        node = nodes.get(name)
-        if not isinstance(node, (*SIZED, NumpyScalar)):
-            raise not_a_tensor(name, node, list(nodes), self.index.file)
+        node = self._named().find(name, self.index.file)
         if not self._close.alive:
             raise UsageError(
                 "this checkpoint is closed: its tensors can be read no more",

@@ -21,7 +21,7 @@ from holdfast.errors import HoldfastError
 from holdfast.formats import read_index
 from holdfast.io.source import Memory, Source, open_source
 from holdfast.report.crawl import scan_source
-from holdfast.report.leaves import TooManyLeavesError, leaves
+from holdfast.report.leaves import leaves
 from holdfast.report.summary import summarize
 from holdfast.report.verify import verify_index
 from holdfast.spec.index import Index
@@ -81,16 +81,13 @@ def _read(source: Source) -> None:
 
 def _read_arrays(index: Index, source: Source) -> None:
     reader = Reader(index, source)
-    try:
-        for leaf in leaves(index.tree):
-            node = leaf.value
-            if isinstance(node, SIZED) and math.prod(node.shape) <= _MOST_ELEMENTS:
-                try:
-                    reader.array(node)
-                except HoldfastError:
-                    continue
-    except TooManyLeavesError:
-        return
+    for leaf in leaves(index.tree).found:
+        node = leaf.value
+        if isinstance(node, SIZED) and math.prod(node.shape) <= _MOST_ELEMENTS:
+            try:
+                reader.array(node)
+            except HoldfastError:
+                continue
 
 
 def _wrapped(pickle: bytes) -> bytes:

@@ -101,7 +101,7 @@ def _notes(report: ConvertReport) -> list[str]:
     if report.left_out:
         few = ", ".join(text.name(name) for name in report.left_out[:5])
         more = f" and {len(report.left_out) - 5} more" if len(report.left_out) > 5 else ""
-        notes.append(f"left out, as they are no tensors: {few}{more}")
+        notes.append(f"left out, as these are no tensors of the part: {few}{more}")
     tied = [item for item in report.items if item.tied_to]
     notes += [f"{item.name} is {item.tied_to}: stored once" for item in tied[:5]]
     for name, count in list(report.unfit.items())[:5]:

@@ -117,6 +117,7 @@ def _weights(
     names: Mapping[str, str] = {name: name for name in chosen.tensors}
     if options.rules:
         names = rename(chosen.tensors, options.rules).names
+    _only_names_of_their_own(names, chosen.bracketed, index.file)
     items = items_of(chosen.tensors, names, types.parse(options.dtype), index.file)
     if _is_torch(target):
         aside = None if options.rules or options.is_plain else chosen.aside
@@ -128,6 +129,21 @@ def _weights(
     kind = "torch_zip" if _is_torch(target) else "safetensors"
     report = _report(index, kind, chosen.part, files, tuple(items), options)
     return replace(report, left_out=chosen.left_out)
+
+
+def _only_names_of_their_own(
+    names: Mapping[str, str], bracketed: tuple[str, ...], file: str
+) -> None:
+    """Go on only if no tensor would bear a name in brackets: no other program knows such names."""
+    doubled = [name for name in bracketed if names[name] == name]
+    if doubled:
+        raise UsageError(
+            "several tensors have one name, as the keys above them hold dots or numbers",
+            file=file,
+            wanted="a name for each",
+            found=", ".join(doubled[:5]),
+            cure=f'Rename: --rename "{doubled[0]} -> …", or take one part: --part.',
+        )
 
 
 def _write_torch(

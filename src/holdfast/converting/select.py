@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import shlex
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from holdfast.arrays.read import SIZED
-from holdfast.errors import MissingPartError, UsageError
+from holdfast.errors import MissingPartError, RefusedError, UsageError
 from holdfast.spec.index import ArrayRef, Index
-from holdfast.spec.tree import dotted, walk
+from holdfast.spec.naming import closest, several
+from holdfast.spec.tree import Path, bracketed, children_of, distinct, dotted, step_text, walk
 
 _SHOWN = 8
+
+#: Leaves that one part may have; a pickle of a hundred bytes can describe any number of them.
+_MOST_LEAVES = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,12 +24,15 @@ class Weights:
     """The tensors of one part, by their dotted names below it, in order.
 
     ``part`` is None when the whole file is one state dict; ``left_out`` names values of the part
-    that are no tensors; ``aside`` is what a state dict carries beside its entries.
+    that are no tensors, and the parts beside it where it was not asked for by name; ``bracketed``
+    names tensors that had to be told apart, as their dotted names are the same; ``aside`` is what a
+    state dict carries beside its entries.
     """
 
     part: str | None
     tensors: Mapping[str, Any]
     left_out: tuple[str, ...] = ()
+    bracketed: tuple[str, ...] = ()
     aside: Mapping[str, Any] | None = None
 
 
@@ -32,16 +40,16 @@ def weights_of(tree: Any, index: Index, part: str | None) -> Weights:
     """The tensors of ``part``, or of the one part that looks like a state dict.
 
     Raises:
-        MissingPartError: nothing bears that name, or nothing in the file is a tensor.
+        MissingPartError: nothing bears that name, or several do, or nothing in it is a tensor.
         UsageError: several parts could be meant; they are listed.
+        RefusedError: the part has more than a million entries.
     """
     name, node = (part, _part(tree, part, index)) if part else _only(tree, index)
-    tensors, left_out = {}, []
-    for path, leaf in walk(node):
-        if _is_tensor(leaf):
-            tensors[dotted(path)] = leaf
-        elif path:
-            left_out.append(dotted(path))
+    found = list(_leaves(node, index.file))
+    paths = [path for path, leaf in found if _is_tensor(leaf)]
+    dotted_names = [dotted(path) for path in paths]
+    names = distinct(dotted_names, lambda position: paths[position])
+    tensors = dict(zip(names, (leaf for _, leaf in found if _is_tensor(leaf)), strict=True))
     if not tensors:
         raise MissingPartError(
             f"there is no tensor in {name!r}" if name else "there is no tensor in this checkpoint",
@@ -49,37 +57,59 @@ def weights_of(tree: Any, index: Index, part: str | None) -> Weights:
             found=", ".join(_candidates(tree)[:_SHOWN]) or "no part with tensors",
             cure="holdfast show FILE lists what is in it.",
         )
-    aside = getattr(node, "aside", None)
-    return Weights(name, tensors, tuple(left_out), aside)
+    left_out = [dotted(path) for path, leaf in found if path and not _is_tensor(leaf)]
+    if name and not part:
+        left_out += [step_text(key) for key in tree if step_text(key) != name]
+    apart = tuple(new for new, old in zip(names, dotted_names, strict=True) if new != old)
+    return Weights(name, tensors, tuple(left_out), apart, getattr(node, "aside", None))
+
+
+def _leaves(node: Any, file: str) -> Iterator[tuple[Path, Any]]:
+    for count, leaf in enumerate(walk(node)):
+        if count >= _MOST_LEAVES:
+            raise RefusedError(
+                "a part to convert has at most so many entries",
+                file=file,
+                wanted=f"{_MOST_LEAVES:,} entries",
+                found="more",
+            )
+        yield leaf
 
 
 def _part(tree: Any, part: str, index: Index) -> Any:
-    """The node at a dotted name; keys may hold dots themselves."""
-    found = _below(tree, part)
-    if found is None:
-        raise MissingPartError(
-            f"nothing in this checkpoint is called {part!r}",
-            file=index.file,
-            found=", ".join(_candidates(tree)[:_SHOWN]) or "no part with tensors",
-            cure="holdfast show FILE lists what is in it.",
-        )
-    return found
+    """The node at a name; keys may hold dots themselves.
+
+    Raises:
+        MissingPartError: nothing bears it, or several nodes do.
+    """
+    found = dict(_below(tree, part, (), set()))
+    if len(found) == 1:
+        return next(iter(found.values()))
+    if found:
+        raise several(part, [bracketed(path) for path in found], index.file)
+    names = _candidates(tree)
+    below = names or [step_text(step) for step, _ in children_of(tree)]
+    raise MissingPartError(
+        f"nothing in this checkpoint is called {part!r}",
+        file=index.file,
+        found=", ".join(closest(part, below) or below[:_SHOWN]) or "nothing at all",
+        cure="holdfast show FILE lists what is in it.",
+    )
 
 
-def _below(node: Any, name: str) -> Any:
-    if isinstance(node, list | tuple):
-        node = {str(position): item for position, item in enumerate(node)}
-    if not isinstance(node, Mapping):
-        return None
-    for key, child in node.items():
-        text = str(key)
-        if text == name:
-            return child
-        if name.startswith(f"{text}."):
-            found = _below(child, name[len(text) + 1 :])
-            if found is not None:
-                return found
-    return None
+def _below(node: Any, name: str, path: Path, seen: set[Any]) -> Iterator[tuple[Path, Any]]:
+    """The nodes that bear a name, dotted or in brackets, below a node."""
+    if (id(node), name) in seen:
+        return
+    seen.add((id(node), name))
+    for step, child in children_of(node):
+        below = (*path, step)
+        for text, following in ((step_text(step), "."), (bracketed((step,)), "[")):
+            if name == text:
+                yield below, child
+            elif name.startswith(f"{text}{following}"):
+                rest = name[len(text) :]
+                yield from _below(child, rest.removeprefix("."), below, seen)
 
 
 def _only(tree: Any, index: Index) -> tuple[str | None, Any]:
@@ -89,14 +119,14 @@ def _only(tree: Any, index: Index) -> tuple[str | None, Any]:
         return None, tree
     names = _candidates(tree)
     if len(names) == 1:
-        return names[0], _below(tree, names[0])
+        return names[0], _part(tree, names[0], index)
     if not names:
         return None, tree
     raise UsageError(
         "this checkpoint holds several parts, and which one are the weights is not said",
         file=index.file,
         found=", ".join(names[:_SHOWN]) + (", …" if len(names) > _SHOWN else ""),
-        cure=f'Name one: --part {names[0]}, or part="{names[0]}".',
+        cure=f'Name one: --part {shlex.quote(names[0])}, or part="{names[0]}".',
     )
 
 
@@ -104,14 +134,20 @@ def _candidates(tree: Any) -> list[str]:
     """The entries at the top that hold tensors and are no optimizer's state."""
     if not isinstance(tree, Mapping):
         return []
-    return [
-        str(key)
+    found = [
+        key
         for key, value in tree.items()
         if isinstance(value, Mapping)
         and not _is_optimizer(value)
         and key not in ("rng", "extra")
-        and any(_is_tensor(leaf) for _, leaf in walk(value))
+        and _has_tensors(value)
     ]
+    return list(distinct([step_text(key) for key in found], lambda position: (found[position],)))
+
+
+def _has_tensors(node: Any) -> bool:
+    leaves = zip(range(_MOST_LEAVES), walk(node), strict=False)
+    return any(_is_tensor(leaf) for _, (_, leaf) in leaves)
 
 
 def _is_optimizer(node: Mapping[Any, Any]) -> bool:

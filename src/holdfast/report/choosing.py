@@ -6,12 +6,10 @@ import re
 from typing import Any
 
 from holdfast.errors import MissingPartError, UsageError
-from holdfast.report.leaves import Leaf
+from holdfast.report.leaves import Leaf, leaves
 from holdfast.report.values import text_of
-from holdfast.spec.index import Opaque
-
-#: Names that a mistyped one is compared with: the time for one comparison is about 0.1 ms.
-_NAMES_COMPARED = 2000
+from holdfast.spec.index import SIZED, NumpyScalar, Opaque
+from holdfast.spec.naming import closest, several
 
 
 def chosen(found: list[Leaf], name: str | None, grep: str | None, file: str) -> list[Leaf]:
@@ -22,7 +20,7 @@ def chosen(found: list[Leaf], name: str | None, grep: str | None, file: str) -> 
         UsageError: ``grep`` is no regular expression.
     """
     if name is not None:
-        below = [leaf for leaf in found if leaf.name == name or leaf.name.startswith(f"{name}.")]
+        below = [leaf for leaf in found if _is_meant(leaf, name)]
         if not below:
             raise _nothing_called(name, found, file)
         found = below
@@ -35,9 +33,15 @@ def chosen(found: list[Leaf], name: str | None, grep: str | None, file: str) -> 
     return [leaf for leaf in found if pattern.search(leaf.name)]
 
 
+def _is_meant(leaf: Leaf, name: str) -> bool:
+    if name in (leaf.name, leaf.dotted, leaf.part):
+        return True
+    return leaf.dotted.startswith(f"{name}.") or leaf.name.startswith(f"{name}[")
+
+
 def _nothing_called(name: str, found: list[Leaf], file: str) -> MissingPartError:
     names = dict.fromkeys(each for leaf in found for each in (leaf.part, leaf.name) if each)
-    close = _close(name, list(names))
+    close = closest(name, list(names))
     return MissingPartError(
         f"nothing in this checkpoint is called {name!r}",
         file=file,
@@ -46,9 +50,45 @@ def _nothing_called(name: str, found: list[Leaf], file: str) -> MissingPartError
     )
 
 
-def not_a_tensor(name: str, node: Any, names: list[str], file: str) -> MissingPartError:
+class ByName:
+    """The tensors and arrays of a tree, by name."""
+
+    def __init__(self, tree: Any) -> None:
+        found = leaves(tree).found  # names beyond a million are not found by name
+        self._nodes = {leaf.name: leaf.value for leaf in found}
+        self._shared: dict[str, list[str]] = {}
+        for leaf in found:
+            if leaf.name != leaf.dotted:
+                self._shared.setdefault(leaf.dotted, []).append(leaf.name)
+
+    def names(self) -> list[str]:
+        """The names of all tensors and arrays, in order."""
+        return [name for name, node in self._nodes.items() if isinstance(node, SIZED)]
+
+    def find(self, name: str, file: str) -> Any:
+        """The tensor, array or NumPy scalar of that name.
+
+        Raises:
+            MissingPartError: nothing bears it, or no tensor does, or several do.
+        """
+        if not isinstance(name, str):
+            raise UsageError(
+                "a tensor is asked for by its name",
+                wanted="text, such as 'model.fc.weight'",
+                found=repr(name)[:80],
+                cure="checkpoint.names() lists all.",
+            )
+        node = self._nodes.get(name)
+        if isinstance(node, (*SIZED, NumpyScalar)):
+            return node
+        if node is None and name in self._shared:
+            raise several(name, self._shared[name], file)
+        raise _not_a_tensor(name, node, list(self._nodes), file)
+
+
+def _not_a_tensor(name: str, node: Any, names: list[str], file: str) -> MissingPartError:
     """The error for a name that no tensor bears; ``node`` is what bears it, if anything does."""
-    close = _close(name, names)
+    close = closest(name, names)
     if node is not None:
         found = f"a plain value: {text_of(node)}" if not isinstance(node, Opaque) else node.symbol
     else:
@@ -60,9 +100,3 @@ def not_a_tensor(name: str, node: Any, names: list[str], file: str) -> MissingPa
         found=found,
         cure="checkpoint.names() lists all tensors; plain values are in checkpoint.tree.",
     )
-
-
-def _close(name: str, names: list[str]) -> list[str]:
-    import difflib  # only mistakes need it
-
-    return difflib.get_close_matches(name, names[:_NAMES_COMPARED], n=3)

@@ -7,7 +7,7 @@ bytes can describe 2**40 leaves) ends when the budget is spent.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from holdfast.pickles.module_walk import module_state, own_tensors, pairs_of
@@ -21,7 +21,7 @@ from holdfast.spec.index import (
     SparseRef,
     TensorRef,
 )
-from holdfast.spec.tree import children_of
+from holdfast.spec.tree import Path, bracketed, children_of, distinct, step_text
 
 #: Leaves and containers that one walk may meet; a name of 64 characters counts as one more.
 BUDGET = 1_000_000
@@ -36,51 +36,105 @@ _LEAVES = frozenset({TensorRef, SparseRef, ChunkedRef, ArrayRef, bool, *_SCALARS
 
 
 class Leaf(NamedTuple):
-    """One leaf: its dotted name, the part it belongs to, and its value.
+    """One leaf: its name, the part it belongs to, and its value.
 
-    ``part`` is the root's key above it; None where the root is no dict, or holds the leaf itself.
+    ``name`` is ``dotted``, its path as people write it, unless another leaf's is the same: then it
+    is the path in brackets, ``['model']['fc.weight']``, and so is the other's. ``part`` is the
+    root's key above it; None where the root is no dict, or holds the leaf itself.
     """
 
     name: str
     part: str | None
     value: Any
+    dotted: str
 
 
-class TooManyLeavesError(Exception):
-    """The budget is spent; what was yielded before is right but not all."""
+class Leaves(NamedTuple):
+    """The leaves of a tree in order, each under a name of its own.
 
-
-def leaves(tree: Any, budget: int = BUDGET) -> Iterator[Leaf]:
-    """Yield every leaf in order, depth first; a sequence of plain numbers and text is one leaf.
-
-    An opaque object is yielded, and after it what it holds: of an ``nn.Module`` its parameters,
-    buffers and submodules under the names its state dict gives them, and its plain attributes such
-    as ``stride``; buffers that the state dict leaves out too, as the file has their bytes.
-
-    Raises:
-        TooManyLeavesError: the tree describes more than ``budget`` nodes.
+    ``is_complete`` is False where the tree describes more than could be listed; those listed are
+    right.
     """
+
+    found: list[Leaf]
+    is_complete: bool
+
+
+#: A path from a leaf up to the root: its last step, and the path above, which siblings share.
+_Steps = tuple[Any, ...]
+
+
+def leaves(tree: Any, budget: int = BUDGET) -> Leaves:
+    """Every leaf in order, depth first; a sequence of plain numbers and text is one leaf.
+
+    An opaque object is a leaf, and after it comes what it holds: of an ``nn.Module`` its
+    parameters, buffers and submodules under the names its state dict gives them, and its plain
+    attributes such as ``stride``; buffers that the state dict leaves out too, as the file has their
+    bytes. The list ends where more than ``budget`` nodes were met.
+    """
+    found: list[Leaf] = []
+    places: list[_Steps] = []
+    for leaf, steps in _met(tree, budget):
+        if leaf is None:
+            return Leaves(_named(found, places), is_complete=False)
+        found.append(leaf)
+        places.append(steps)
+    return Leaves(_named(found, places), is_complete=True)
+
+
+def _met(tree: Any, budget: int) -> Iterator[tuple[Leaf | None, _Steps]]:
+    """The leaves and where they stand; None for one when the budget is spent."""
     open_ids: set[int] = set()
-    stack: list[tuple[str, str | None, Any, bool]] = [("", None, tree, False)]
+    parts = _parts(tree)
+    stack: list[tuple[str, str | None, Any, _Steps, bool]] = [("", None, tree, (), False)]
     while stack:
-        name, part, node, is_closing = stack.pop()
+        name, part, node, steps, is_closing = stack.pop()
         if is_closing:
             open_ids.discard(id(node))
             continue
         budget -= 1 + len(name) // 64
         if budget < 0:
-            raise TooManyLeavesError
+            yield None, ()
+            return
         children = [] if id(node) in open_ids else inside(node)
         if not children or isinstance(node, Opaque):
-            yield Leaf(name, part, node)
+            yield Leaf(name, part, node, name), steps
         if children:
             open_ids.add(id(node))
-            stack.append((name, part, node, True))
-            has_parts = node is tree and isinstance(node, Mapping)
-            for step, child in reversed(children):
-                text = _text(step)
-                below = text if has_parts and _is_part(child) else part
-                stack.append((f"{name}.{text}" if name else text, below, child, False))
+            stack.append((name, part, node, steps, True))
+            for position in range(len(children) - 1, -1, -1):
+                step, child = children[position]
+                text = step_text(step)
+                below = parts[position] if node is tree and parts and _is_part(child) else part
+                full = f"{name}.{text}" if steps else text
+                stack.append((full, below, child, (step, steps), False))
+
+
+def _parts(tree: Any) -> Sequence[str]:
+    """The names of what stands at the top of a dict, each its own."""
+    if not isinstance(tree, Mapping):
+        return []
+    keys = list(tree)
+    names = [step_text(key) or bracketed((key,)) for key in keys]
+    return distinct(names, lambda position: (keys[position],))
+
+
+def _named(found: list[Leaf], places: list[_Steps]) -> list[Leaf]:
+    # An empty name is the root's, where that is a leaf, and no key's.
+    names = [leaf.name or bracketed(_path(places[at])) for at, leaf in enumerate(found)]
+    apart = distinct(names, lambda position: _path(places[position]))
+    return [
+        leaf if leaf.name == name else leaf._replace(name=name)
+        for leaf, name in zip(found, apart, strict=True)
+    ]
+
+
+def _path(steps: _Steps) -> Path:
+    path = []
+    while steps:
+        step, steps = steps
+        path.append(step)
+    return tuple(reversed(path))
 
 
 def inside(node: Any) -> list[tuple[Any, Any]]:
@@ -128,12 +182,6 @@ def _is_attribute(name: Any, value: Any) -> bool:
 
 def _is_empty(value: Any) -> bool:
     return value is None or (isinstance(value, Mapping | list | tuple | set) and not value)
-
-
-def _text(step: Any) -> str:
-    if isinstance(step, int) and step.bit_length() > 4096:
-        return f"<integer of {step.bit_length()} bits>"  # str() of it is an error, or takes hours
-    return str(step)
 
 
 def _is_part(child: Any) -> bool:

@@ -37,21 +37,23 @@ def outline(summary: Summary, *, depth: int | None = None, is_short: bool = Fals
     for each kind of state, instead of one for each parameter's.
     """
     below: dict[str | None, list[Row]] = {total.name: [] for total in summary.parts}
-    hidden: tuple[str, ...] = ()
+    hidden: dict[str | None, tuple[str, ...]] = {}
     if is_short:
-        hidden = tuple(_places(summary))
+        hidden = _places(summary)
         for part, row in _short(summary):
             below.setdefault(part, []).append(row)
     modules = _modules(summary)
     owners = _owners(summary)
     for tensor in summary.tensors:
-        if not tensor.name.startswith(hidden):
+        if not tensor.name.startswith(hidden.get(tensor.part, ())):
             below[tensor.part].append(_tensor(tensor, owners))
     for value in summary.values:
-        if not value.name.startswith(hidden) and _owner_of(value, modules) is None:
+        if _owner_of(value, modules) is None and not value.name.startswith(
+            hidden.get(value.part, ())
+        ):
             below[value.part].append(_value(value))
     for opaque in summary.opaques:
-        if not opaque.name.startswith(hidden):
+        if not opaque.name.startswith(hidden.get(opaque.part, ())):
             below[opaque.part].append(_opaque(opaque, modules.get((opaque.part, opaque.name), [])))
     for total in summary.parts:
         level = 0 if total.name is None else 1
@@ -64,7 +66,8 @@ def outline(summary: Summary, *, depth: int | None = None, is_short: bool = Fals
 def _folded(rows: list[Row], depth: int) -> list[Row]:
     folded: dict[str, Row] = {}
     for row in rows if depth > 0 else ():
-        steps = row.name.split(".")
+        # A name in brackets is one of several that are the same when dotted: it stays whole.
+        steps = [row.name] if row.name.startswith("[") else row.name.split(".")
         name = ".".join(steps[:depth])
         if len(steps) <= depth:
             folded[f"{row.kind} {name}"] = row
@@ -180,10 +183,15 @@ def _place(summary: Summary, owner: str, rest: str) -> tuple[str | None, str]:
     return None, full
 
 
-def _places(summary: Summary) -> Iterator[str]:
+def _places(summary: Summary) -> dict[str | None, tuple[str, ...]]:
+    """How the names begin of what optimizers hold, by part."""
+    found: dict[str | None, tuple[str, ...]] = {}
     for optimizer in summary.optimizers:
-        owner = f"{optimizer.name}." if optimizer.name else ""
-        yield from (f"{owner}state.", f"{owner}param_groups.")
+        for name in ("state.", "param_groups."):
+            full = f"{optimizer.name}.{name}" if optimizer.name else name
+            part, _ = _place(summary, optimizer.name, name)
+            found[part] = (*found.get(part, ()), full)
+    return found
 
 
 def _level(part: str | None) -> int:
@@ -191,7 +199,7 @@ def _level(part: str | None) -> int:
 
 
 def _below(name: str, part: str | None) -> str:
-    if part is not None and name != part:
+    if part is not None and name.startswith(f"{part}."):
         return name[len(part) + 1 :]
     return name or "the whole file"
 

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import suppress
 from typing import Any
 
-from holdfast.report.leaves import TooManyLeavesError, leaves
+from holdfast.report.leaves import leaves
 from holdfast.spec.index import ChunkedRef, SparseRef, StorageRef, TensorRef
 
 
 def tensors_by_storage(tree: Any) -> dict[str, tuple[str, ...]]:
-    """The dotted names of the tensors in each storage, by the storage's key, in order.
+    """The names of the tensors in each storage, by the storage's key, in order.
 
     In a tree that describes millions of leaves, those met first.
     """
     found: dict[str, dict[str, None]] = {}
-    with suppress(TooManyLeavesError):  # a message names what it can
-        for leaf in leaves(tree):
-            for storage in storages_of(leaf.value):
-                found.setdefault(storage.key, {})[leaf.name] = None
+    for leaf in leaves(tree).found:  # a message names what it can
+        for storage in storages_of(leaf.value):
+            found.setdefault(storage.key, {})[leaf.name] = None
     return {key: tuple(names) for key, names in found.items()}
 
 

@@ -10,15 +10,15 @@ from typing import Any
 
 from holdfast.errors import RefusedError
 from holdfast.pickles.module_walk import is_module
-from holdfast.report.choosing import chosen, not_a_tensor
+from holdfast.report.choosing import chosen
 from holdfast.report.facts import OpaqueFacts, Summary, TensorFacts, ValueFacts
-from holdfast.report.leaves import Leaf, TooManyLeavesError, leaves
+from holdfast.report.leaves import Leaf, leaves
 from holdfast.report.optimizers import find_optimizers
 from holdfast.report.totals import Sum, pieces_of, stored_numel
 from holdfast.report.values import json_of, text_of, type_of, whole_text_of
 from holdfast.spec.index import SIZED, ArrayRef, ChunkedRef, Index, Opaque, SparseRef, TensorRef
 
-__all__ = ["Summary", "not_a_tensor", "summarize"]
+__all__ = ["Summary", "summarize"]
 
 _SIZED = frozenset(SIZED)
 
@@ -33,7 +33,7 @@ def summarize(index: Index, *, name: str | None = None, grep: str | None = None)
         MissingPartError: nothing bears ``name``.
         UsageError: ``grep`` is no regular expression.
     """
-    everything, is_complete = _collect(index.tree)
+    everything, is_complete = leaves(index.tree)
     found = chosen(everything, name, grep, index.file)
     sums, tensors, plain, opaque = _sorted(found)
     opaques = tuple(_opaque_facts(leaf) for leaf in opaque)
@@ -61,15 +61,6 @@ def summarize(index: Index, *, name: str | None = None, grep: str | None = None)
         notes=(*index.notes, *_doubts(index, opaques)),
         is_complete=is_complete,
     )
-
-
-def _collect(tree: Any) -> tuple[list[Leaf], bool]:
-    found: list[Leaf] = []
-    try:
-        found.extend(leaves(tree))
-    except TooManyLeavesError:
-        return found, False
-    return found, True
 
 
 def _sorted(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import count
 from typing import Any
 
 #: A path from a tree's root: dict keys and sequence positions.
@@ -11,7 +13,50 @@ Path = tuple[Any, ...]
 
 def dotted(path: Path) -> str:
     """A path as people write it: ``model.fc.weight``, ``optimizer.state.0.exp_avg``."""
-    return ".".join(str(step) for step in path)
+    return ".".join(map(step_text, path))
+
+
+def bracketed(path: Path) -> str:
+    """A path as Python indexes it: ``['model']['fc.weight']``, ``['state'][0]``.
+
+    It tells paths apart that are the same when dotted, as keys may hold dots, or be numbers.
+    """
+    return "".join(
+        f"[{step!r}]" if isinstance(step, str) else f"[{step_text(step)}]" for step in path
+    )
+
+
+def step_text(step: Any) -> str:
+    """One step of a path as text; for a number of thousands of digits, how long it is."""
+    if isinstance(step, int) and step.bit_length() > 4096:
+        return f"<integer of {step.bit_length()} bits>"  # str() of it is an error, or takes hours
+    return str(step)
+
+
+def distinct(names: Sequence[str], path_of: Callable[[int], Path]) -> Sequence[str]:
+    """The names of paths, each its own: where several bear one, all of these are bracketed.
+
+    ``path_of`` gives the path at a position. Paths that look alike even so (their keys may be
+    objects) are numbered.
+    """
+    if len(set(names)) == len(names):
+        return names
+    made: dict[int, str] = {}
+    while True:  # what is bracketed may be what a key is called: that is bracketed, too
+        current = [made.get(position, name) for position, name in enumerate(names)]
+        borne = Counter(current)
+        twice = [p for p, name in enumerate(current) if borne[name] > 1 and p not in made]
+        if not twice:
+            break
+        made.update((position, bracketed(path_of(position))) for position in twice)
+    numbers = {name: count(2) for name, times in borne.items() if times > 1}
+    seen: set[str] = set()
+    for position, name in made.items():
+        if name in seen:
+            fresh = (f"{name}#{number}" for number in numbers[name])
+            made[position] = next(each for each in fresh if each not in borne)
+        seen.add(name)
+    return [made.get(position, name) for position, name in enumerate(names)]
 
 
 def walk(tree: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:

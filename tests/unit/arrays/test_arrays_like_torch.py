@@ -54,7 +54,7 @@ class Opened:
         self.source = open_source(io.BytesIO(saved(obj)))
         self.index = read_index(self.source)
         self.reader = Reader(self.index, self.source, verify=verify)
-        self.nodes = {leaf.name: leaf.value for leaf in leaves(self.index.tree)}
+        self.nodes = {leaf.name: leaf.value for leaf in leaves(self.index.tree).found}
 
     def array(self, name: str = "x") -> np.ndarray:
         return self.reader.array(self.nodes[name])
@@ -252,7 +252,7 @@ def flipped(obj, name: str = "x") -> tuple[bytes, TensorRef]:
     data = bytearray(saved(obj))
     with open_source(io.BytesIO(bytes(data))) as source:
         index = read_index(source)
-    node = next(leaf.value for leaf in leaves(index.tree) if leaf.name == name)
+    node = next(leaf.value for leaf in leaves(index.tree).found if leaf.name == name)
     extent = index.extents[node.storage.key]
     data[extent.offset + extent.nbytes // 2] ^= 4
     return bytes(data), node

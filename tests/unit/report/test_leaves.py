@@ -15,7 +15,7 @@ def leaves_of(obj) -> dict[str, object]:
     buffer = io.BytesIO()
     torch.save(obj, buffer)
     buffer.seek(0)
-    return {leaf.name: leaf.value for leaf in leaves(read_index(open_source(buffer)).tree)}
+    return {leaf.name: leaf.value for leaf in leaves(read_index(open_source(buffer)).tree).found}
 
 
 def tensors_of(found: dict[str, object]) -> list[str]:

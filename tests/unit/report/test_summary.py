@@ -267,7 +267,7 @@ def test_a_tree_inside_itself_ends() -> None:
     tree["me"] = tree
     tree["list"] = [1]
     tree["list"].append(tree["list"])
-    names = [leaf.name for leaf in leaves(tree)]
+    names = [leaf.name for leaf in leaves(tree).found]
     assert names == ["a", "me", "list.0", "list.1"]
     shown = {facts.name: (facts.text, facts.value) for facts in summarize(index(tree)).values}
     assert shown["me"] == ("<holds itself>", None)
