@@ -76,7 +76,10 @@ def _print(report: ConvertReport) -> None:
         answer(f"{file}: {text.size(nbytes)}")
     done = "would be written" if report.is_dry_run else "written"
     taken = "" if report.part is None else f" of {report.part}"
-    answer(f"{text.count(len(report.items), 'tensor')}{taken} {done}, {text.size(report.nbytes)}")
+    tied = sum(item.tied_to is not None for item in report.items)
+    names = f" under {len(report.items):,} names" if tied else ""
+    tensors = text.count(len(report.items) - tied, "tensor")
+    answer(f"{tensors}{taken} {done}{names}, {text.size(report.nbytes)}")
     for note in _notes(report):
         answer(f"Note: {note}")
 

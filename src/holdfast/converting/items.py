@@ -16,6 +16,7 @@ from holdfast.converting.types import dtype_of, target_of
 from holdfast.errors import UsageError
 from holdfast.io.commit import Buffer
 from holdfast.spec.dtypes import DType
+from holdfast.spec.identity import identity
 from holdfast.spec.index import SparseRef, TensorRef
 
 #: Elements that are cast at once: a piece of small ones is many times as large in between.
@@ -97,14 +98,6 @@ def _unfit(name: str, file: str, found: str, cure: str) -> UsageError:
         found=found,
         cure=cure,
     )
-
-
-def identity(node: Any) -> Hashable:
-    """What two names of one tensor have in common: the same elements in the same order."""
-    if isinstance(node, TensorRef) and node.storage is not None and node.numel:
-        bits = (node.dtype.name, node.is_conj, node.is_neg)
-        return (node.storage.key, node.offset, node.shape, node.stride, *bits)
-    return id(node)
 
 
 class Elements:

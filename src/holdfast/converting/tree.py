@@ -8,9 +8,10 @@ from typing import Any
 
 from holdfast.arrays import values
 from holdfast.arrays.read import SIZED
-from holdfast.converting.items import Item, identity
+from holdfast.converting.items import Item
 from holdfast.converting.torch_file import Storages
 from holdfast.converting.types import dtype_of
+from holdfast.spec.identity import identity
 from holdfast.spec.index import (
     ArrayRef,
     DeviceRef,

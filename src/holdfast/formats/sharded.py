@@ -140,8 +140,10 @@ def join(
             found=f"{len(shards):,}",
         )
     joined, trees, formats = Joined(folder.name), dict[str, Any](), set[str]()
+    ties: dict[str, Any] = {}
     for shard in shards:
         index = read(_opened(folder, listing, shard), encoding=encoding)
+        ties.update(_set_aside_ties(index, listing))
         _check(folder, listing, shard, index.tree)
         trees[shard] = joined.add(shard, index)
         formats.add(index.format)
@@ -156,7 +158,17 @@ def join(
         joined.notes.append(f"the listing leaves out {count}, such as {str(unlisted[0])[:200]}")
     joined.metadata.update(listing.metadata)
     kind = "safetensors_sharded" if formats == {"safetensors"} else "torch_sharded"
+    tree.update({name: ref for name, ref in ties.items() if name not in tree})
     return joined.index(kind, tree, nbytes=listing.nbytes)
+
+
+def _set_aside_ties(index: Index, listing: Listing) -> dict[str, Any]:
+    """Take other names of tied weights out of a shard's tree: the listing has none of them."""
+    if index.format != "safetensors":
+        return {}
+    names = [name for name, ref in index.tree.items() if ref.storage.key != name]
+    ties = {name: index.tree.pop(name) for name in names}
+    return {name: ref for name, ref in ties.items() if name not in listing.files}
 
 
 def _opened(folder: Folder, listing: Listing, shard: str) -> Source:

@@ -16,7 +16,8 @@ class TensorFacts(NamedTuple):
     ``kind`` is ``tensor``, ``parameter``, ``sparse_…`` (torch's layout), ``meta`` (no bytes),
     ``array`` (NumPy's), ``chunked`` (in several pieces) or the name of a tensor class. ``nbytes``
     counts its elements; an expanded tensor (stride 0) refers to fewer bytes than that.
-    ``shares_with`` is the first tensor that lies in the same storage.
+    ``shares_with`` is the first tensor that lies in the same storage, ``same_as`` the first that
+    is the same elements of it in the same shape: another name of one tensor.
     """
 
     name: str
@@ -29,6 +30,7 @@ class TensorFacts(NamedTuple):
     storage: str | None = None
     shares_with: str | None = None
     is_expanded: bool = False
+    same_as: str | None = None
 
 
 class ValueFacts(NamedTuple):

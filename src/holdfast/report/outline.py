@@ -83,8 +83,10 @@ def _folded(rows: list[Row], depth: int) -> list[Row]:
 
 def _tensor(facts: TensorFacts, owners: Mapping[str, str]) -> Row:
     text = "" if facts.kind in ("tensor", "parameter") else facts.kind
-    if facts.shares_with:
-        text += f"{', ' if text else ''}same bytes as {facts.shares_with}"
+    if facts.same_as:
+        text += f"{', ' if text else ''}same bytes as {facts.same_as}"
+    elif facts.shares_with:
+        text += f"{', ' if text else ''}in the storage of {facts.shares_with}"
     if facts.is_expanded:
         text += f"{', ' if text else ''}expanded"
     if owners and (owner := owners.get(facts.name.rpartition(".")[0])) is not None:

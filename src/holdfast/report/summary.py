@@ -16,6 +16,7 @@ from holdfast.report.leaves import Leaf, leaves
 from holdfast.report.optimizers import find_optimizers
 from holdfast.report.totals import Sum, pieces_of, stored_numel
 from holdfast.report.values import json_of, text_of, type_of, whole_text_of
+from holdfast.spec.identity import identity
 from holdfast.spec.index import SIZED, ArrayRef, ChunkedRef, Index, Opaque, SparseRef, TensorRef
 
 __all__ = ["Summary", "summarize"]
@@ -71,13 +72,13 @@ def _sorted(
     tensors: list[TensorFacts] = []
     plain: list[Leaf] = []
     opaque: list[Leaf] = []
-    first_in: dict[str, str] = {}
+    shared = _Shared()
     for leaf in found:
         value = leaf.value
         if type(value) not in _SIZED:
             (opaque if type(value) is Opaque else plain).append(leaf)
             continue
-        facts = _tensor_facts(leaf, value, first_in)
+        facts = _tensor_facts(leaf, value, shared)
         tensors.append(facts)
         key = (facts.part, facts.dtype)
         if (total := sums.get(key)) is None:
@@ -86,14 +87,33 @@ def _sorted(
     return sums, tensors, plain, opaque
 
 
-def _tensor_facts(leaf: Leaf, ref: Any, first_in: dict[str, str]) -> TensorFacts:
+class _Shared:
+    """The first tensor in each storage, and the first of those that are the same elements."""
+
+    def __init__(self) -> None:
+        self._in: dict[str, tuple[str, TensorRef]] = {}
+        self._same: dict[Any, str] = {}
+
+    def with_earlier(self, name: str, ref: TensorRef) -> tuple[str | None, str | None]:
+        """What lies in the same storage, and what is the same; None where nothing was before."""
+        key = ref.storage.key if ref.storage is not None else ""
+        if key not in self._in:
+            self._in[key] = (name, ref)
+            return None, None
+        first, its = self._in[key]
+        self._same.setdefault(identity(its), first)
+        same = self._same.setdefault(identity(ref), name)
+        return first, None if same == name else same
+
+
+def _tensor_facts(leaf: Leaf, ref: Any, shared: _Shared) -> TensorFacts:
     if type(ref) is not TensorRef:
         dtype = f"numpy {ref.dtype_str}" if type(ref) is ArrayRef else ref.dtype.name
         shape, numel = tuple(ref.shape), math.prod(ref.shape)
         return TensorFacts(leaf.name, leaf.part, _kind(ref), shape, dtype, numel, ref.nbytes)
     numel = ref.numel
     storage = None if ref.storage is None else ref.storage.key
-    first = leaf.name if storage is None else first_in.setdefault(storage, leaf.name)
+    first, same = (None, None) if storage is None else shared.with_earlier(leaf.name, ref)
     return TensorFacts(
         leaf.name,
         leaf.part,
@@ -103,8 +123,9 @@ def _tensor_facts(leaf: Leaf, ref: Any, first_in: dict[str, str]) -> TensorFacts
         numel,
         ref.dtype.nbytes_of(numel),
         storage,
-        None if first == leaf.name else first,
+        first,
         0 in ref.stride and stored_numel(ref) < numel,
+        same,
     )
 
 

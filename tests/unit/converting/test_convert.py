@@ -86,6 +86,22 @@ def test_the_model_is_found_beside_its_optimizer(training, tmp_path):
     }
 
 
+@pytest.mark.parametrize("options", [{}, {"shard_size": 200}])
+def test_tied_weights_come_back_under_all_their_names(options, training, tmp_path):
+    path, model = training
+    middle = tmp_path / ("shards" if options else "middle.safetensors")
+    holdfast.convert(path, middle, part="model", **options)
+    assert set(holdfast.open(middle).names()) == set(model.state_dict())
+    assert holdfast.verify(middle).ok
+    report = holdfast.convert(middle, tmp_path / "back.pt")
+    assert report.notes == ()
+    back = torch.load(tmp_path / "back.pt")
+    assert back["out.weight"].data_ptr() == back["embedding.weight"].data_ptr()
+    Tied().load_state_dict(back)
+    holdfast.convert(middle, tmp_path / "again.safetensors")
+    load_model(Tied(), tmp_path / "again.safetensors")
+
+
 def test_tied_weights_follow_the_rules_of_safetensors(training, tmp_path):
     """Stored once, under the first name, the other one in the metadata: load_model takes that."""
     path, model = training

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from holdfast.report.outline import Row, outline
@@ -70,6 +72,12 @@ def test_a_record_that_lies_about_parameters_is_no_crash(broken) -> None:
 def test_shared_bytes_are_said() -> None:
     tied = tensor("0", 2)
     assert [r.text for r in rows({"m": {"a": tied, "b": tied}})] == ["", "", "same bytes as m.a"]
+    view = replace(tied, shape=(1,))
+    assert [r.text for r in rows({"a": tied, "b": view, "c": replace(view)})] == [
+        "",
+        "in the storage of a",
+        "same bytes as b",
+    ]
 
 
 @pytest.mark.parametrize("tree", [3, tensor("0", 2), Opaque("m", "C", "newobj")])

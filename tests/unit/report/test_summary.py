@@ -204,6 +204,7 @@ def test_the_json_is_json_and_its_keys_are_those_promised() -> None:
         "storage": "0",
         "shares_with": None,
         "is_expanded": False,
+        "same_as": None,
     }
     assert [v["value"] for v in answer["values"]] == ["torch.float32", "Infinity"]
 

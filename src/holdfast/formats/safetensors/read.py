@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from holdfast.errors import FormatError, RefusedError
 from holdfast.formats import strict_json
 from holdfast.formats.safetensors.header import Header, read_header
-from holdfast.formats.safetensors.seal import CRCS
+from holdfast.formats.safetensors.seal import CRCS, SEAL
 from holdfast.io.source import Source
 from holdfast.spec import record as records
 from holdfast.spec.index import Extent, Index, StorageRef, TensorRef
 
 #: The key of the metadata under which the record is kept.
 RECORD = "holdfast"
+_OWN = (RECORD, CRCS, SEAL, "format")
 _HEX = re.compile(r"[0-9a-f]{8}")
 
 
 def read_index(source: Source, *, encoding: str = "utf-8") -> Index:
     """What a safetensors file holds, from its header: name to tensor, each in its own storage.
+
+    Tied weights, of which one alone is stored, are in the tree under their other names too: behind
+    the rest, in the storage of the one that was kept.
 
     Raises:
         TruncatedError: the file ends before its last tensor does.
@@ -31,14 +36,15 @@ def read_index(source: Source, *, encoding: str = "utf-8") -> Index:
     record, notes = _record(source, header.metadata)
     crcs, more = _crcs(source, header.metadata)
     tree, extents = _placed(source, header, crcs)
+    ties, notes_on_ties = _ties(header, tree)
     return Index(
         file=source.name,
         format="safetensors",
-        tree=tree,
+        tree={**tree, **ties},
         extents=extents,
         record=record,
         file_nbytes=source.size,
-        notes=(*notes, *more, *_ties(header, tree)),
+        notes=(*notes, *more, *notes_on_ties),
         metadata=header.metadata,
     )
 
@@ -113,11 +119,22 @@ def _crcs(source: Source, metadata: Mapping[str, str]) -> tuple[dict[str, int], 
     return {name: int(text, 16) for name, text in listed.items()}, ()
 
 
-def _ties(header: Header, tree: Mapping[str, TensorRef]) -> tuple[str, ...]:
-    """What ``safetensors.torch.save_model`` says of tied weights: ``{left out: kept}``."""
-    ties = [
-        f"{name} is the same tensor as {kept}, which alone is in the file"
-        for name, kept in header.metadata.items()
-        if name not in tree and kept in tree
-    ]
-    return tuple(ties[:100])
+def _ties(
+    header: Header, tree: Mapping[str, TensorRef]
+) -> tuple[dict[str, TensorRef], tuple[str, ...]]:
+    """What the metadata says of tied weights: ``{left out: kept}``, as ``save_model`` writes it.
+
+    The other text of somebody's metadata may be a tensor's name by chance. So both names end in the
+    same step (``head.weight``, ``embed.weight``) where the file is not ours; of others there is a
+    note.
+    """
+    is_ours = RECORD in header.metadata
+    ties, notes = {}, []
+    for name, kept in header.metadata.items():
+        if name in tree or kept not in tree or name in _OWN:
+            continue
+        if is_ours or name.rpartition(".")[2] == kept.rpartition(".")[2]:
+            ties[name] = replace(tree[kept])
+        else:
+            notes.append(f"{name} may be another name of {kept}: the metadata says {kept}")
+    return ties, tuple(notes[:100])

@@ -11,6 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import holdfast
 from holdfast.arrays.read import Reader
 from holdfast.errors import DamagedError, HoldfastError, RefusedError
 from holdfast.formats import read_index
@@ -188,20 +189,55 @@ def test_the_record_comes_back():
     assert broken.notes[0].startswith("the record of this checkpoint cannot be read: ")
 
 
-def test_tied_weights_are_noted(tmp_path):
-    class Tied(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.embed, self.head = torch.nn.Linear(2, 2, bias=False), torch.nn.Linear(2, 2, False)
-            self.head.weight = self.embed.weight
+class Tied(torch.nn.Module):
+    """The head's weight is the embedding's."""
 
-    safetensors.torch.save_model(Tied(), str(tmp_path / "tied"))
+    def __init__(self):
+        super().__init__()
+        self.embed, self.head = torch.nn.Linear(2, 2, bias=False), torch.nn.Linear(2, 2, False)
+        self.head.weight = self.embed.weight
+
+
+def test_tied_weights_are_there_under_all_their_names(tmp_path):
+    model = Tied()
+    safetensors.torch.save_model(model, str(tmp_path / "tied"))
     with open_source(tmp_path / "tied") as source:
         index = read_index(source)
-    assert list(index.tree) == ["embed.weight"]
-    assert index.notes == (
-        "head.weight is the same tensor as embed.weight, which alone is in the file",
-    )
+    assert list(index.tree) == ["embed.weight", "head.weight"]
+    assert index.tree["embed.weight"].storage is index.tree["head.weight"].storage
+    assert index.notes == ()
+    assert list(index.extents) == ["embed.weight"]
+    loaded = holdfast.load(tmp_path / "tied")
+    assert loaded["embed.weight"].data_ptr() == loaded["head.weight"].data_ptr()
+    fresh = Tied()
+    fresh.load_state_dict(loaded)
+    assert torch.equal(fresh.head.weight, model.embed.weight)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "names", "notes"),
+    [
+        (
+            {"best_layer": "a.weight", "x.weight": "gone.weight"},
+            ["a.weight"],
+            ("best_layer may be another name of a.weight: the metadata says a.weight",),
+        ),
+        ({"format": "a.weight", "holdfast.crc32": "a.weight"}, ["a.weight"], None),
+        ({"b.weight": "a.weight"}, ["a.weight", "b.weight"], ()),
+        ({"b.bias": "a.weight", "holdfast": "{}"}, ["a.weight", "b.bias"], None),
+    ],
+)
+def test_only_what_is_surely_another_name_is_one(metadata, names, notes, tmp_path):
+    safetensors.torch.save_file({"a.weight": torch.zeros(2)}, str(tmp_path / "f"), metadata)
+    with open_source(tmp_path / "f") as source:
+        if "holdfast.crc32" in metadata:
+            with pytest.raises(DamagedError):
+                read_index(source)
+            return
+        index = read_index(source)
+    assert list(index.tree) == names
+    if notes is not None:
+        assert index.notes == notes
 
 
 @given(
