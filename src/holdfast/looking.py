@@ -126,7 +126,7 @@ class Checkpoint:
         return summarize(self.index, name=name, grep=grep)
 
     def verify(self) -> VerifyReport:
-        """Read every byte that has a CRC and say which are not what they were when saved."""
+        """Read all that has a CRC and say which members are not what they were when saved."""
         from holdfast.report.verify import verify_index
 
         return verify_index(self.index, self._source)
@@ -195,7 +195,7 @@ def open(path: str | os.PathLike[str]) -> Checkpoint:
 def verify(
     path: str | os.PathLike[str], *, on_progress: Callable[[int], object] | None = None
 ) -> VerifyReport:
-    """Read every byte of the checkpoint that ``path`` names and compare with the CRCs it carries.
+    """Read the checkpoint that ``path`` names whole and compare with every CRC it carries.
 
     ``on_progress`` is called with the number of bytes of each piece read, from several threads.
 
@@ -332,7 +332,7 @@ class Check:
 
     def to_text(self) -> str:
         """The report, or the error's letter."""
-        return str(self.error) if self.report is None else self.report.to_text()
+        return f"{self.path}: {self.error}" if self.report is None else self.report.to_text()
 
 
 def check(

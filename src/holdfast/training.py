@@ -214,7 +214,7 @@ def load_parts(
     map_location: Any = "cpu",
     trust: Any = (),
 ) -> LoadReport:
-    """Read headers, match, verify every byte, and only then restore the parts.
+    """Read headers, match, compare every CRC, and only then restore the parts.
 
     Raises:
         MismatchError: a part does not fit, or refused its state; nothing has changed.

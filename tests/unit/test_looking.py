@@ -77,7 +77,7 @@ def test_check_takes_errors_as_answers(file, tmp_path) -> None:
     missing = looking.check(tmp_path / "missing.pt")
     assert not missing.ok
     assert isinstance(missing.error, NoCheckpointError)
-    assert missing.to_text() == str(missing.error)
+    assert missing.to_text() == f"{tmp_path / 'missing.pt'}: {missing.error}"
     assert missing.to_json()["report"] is None
     file.write_bytes(file.read_bytes()[:-30])
     assert not looking.is_whole(file)

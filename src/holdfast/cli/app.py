@@ -18,7 +18,7 @@ _HELP = """\b
 Examples:
   holdfast show model.pt            what is inside a checkpoint
   holdfast list runs/iris           the checkpoints of a run
-  holdfast verify runs/iris         is every byte what it was when saved?
+  holdfast verify runs/iris         are the bytes those that were saved?
   holdfast scan model.pt            would loading it elsewhere run anything?
   holdfast path runs/iris best:loss
 

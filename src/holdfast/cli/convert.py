@@ -80,8 +80,14 @@ def _print(report: ConvertReport) -> None:
     names = f" under {len(report.items):,} names" if tied else ""
     tensors = text.count(len(report.items) - tied, "tensor")
     answer(f"{tensors}{taken} {done}{names}, {text.size(report.nbytes)}")
-    for note in _notes(report):
+    for note in (notes := _notes(report))[:_NOTES]:
         answer(f"Note: {note}")
+    if len(notes) > _NOTES:
+        answer(f"… and {len(notes) - _NOTES} more notes (--json has them all)")
+
+
+#: Notes that a person reads.
+_NOTES = 20
 
 
 def _cells(item: Item) -> list[Cell]:

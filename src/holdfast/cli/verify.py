@@ -1,4 +1,4 @@
-"""``holdfast verify``: is every byte what it was when saved?"""
+"""``holdfast verify``: are the bytes those that were saved?"""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Examples:
   holdfast verify runs/iris --all         every checkpoint of it
   holdfast verify downloads/*.pt
 
-Read every byte and compare it with the CRC-32 the file carries. torch.load does not do that.
+Compare the bytes with every CRC-32 that the file carries. torch.load does not do that.
 
 Each file is good, damaged (the tensors are named), or unknown: nothing is known to be wrong, but
 some of it was saved without a checksum, as in safetensors and in torch's older formats.
@@ -29,7 +29,7 @@ Exit code 1 if any file is damaged or cannot be read.
 """
 
 
-@click.command(help=_HELP, short_help="Is every byte what it was when saved?")
+@click.command(help=_HELP, short_help="Are the bytes those that were saved?")
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
 @click.option("--all", "is_all", is_flag=True, help="Of a run: every checkpoint, not the latest.")
 @json_option("ok, files (each: path, ok, report, error)")

@@ -59,7 +59,7 @@ def convert(index: Index, source: Source, target: Path, options: Options) -> Con
     """
     check(target, options)
     tree = with_state_dicts(index.tree, file=index.file)
-    notes = tuple(flags(index.tree, file=index.file))
+    notes = (*index.notes, *flags(index.tree, file=index.file))
     elements = Elements(Reader(index, source))
     if _is_torch(target) and not options.wants_weights:
         report = _whole(index, tree, target, elements, options)
@@ -105,9 +105,14 @@ def _whole(
     )
     if not options.is_dry_run:
         commit(target, file.plan.nbytes, partial(file.fill, elements))
-    items = tuple(replace(item, name=item.old_name) for item in rebuilt.storages.items)
-    report = _report(index, "torch_zip", None, {str(target): file.plan.nbytes}, items, options)
-    return replace(report, left_out=tuple(rebuilt.left_out))
+    files, items = {str(target): file.plan.nbytes}, tuple(rebuilt.items)
+    report = _report(index, "torch_zip", None, files, items, options)
+    return replace(report, left_out=tuple(rebuilt.left_out), notes=_now_plain(rebuilt.plain))
+
+
+def _now_plain(classes: Mapping[str, str]) -> tuple[str, ...]:
+    """Notes on tensors that had a class of their own, by name."""
+    return tuple(f"{name} was a {symbol}: now a plain tensor" for name, symbol in classes.items())
 
 
 def _weights(
@@ -128,7 +133,9 @@ def _weights(
         files = _write_safe(index, items, target, elements, options)
     kind = "torch_zip" if _is_torch(target) else "safetensors"
     report = _report(index, kind, chosen.part, files, tuple(items), options)
-    return replace(report, left_out=chosen.left_out)
+    classes = {item.name: getattr(item.node, "subclass", None) for item in items}
+    plain = {name: found.symbol for name, found in classes.items() if found is not None}
+    return replace(report, left_out=chosen.left_out, notes=_now_plain(plain))
 
 
 def _only_names_of_their_own(

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from holdfast.converting.items import Elements, Item
+from holdfast.converting.sharing import kept_whole
 from holdfast.formats.torch_zip import members, write
 from holdfast.io.commit import Buffer
 from holdfast.pickles import writer
+from holdfast.spec.identity import identity
 from holdfast.spec.index import Quantizer, StateDict, StorageRef, TensorRef
+from holdfast.spec.strides import contiguous
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,28 +41,47 @@ class TorchFile:
 
 
 class Storages:
-    """The storages of a new file, numbered as they are first met."""
+    """The storages of a new file, numbered as they are first met.
 
-    def __init__(self) -> None:
+    ``nodes`` are the tensors of the source that go into it as they are: what they share, they share
+    in the new file too. ``items`` has one item for each storage.
+    """
+
+    def __init__(self, nodes: Iterable[Any] = ()) -> None:
         self.items: list[Item] = []
-        self._refs: dict[str, TensorRef] = {}
+        self._kept = kept_whole(nodes)
+        self._made: dict[Hashable, StorageRef] = {}
 
     def add(self, item: Item) -> TensorRef:
-        """The reference in the new file: contiguous, in a storage of its own, without gradient."""
-        kept = item.tied_to or item.name
-        found = self._refs.get(kept)
-        if found is None:
-            found = self._refs[kept] = self._new(item)
-        return found
-
-    def _new(self, item: Item) -> TensorRef:
-        numel = item.nbytes // item.dtype.itemsize
-        storage = StorageRef(str(len(self.items)), item.dtype, numel)
-        self.items.append(item)
-        ref = TensorRef(item.dtype, item.shape, contiguous(item.shape), storage)
-        if item.cast is None and isinstance(item.node, TensorRef):
-            ref.quantizer = self._quantizer(item, item.node.quantizer)
+        """The reference in the new file: a view as in the source, or contiguous."""
+        node = item.node
+        is_as_it_was = item.cast is None and isinstance(node, TensorRef)
+        if is_as_it_was and node.storage is not None and node.storage.key in self._kept:
+            storage = self._whole(item, node.storage)
+            ref = TensorRef(item.dtype, item.shape, node.stride, storage, node.offset)
+        else:
+            ref = TensorRef(item.dtype, item.shape, contiguous(item.shape), self._own(item))
+        if is_as_it_was:
+            ref.quantizer = self._quantizer(item, node.quantizer)
         return ref
+
+    def _whole(self, item: Item, found: StorageRef) -> StorageRef:
+        if found.key not in self._made:
+            shape = (found.nbytes // item.dtype.itemsize,)
+            everything = TensorRef(item.dtype, shape, (1,), found)
+            self._made[found.key] = self._new(replace(item, node=everything, shape=shape))
+        return self._made[found.key]
+
+    def _own(self, item: Item) -> StorageRef:
+        key = ("elements", identity(item.node), item.dtype.name)
+        if key not in self._made:
+            self._made[key] = self._new(item)
+        return self._made[key]
+
+    def _new(self, item: Item) -> StorageRef:
+        self.items.append(item)
+        numel = item.nbytes // item.dtype.itemsize
+        return StorageRef(str(len(self.items) - 1), item.dtype, numel)
 
     def _quantizer(self, item: Item, quantizer: Quantizer | None) -> Quantizer | None:
         if quantizer is None or quantizer.axis is None:
@@ -76,20 +98,11 @@ class Storages:
         return self.add(Item(name, name, part, tuple(part.shape), part.dtype, part.dtype))
 
 
-def contiguous(shape: Sequence[int]) -> tuple[int, ...]:
-    """The strides (elements) of a tensor whose elements lie one behind the other in C order."""
-    strides, step = [], 1
-    for size in reversed(shape):
-        strides.append(step)
-        step *= max(1, size)
-    return tuple(reversed(strides))
-
-
 def weights(
     items: Sequence[Item], *, is_plain: bool, aside: Mapping[str, Any] | None
 ) -> tuple[Any, Storages]:
     """The tree of a file of weights: an OrderedDict as ``state_dict()`` gives, or a plain dict."""
-    storages = Storages()
+    storages = Storages(item.node for item in items if item.cast is None)
     tree: dict[str, Any] = {} if is_plain else StateDict()
     for item in items:
         tree[item.name] = storages.add(item)

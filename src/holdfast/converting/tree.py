@@ -11,9 +11,8 @@ from holdfast.arrays.read import SIZED
 from holdfast.converting.items import Item
 from holdfast.converting.torch_file import Storages
 from holdfast.converting.types import dtype_of
-from holdfast.spec.identity import identity
+from holdfast.pickles.limits import nodes
 from holdfast.spec.index import (
-    ArrayRef,
     DeviceRef,
     DTypeRef,
     LayoutRef,
@@ -23,6 +22,7 @@ from holdfast.spec.index import (
     StateDict,
     TensorRef,
 )
+from holdfast.spec.tree import Path, dotted
 
 _PLAIN = (int, float, complex, bool, str, bytes, bytearray, type(None))
 _REFERENCES = (DTypeRef, DeviceRef, LayoutRef, SizeRef)
@@ -32,35 +32,38 @@ _LEFT_OUT = object()
 class Rebuilt:
     """A tree of nodes that ``pickles.writer`` takes; ``left_out`` names what it does not.
 
-    Objects of classes outside the closed table, raw storages, tensors without values and NumPy
-    arrays of anything but numbers are left out; NumPy arrays become tensors and NumPy scalars plain
-    numbers, so that ``torch.load(weights_only=True)`` opens the file.
+    Objects of classes outside the closed table, raw storages and NumPy arrays of anything but
+    numbers are left out, and attributes set on tensors; NumPy arrays become tensors and NumPy
+    scalars plain numbers, so that ``torch.load(weights_only=True)`` opens the file. ``items`` has
+    each tensor once; of those in ``plain`` the class of their own is gone, by name: they are plain
+    tensors now.
     """
 
     def __init__(self, tree: Any, file: str) -> None:
-        self.storages = Storages()
+        self.storages = Storages(nodes(tree))
+        self.items: list[Item] = []
         self.left_out: list[str] = []
+        self.plain: dict[str, str] = {}
         self._file = file
         self._made: dict[Any, Any] = {}
         self._alive: list[Any] = []
         made = self._build(tree, ())
         self.tree = {} if made is _LEFT_OUT else made
 
-    def _build(self, node: Any, path: tuple[str, ...]) -> Any:
+    def _build(self, node: Any, path: Path) -> Any:
         if isinstance(node, _REFERENCES) or type(node) in _PLAIN:
             return node
-        key = identity(node) if isinstance(node, TensorRef) else id(node)
-        if key in self._made:
-            return self._made[key]
+        if id(node) in self._made:
+            return self._made[id(node)]
         self._alive.append(node)
-        made = self._new(node, path, key)
+        made = self._new(node, path, id(node))
         if made is _LEFT_OUT:
-            self.left_out.append(".".join(path))
+            self.left_out.append(dotted(path))
         else:
-            self._made[key] = made
+            self._made[id(node)] = made
         return made
 
-    def _new(self, node: Any, path: tuple[str, ...], key: Any) -> Any:
+    def _new(self, node: Any, path: Path, key: int) -> Any:
         if isinstance(node, Counter):
             return Counter(node)
         if isinstance(node, Mapping):
@@ -77,36 +80,50 @@ class Rebuilt:
             return self._tensor(node, path)
         return _LEFT_OUT
 
-    def _mapping(self, node: Mapping[Any, Any], path: tuple[str, ...], key: Any) -> Any:
+    def _mapping(self, node: Mapping[Any, Any], path: Path, key: int) -> Any:
         made: dict[Any, Any] = StateDict() if isinstance(node, StateDict) else {}
         self._made[key] = made  # before its values, which may lead back to it
         for name, value in node.items():
-            child = self._build(value, (*path, str(name)))
+            child = self._build(value, (*path, name))
             if child is not _LEFT_OUT:
                 made[name] = child
         if isinstance(made, StateDict) and isinstance(node, StateDict):
             made.aside = node.aside
         return made
 
-    def _sequence(self, node: Any, path: tuple[str, ...], key: Any) -> Any:
+    def _sequence(self, node: Any, path: Path, key: int) -> Any:
         made: list[Any] = []
         if isinstance(node, list):
             self._made[key] = made
         for position, value in enumerate(node):
-            child = self._build(value, (*path, str(position)))
+            child = self._build(value, (*path, position))
             made.append(None if child is _LEFT_OUT else child)  # what follows keeps its position
         return made if isinstance(node, list) else tuple(made)
 
-    def _tensor(self, node: Any, path: tuple[str, ...]) -> Any:
+    def _tensor(self, node: Any, path: Path) -> Any:
         found = dtype_of(node)
-        has_values = not isinstance(node, TensorRef) or node.storage is not None or not node.numel
-        if found is None or not has_values or (isinstance(node, ArrayRef) and not node.dtype_str):
+        if found is None:
             return _LEFT_OUT
-        name = ".".join(path) or "tensor"
-        # Names are unique among storages only as long as they are told apart here.
-        unique = f"{name}#{len(self.storages.items)}"
-        return self.storages.add(Item(unique, name, node, tuple(node.shape), found, found))
+        self._note_class(node, path)
+        if isinstance(node, TensorRef) and node.storage is None:
+            grads = (node.requires_grad, node.is_parameter)
+            return TensorRef(node.dtype, node.shape, node.stride, None, 0, *grads)
+        name = dotted(path) or "tensor"
+        item = Item(name, name, node, tuple(node.shape), found, found)
+        self.items.append(item)
+        made = self.storages.add(item)
+        if isinstance(node, TensorRef):
+            made.requires_grad, made.is_parameter = node.requires_grad, node.is_parameter
+        return made
 
-    def _sparse(self, node: SparseRef, path: tuple[str, ...]) -> Any:
+    def _note_class(self, node: Any, path: Path) -> None:
+        subclass = getattr(node, "subclass", None)
+        if subclass is not None:
+            self.plain[dotted(path)] = subclass.symbol
+        if getattr(node, "attributes", None) is not None:
+            self.left_out.append(f"{dotted(path)}.__dict__")
+
+    def _sparse(self, node: SparseRef, path: Path) -> Any:
+        self._note_class(node, path)
         parts = {name: self._build(part, (*path, name)) for name, part in node.components.items()}
         return SparseRef(node.layout, node.shape, parts, node.is_coalesced)

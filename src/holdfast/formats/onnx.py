@@ -10,9 +10,9 @@ from holdfast.errors import FormatError
 from holdfast.formats.onnx_places import Places
 from holdfast.formats.onnx_tensor import STRING, Proto, read_proto, shape_of
 from holdfast.formats.protobuf import BYTES, VARINT, Field, Walker
-from holdfast.formats.safetensors.read import contiguous
 from holdfast.io.source import Source
 from holdfast.spec.index import Extent, Index, SparseRef, StorageRef, TensorRef
+from holdfast.spec.strides import contiguous
 
 #: The fields of a ModelProto that are text or a number, by the names they get in the metadata.
 _ABOUT = {1: "ir_version", 2: "producer_name", 3: "producer_version", 4: "domain"} | {

@@ -188,13 +188,23 @@ class _Writer:
     # ---- tensors
 
     def _tensor(self, ref: TensorRef) -> None:
-        storage = ref.storage
-        if storage is None:
-            args = (DTypeRef(ref.dtype.name), tuple(ref.shape), tuple(ref.stride), False)
+        if ref.is_parameter:
+            self._symbol("torch._utils", "_rebuild_parameter")
+            self.out.append(_MARK)
+        self._data(ref)
+        if ref.is_parameter:
+            self.save(ref.requires_grad)
+            self._call("collections", "OrderedDict", ())  # backward hooks, of which there are none
+            self.out.append(_TUPLE + _REDUCE)
+        self._put(id(ref))
+
+    def _data(self, ref: TensorRef) -> None:
+        if ref.storage is None:
+            size, stride = tuple(ref.shape), tuple(ref.stride)
+            args = (DTypeRef(ref.dtype.name), size, stride, ref.requires_grad)
             self._call("torch._utils", "_rebuild_meta_tensor_no_storage", args)
         else:
-            self._view(ref, storage)
-        self._put(id(ref))
+            self._view(ref, ref.storage)
 
     def _view(self, ref: TensorRef, storage: StorageRef) -> None:
         call = "_rebuild_tensor_v2" if ref.dtype.storage_class else "_rebuild_tensor_v3"
@@ -205,7 +215,7 @@ class _Writer:
             self.save(part)
         if ref.quantizer is not None:
             self._quantizer(ref.quantizer)
-        self.save(False)  # requires_grad
+        self.save(ref.requires_grad and not ref.is_parameter)
         self._call("collections", "OrderedDict", ())  # backward hooks, of which there are none
         if call == "_rebuild_tensor_v3":
             self.save(DTypeRef(ref.dtype.name))

@@ -17,7 +17,7 @@ from holdfast.spec.index import Extent, Index
 _RANGE = 64 << 20
 _MOST_THREADS = 4
 
-#: Why members have no CRC, by format.
+#: Why members have no CRC, by format; of those with files of several formats, which these are.
 _NO_CRCS = {
     "torch_zip": "torch was told to compute none: torch.serialization.set_crc32_options",
     "torch_legacy": "files of torch before 1.6 have none",
@@ -26,6 +26,10 @@ _NO_CRCS = {
     "safetensors_sharded": "safetensors files have none",
     "onnx": "ONNX files have none",
     "pickle": "pickles have none",
+    "dcp": "what holds the tensors' places, and pickles among the data, have none",
+    "dcp_safetensors": "safetensors files have none",
+    "torch_sharded": "files of torch before 1.6 and listings have none",
+    "model_folder": "safetensors files, JSON and files of torch before 1.6 have none",
 }
 
 
@@ -63,9 +67,10 @@ class VerifyReport:
     """What checking a file gave.
 
     ``status`` is ``good`` (every member has a CRC and it is right), ``damaged``, or ``unknown``
-    (none is wrong, but members without CRC could not be checked: ``unknown_members`` of them).
+    (none is wrong, but members without CRC could not be checked: ``unknown`` names them).
     ``checked_nbytes`` counts the bytes whose CRC was compared, ``members`` all members. ``why``
-    says why members have no CRC, where that is known.
+    says why members have no CRC, where that is known. Headers and padding between the members have
+    no CRC in most formats: where two of them say the same thing, reading compares them.
     """
 
     file: str
@@ -73,8 +78,13 @@ class VerifyReport:
     damages: tuple[Damage, ...] = ()
     checked_nbytes: int = 0
     members: int = 0
-    unknown_members: int = 0
+    unknown: tuple[str, ...] = ()
     why: str | None = None
+
+    @property
+    def unknown_members(self) -> int:
+        """How many members have no CRC."""
+        return len(self.unknown)
 
     @property
     def ok(self) -> bool:
@@ -90,6 +100,7 @@ class VerifyReport:
             "checked_nbytes": self.checked_nbytes,
             "members": self.members,
             "unknown_members": self.unknown_members,
+            "unknown": list(self.unknown),
             "why": self.why,
         }
 
@@ -98,9 +109,10 @@ class VerifyReport:
         if self.status == "good":
             return f"{self.file}: good ({self.members} members, {self.checked_nbytes:,} bytes)"
         if self.status == "unknown":
+            names = f": {first_few(self.unknown)}" if self.unknown_members < self.members else ""
             return (
                 f"{self.file}: unknown: {self.unknown_members} of {self.members} members were "
-                f"saved without a checksum{f' ({self.why})' if self.why else ''}"
+                f"saved without a checksum{f' ({self.why})' if self.why else ''}{names}"
             )
         lines = [f"{self.file}: damaged ({len(self.damages)} of {self.members} members)"]
         for damage in self.damages:
@@ -124,15 +136,15 @@ def verify_index(
     known = [extent for extent in extents if extent.expected_crc is not None]
     crcs = _crcs_of(known, source, on_progress)
     wrong = [(e, crc) for e, crc in zip(known, crcs, strict=True) if crc != e.expected_crc]
-    unknown = len(extents) - len(known)
+    unknown = tuple(extent.member for extent in extents if extent.expected_crc is None)
     return VerifyReport(
         file=index.file,
         status="damaged" if wrong else ("unknown" if unknown else "good"),
         damages=_damages(index, wrong),
         checked_nbytes=sum(extent.nbytes for extent in known),
         members=len(extents),
-        unknown_members=unknown,
-        why=_NO_CRCS.get(index.format) if unknown else None,
+        unknown=unknown,
+        why=_NO_CRCS.get(index.format.removeprefix("gzip of ")) if unknown else None,
     )
 
 

@@ -240,6 +240,99 @@ def test_plain_files_are_what_libtorch_reads(training, tmp_path):
     assert same(made, training[1].state_dict())
 
 
+def test_views_share_their_storage_in_the_new_file_as_torch_saved_it(tmp_path):
+    base, images = torch.arange(12.0), torch.randn(2, 3, 4, 4).to(memory_format=torch.channels_last)
+    tree = {
+        "base": base,
+        "view": base[2:8].view(2, 3),
+        "expanded": torch.ones(1, 1).expand(1000, 1000),
+        "images": images,
+        "slice": torch.zeros(1_000_000)[10:14],
+        "tied slice": None,
+    }
+    tree["tied slice"] = tree["slice"][:]
+    torch.save(tree, tmp_path / "a.pt")
+    report = holdfast.convert(tmp_path / "a.pt", tmp_path / "b.pt")
+    holdfast.convert(tmp_path / "a.pt", tmp_path / "w.pt", rename={"base": "base"})
+    assert [item.name for item in report.items] == list(tree)
+    for made in (torch.load(tmp_path / "b.pt"), torch.load(tmp_path / "w.pt")):
+        assert all(torch.equal(made[name], tree[name]) for name in tree)
+        assert made["images"].stride() == images.stride()
+        assert made["slice"].data_ptr() == made["tied slice"].data_ptr()
+        made["base"][2] = 100
+        assert made["view"][0, 0] == 100
+    assert (tmp_path / "b.pt").stat().st_size < 6000
+    assert (tmp_path / "w.pt").stat().st_size < 6000
+
+
+def test_one_tensor_twice_is_one_tensor_and_another_in_its_storage_another(tmp_path):
+    shared = torch.zeros(3)
+    torch.save({"a": shared, "b": shared, "c": shared.detach()}, tmp_path / "a.pt")
+    holdfast.convert(tmp_path / "a.pt", tmp_path / "b.pt")
+    made = torch.load(tmp_path / "b.pt")
+    assert made["a"] is made["b"]
+    assert made["a"] is not made["c"]
+    assert made["a"].data_ptr() == made["c"].data_ptr()
+
+
+def test_parameters_and_gradients_stay_where_the_whole_file_is_kept(tmp_path):
+    tree = {
+        "p": torch.nn.Parameter(torch.ones(2)),
+        "frozen": torch.nn.Parameter(torch.ones(2), requires_grad=False),
+        "t": torch.ones(2, requires_grad=True),
+        "meta": torch.nn.Parameter(torch.empty(2, device="meta")),
+    }
+    torch.save(tree, tmp_path / "a.pt")
+    holdfast.convert(tmp_path / "a.pt", tmp_path / "b.pt")
+    made = torch.load(tmp_path / "b.pt", weights_only=True)
+    for name, wanted in tree.items():
+        assert type(made[name]) is type(wanted)
+        assert made[name].requires_grad is wanted.requires_grad
+        assert made[name].device == wanted.device
+
+
+class Tagged(torch.Tensor):
+    """A class of its own."""
+
+
+def test_what_a_tensor_loses_is_said(tmp_path):
+    tensor = torch.ones(2).as_subclass(Tagged)
+    noted = torch.ones(2)
+    noted.note = "mine"
+    torch.save({"x": tensor, "y": noted}, tmp_path / "a.pt")
+    report = holdfast.convert(tmp_path / "a.pt", tmp_path / "b.pt")
+    assert f"x was a {__name__}.Tagged: now a plain tensor" in report.notes
+    assert report.left_out == ("y.__dict__",)
+    report = holdfast.convert(tmp_path / "a.pt", tmp_path / "b.safetensors")
+    assert f"x was a {__name__}.Tagged: now a plain tensor" in report.notes
+
+
+def test_parts_that_are_not_taken_are_named(training, tmp_path):
+    path, _ = training
+    report = holdfast.convert(path, tmp_path / "a.safetensors")
+    assert (report.part, report.left_out) == ("model", ("optimizer", "epoch"))
+    asked = holdfast.convert(path, tmp_path / "a.safetensors", part="model")
+    assert asked.left_out == ()
+    state = holdfast.convert(path, tmp_path / "a.safetensors", part="optimizer")
+    assert "param_groups.0.lr" in state.left_out
+
+
+def test_extra_state_is_named_where_it_has_no_place(tmp_path):
+    weights = {"w": torch.ones(2), "block._extra_state": {"calls": 3}}
+    torch.save(weights, tmp_path / "a.pt")
+    report = holdfast.convert(tmp_path / "a.pt", tmp_path / "a.safetensors")
+    assert report.left_out == ("block._extra_state.calls",)
+    holdfast.convert(tmp_path / "a.pt", tmp_path / "b.pt")
+    assert torch.load(tmp_path / "b.pt")["block._extra_state"] == {"calls": 3}
+
+
+def test_what_is_known_of_the_source_is_said(tmp_path):
+    frozen = torch.jit.freeze(torch.jit.script(torch.nn.Linear(2, 2).eval()))
+    torch.jit.save(frozen, tmp_path / "a.pt")
+    report = holdfast.convert(tmp_path / "a.pt", tmp_path / "b.safetensors")
+    assert any("constants of its code" in note for note in report.notes)
+
+
 def test_objects_are_left_out_and_named(tmp_path):
     path = tmp_path / "a.pt"
     torch.save(
@@ -286,10 +379,12 @@ def test_every_kind_of_tensor_goes_through(tmp_path):
     torch.save(tensors, tmp_path / "a.pt")
     report = holdfast.convert(tmp_path / "a.pt", tmp_path / "b.pt")
     made = torch.load(tmp_path / "b.pt", weights_only=True)
-    assert report.left_out == ("meta",)
+    assert report.left_out == ()
+    assert made["meta"].device.type == "meta"
     for name, wanted in tensors.items():
         if name == "meta":
             continue
+        assert made[name].shape == wanted.shape
         assert made[name].dtype == wanted.dtype
         assert made[name].layout == wanted.layout
         pair = [t.dequantize() if t.is_quantized else t.to_dense() for t in (made[name], wanted)]

@@ -135,7 +135,13 @@ def test_only_weights_are_one_part(tmp_path):
     assert dict(index.metadata) == {"format": "pt"}
     with holdfast.open(tmp_path) as checkpoint:
         assert checkpoint.array("model.w").tolist() == [1, 1]
-    assert holdfast.verify(tmp_path).status == "unknown"
+    assert holdfast.verify(tmp_path).unknown == ("model.safetensors/w",)
+    torch.save({"lr": torch.ones(1)}, tmp_path / "optimizer.pt")
+    report = holdfast.verify(tmp_path)
+    assert (report.status, report.unknown) == ("unknown", ("model.safetensors/w",))
+    assert report.to_text().endswith(
+        "(safetensors files, JSON and files of torch before 1.6 have none): model.safetensors/w"
+    )
 
 
 def test_two_files_of_one_stem_have_their_whole_names(tmp_path):

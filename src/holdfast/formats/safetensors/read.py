@@ -14,6 +14,7 @@ from holdfast.formats.safetensors.seal import CRCS, SEAL
 from holdfast.io.source import Source
 from holdfast.spec import record as records
 from holdfast.spec.index import Extent, Index, StorageRef, TensorRef
+from holdfast.spec.strides import contiguous
 
 #: The key of the metadata under which the record is kept.
 RECORD = "holdfast"
@@ -66,15 +67,6 @@ def _placed(
         tree[name] = TensorRef(dtype, shape, stride, storage)
         extents[name] = Extent(file, start + begin, nbytes, crcs.get(name), name)
     return tree, extents
-
-
-def contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The strides, in elements, of a tensor that lies in C order."""
-    strides, step = [], 1
-    for size in reversed(shape):
-        strides.append(step)
-        step *= size or 1
-    return tuple(reversed(strides))
 
 
 def _halved(source: Source, name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
