@@ -7,6 +7,7 @@ come with a right checksum), or ``DIR:`` and the files of a folder.
 from __future__ import annotations
 
 import io
+import json
 import math
 import resource
 import struct
@@ -14,17 +15,26 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from holdfast.arrays.read import SIZED, Reader
+from holdfast.arrays.text import numbers_of, text_of
+from holdfast.converting.convert import Options, convert
 from holdfast.errors import HoldfastError
 from holdfast.formats import read_index
 from holdfast.io.source import Memory, Source, open_source
+from holdfast.report.choosing import ByName
 from holdfast.report.crawl import scan_source
 from holdfast.report.leaves import leaves
+from holdfast.report.outline import outline
 from holdfast.report.summary import summarize
 from holdfast.report.verify import verify_index
 from holdfast.spec.index import Index
+from holdfast.tensors.materialise import materialise
 
 PICKLE, FOLDER = b"PKL:", b"DIR:"
 #: No input is worth more: seconds of work, bytes of memory beside those of its own.
@@ -32,6 +42,7 @@ MOST_SECONDS = 5.0
 MOST_NBYTES = 1 << 30
 _MOST_ELEMENTS = 10_000
 _MOST_FILES = 20
+_MOST_PRINTED, _MOST_WRITTEN = 50, 1 << 20
 _PLAIN = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
 
 
@@ -43,7 +54,7 @@ def limit_memory(nbytes: int = MOST_NBYTES) -> None:
 
 
 def look(data: bytes) -> None:
-    """Read, sum up, verify and scan; an error that is no HoldfastError is a finding.
+    """Do all that can be done with a file; an error that is no HoldfastError is a finding.
 
     Raises:
         AssertionError: it took longer than any input may.
@@ -63,7 +74,7 @@ def look(data: bytes) -> None:
 
 
 def _look_at(source: Source) -> None:
-    for act in (_read, scan_source):
+    for act in (_read, _print, _load, _convert, scan_source):
         letter = ""
         try:
             act(source)
@@ -76,18 +87,61 @@ def _read(source: Source) -> None:
     index = read_index(source)
     summarize(index)
     verify_index(index, source)
-    _read_arrays(index, source)
-
-
-def _read_arrays(index: Index, source: Source) -> None:
     reader = Reader(index, source)
+    for _, node in _small_tensors(index):
+        with suppress(HoldfastError):
+            reader.array(node)
+
+
+def _small_tensors(index: Index) -> Iterator[tuple[str, Any]]:
     for leaf in leaves(index.tree).found:
         node = leaf.value
         if isinstance(node, SIZED) and math.prod(node.shape) <= _MOST_ELEMENTS:
+            yield leaf.name, node
+
+
+def _print(source: Source) -> None:
+    """What ``show`` does, with a name and without."""
+    index = read_index(source)
+    by_name, reader = ByName(index.tree), Reader(index, source)
+    names = by_name.names()
+    assert len(set(names)) == len(names)
+    summary = summarize(index)
+    for options in ({}, {"is_short": True}, {"depth": 2}):
+        assert all(isinstance(row.name, str) for row in outline(summary, **options))
+    json.dumps(summary.to_json(), allow_nan=False)
+    for name, node in islice(_small_tensors(index), _MOST_PRINTED):
+        with suppress(HoldfastError):
+            assert by_name.find(name, "file") is node
+            text_of(node, reader)
+            numbers_of(node, reader)
+
+
+def _load(source: Source) -> None:
+    index = read_index(source)
+    for opaque in ("keep", "state_dict"):
+        with suppress(HoldfastError):
+            materialise(index, source, opaque=opaque)
+
+
+def _convert(source: Source) -> None:
+    """Plan it in every form; write it if it is small, and read that."""
+    index = read_index(source)
+    forms = [("a.pt", Options()), ("b.pt", Options(is_plain=True)), ("c.safetensors", Options())]
+    forms += [("d.safetensors", Options(dtype="bf16")), ("e", Options(shard_size="1KB"))]
+    with tempfile.TemporaryDirectory(dir=_memory_disk()) as folder:
+        for name, options in forms:
+            target = Path(folder, name)
             try:
-                reader.array(node)
+                planned = convert(index, source, target, replace(options, is_dry_run=True))
+                if planned.nbytes > _MOST_WRITTEN:
+                    continue
+                written = convert(index, source, target, options)
             except HoldfastError:
                 continue
+            assert written.files == planned.files
+            with open_source(target) as made:
+                assert verify_index(read_index(made), made).status == "good"
 
 
 def _wrapped(pickle: bytes) -> bytes:

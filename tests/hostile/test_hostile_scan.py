@@ -17,43 +17,9 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
+from scanning import BENIGN, EVIL, members, scan, tar, torch_zip
 
 import holdfast
-from holdfast.io.source import Memory
-from holdfast.report.crawl import scan_source
-from holdfast.report.scan import ScanReport
-
-#: It would call ``posix.abort_``, which no module has: even loaded it does nothing.
-EVIL = b"\x80\x02cposix\nabort_\n)R."
-BENIGN = b"\x80\x02}q\x00."
-
-
-def scan(data: bytes) -> ScanReport:
-    return scan_source(Memory(data, "file"))
-
-
-def members(report: ScanReport) -> list[str]:
-    return [p.member for p in report.places if any(s.symbol == "posix.abort_" for s in p.symbols)]
-
-
-def torch_zip(data_pkl: bytes = BENIGN, extra: dict[str, bytes] | None = None, **how) -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", **how) as archive:
-        archive.writestr("a/data.pkl", data_pkl)
-        archive.writestr("a/version", b"3\n")
-        for name, data in (extra or {}).items():
-            archive.writestr(name, data)
-    return buffer.getvalue()
-
-
-def tar(**files: bytes) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as archive:
-        for name, data in files.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            archive.addfile(info, io.BytesIO(data))
-    return buffer.getvalue()
 
 
 def text(data: bytes) -> bytes:
@@ -244,9 +210,26 @@ def test_a_folder(tmp_path: Path):
 
 
 def test_a_pickle_behind_others_in_a_folder_is_found_by_the_numbers_of_the_metadata(tmp_path):
-    (tmp_path / "__0_0.distcp").write_bytes(b"\xff" * 777 + EVIL)
-    (tmp_path / ".metadata").write_bytes(pickle.dumps([1, 777]))
-    assert holdfast.scan(tmp_path).verdict == "harmful"
+    inner = tmp_path / "step" / "model"
+    inner.mkdir(parents=True)
+    for folder in (tmp_path, inner):
+        (folder / "__0_0.distcp").write_bytes(b"\xff" * 777 + EVIL)
+        (folder / ".metadata").write_bytes(pickle.dumps([1, 777]))
+        assert holdfast.scan(tmp_path).verdict == "harmful"
+        (folder / "__0_0.distcp").unlink()
+
+
+def test_a_link_to_a_folder_is_told_of(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "x.pkl").write_bytes(EVIL)
+    (tmp_path / "a" / "link").symlink_to(tmp_path / "b")
+    (tmp_path / "a" / ".metadata").write_bytes(BENIGN)
+    report = holdfast.scan(tmp_path / "a")
+    assert report.verdict == "broken"
+    assert [each.what for each in report.problems] == [
+        "a link to a folder is not followed: scan that as well"
+    ]
 
 
 def test_what_is_named_in_metadata_alone_is_clean_nowhere_else(tmp_path):
@@ -293,6 +276,10 @@ BOMBS = {
     "a gzip of a pickle": gzip.compress(b"N0" * 40_000_000, 1),
     "one name again and again": torch_zip(b"\x80\x02" + b"cposix\nabort_\n0" * 200_000),
     "signatures": b"PK\x03\x04" * 100_000,
+    "ends of archives behind headers": (
+        struct.pack("<4s5H3I2H", b"PK\x03\x04", 0, 0, 0, 0, 0, 0, 0, 0, 0, 0) + b"PK\x05\x06"
+    )
+    * 3000,
     "beginnings of pickles": oldest("views")[:1024] + b"\x80\x02N" * 60_000,
     "pickles in a row": BENIGN * 100_000,
     "members": torch_zip(extra={f"a/{n}": b"\x80\x02N0" * 9 for n in range(5000)}),

@@ -67,6 +67,7 @@ class Walker:
         self.is_later = start > 0
         self.allowance = allowance
         self.base, self.pos, self.data = start, 0, b""
+        self.frame_end: int | None = None
         self.stack: list[Any] = []
         self.marks: list[list[Any]] = []
         self.memo: dict[int, Any] = {}
@@ -87,8 +88,13 @@ class Walker:
         self.base += self.pos
         self.pos = 0
         self.data = self.source.read_at(self.base, min(nbytes, self.source.size - self.base))
+        self._set_edge()
+
+    def _set_edge(self) -> None:
         # Up to here an opcode and its fixed arguments lie in the window, or the bytes end.
         self.edge = len(self.data) - (_REACH if self._more() else 1)
+        if self.frame_end is not None:
+            self.edge = min(self.edge, self.frame_end - self.base - 1)
 
     def _more(self) -> bool:
         """Whether bytes lie behind the window."""
@@ -132,13 +138,35 @@ class Walker:
         self.pos += len(found) + 1
         if stop < 0:
             self.pos = len(self.data)
-            self.misfit("it ends in the middle of a line")
+            self.problem = self.problem or _ENDS.format(self.at, "it ends in the middle of a line")
         return found
+
+    def frame(self, nbytes: int) -> None:
+        """Begin a frame of so many bytes."""
+        if self.frame_end is not None:
+            self._cut()
+        if nbytes > self.source.size - self.at:
+            # One of the readers goes on with what is there.
+            self.problem = self.problem or _ENDS.format(self.at - 9, "its frame ends with the file")
+            return
+        self.frame_end = self.at + nbytes
+        self._set_edge()
+
+    def _cut(self) -> None:
+        """A frame's edge is inside an opcode: one reader drops bytes there, and reads other names.
+
+        Modules/_pickle.c: a line that does not end in the buffer is read anew from the file.
+        """
+        self.nameless().ways["called"] = None
+        self.problem = self.problem or f"a frame is cut inside an opcode, at byte {self.at:,}"
 
     # ---- what does not fit
 
     def misfit(self, what: str) -> None:
         """Every reader stops here; a walk through a pickle that is one goes on."""
+        if self.frame_end is not None and self.at > self.frame_end:
+            self._cut()
+            self.frame_end = None
         if self.is_guess:
             raise Ends(what)
         if self.problem is None:
@@ -269,6 +297,13 @@ class Walker:
         )
 
     def _go_on(self) -> None:
+        if self.frame_end is not None and self.at >= self.frame_end:
+            if self.at > self.frame_end:
+                self._cut()
+            self.frame_end = None
+            self._set_edge()
+            if self.pos <= self.edge:
+                return
         if self._more():
             self._refill(_WINDOW)
         if self.pos >= len(self.data):

@@ -45,7 +45,7 @@ def _dup(w: Walker) -> None:
 
 
 def _put(w: Walker) -> None:
-    w.put(_decimal(w))
+    w.put(_decimal(w, 10))
 
 
 def _binput(w: Walker) -> None:
@@ -65,7 +65,7 @@ def _memoize(w: Walker) -> None:
 
 
 def _get(w: Walker) -> None:
-    w.get(_decimal(w))
+    w.get(_decimal(w, 10))
 
 
 def _binget(w: Walker) -> None:
@@ -87,8 +87,7 @@ def _proto(w: Walker) -> None:
 
 
 def _frame(w: Walker) -> None:
-    if w.number(8) > w.source.size - w.at:
-        w.misfit("it ends in the middle of a frame")
+    w.frame(w.number(8))
 
 
 # ---- numbers, text, bytes
@@ -116,26 +115,32 @@ def _long(width: int) -> Callable[[Walker], None]:
     return push
 
 
-def _decimal(w: Walker) -> int:
-    written = w.line()
+def _decimal(w: Walker, base: int) -> int:
+    """The number of a line, as generously as any reader takes it; base 0 is that of literals.
+
+    CPython's reader in C stops at a NUL and takes ``010`` for 8 (Modules/_pickle.c: ``load_int``).
+    """
+    written = w.line().partition(b"\0")[0]
     if len(written) > _LONGEST_DECIMAL:
         return -1
-    try:
-        number = int(written.removesuffix(b"L"))
-    except ValueError:
-        w.misfit("a number in it is none")
-        return -1
-    return number
+    written = written.strip().removesuffix(b"L")
+    for each in (base, 8):
+        try:
+            return int(written, each)
+        except ValueError:
+            continue
+    w.misfit("a number in it is none")
+    return -1
 
 
 def _decimal_value(w: Walker) -> None:
-    _decimal(w)
+    _decimal(w, 0)
     w.stack.append(None)
 
 
 def _float(w: Walker) -> None:
     try:
-        float(w.line())
+        float(w.line().partition(b"\0")[0])
     except ValueError:
         w.misfit("a number in it is none")
     w.stack.append(None)
@@ -338,8 +343,9 @@ def _build(w: Walker) -> None:
         target.ways["patched"] = None
     elif isinstance(target, Made):
         (target.symbol or w.nameless()).ways["built"] = None
-    else:
-        w.misfit("it sets attributes of a plain value")
+    elif not w.stack:
+        w.misfit("it sets attributes of what is not there")
+    # Readers take a plain value, too, where the state is None or an empty dict.
 
 
 def _persid(w: Walker) -> None:

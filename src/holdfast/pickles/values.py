@@ -79,7 +79,12 @@ class Walk:
         """
         if self.problem is None or any(symbol.ways for symbol in self.symbols):
             return True
-        return self.has_protocol and any(_is_plain(symbol) for symbol in self.symbols)
+        return self.has_protocol and self.names_plainly
+
+    @property
+    def names_plainly(self) -> bool:
+        """Whether it names a symbol as Python calls things: naming it imports a module."""
+        return any(_is_plain(symbol) for symbol in self.symbols)
 
 
 def _is_plain(symbol: Symbol) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from holdfast.errors import FormatError, NotACheckpointError
 from holdfast.formats import sniff
@@ -32,14 +32,8 @@ _PER_PICKLE = 16
 _OPCODES, _PER_BYTE = 2_000_000, 4
 _LONGEST_TEXT = 256 << 20
 
-_PICKLE_NAME = re.compile(r"(^|/)(\.metadata|[^/]*\.(pkl|pickle|debug_pkl))\Z")
+_PICKLE_NAME = re.compile(r"(^|/)(\.metadata|[^/]*\.(pkl|pickle|debug_pkl))\Z", re.IGNORECASE)
 _PICKLE_HEAD = re.compile(rb"\x80[\x02-\x05]")
-_PACKED_OTHERWISE = {
-    b"\x28\xb5\x2f\xfd": "zstd",
-    b"\xfd7zXZ\x00": "xz",
-    b"BZh": "bzip2",
-    b"7z\xbc\xaf\x27\x1c": "7z",
-}
 
 
 @dataclass(slots=True)
@@ -98,27 +92,38 @@ class Crawler:
     # ---- looking
 
     def look(self, site: Site) -> None:
-        """Find out what some bytes are, and look through them."""
+        """Find out what some bytes are and look through them, and through what follows them."""
+        end = self._look_once(site)
+        while end is not None and (left := site.source.size - end) > 0:
+            if crawl_behind.is_zeros(site.source, end):
+                return  # padding
+            site, before = site.behind(end), self._recognised
+            end = self._look_once(site)
+            if end is None and self._recognised == before:
+                self.problem(site, f"{left:,} bytes behind its end are nothing that is known")
+
+    def _look_once(self, site: Site) -> int | None:
+        """Look through what begins here; where it ends by its own account, if it says so."""
         source = site.source
         if site.depth > _DEEPEST:
             self.problem(site, f"files inside files are looked through {_DEEPEST} levels deep")
-            return
+            return None
         head = source.read_at(0, min(source.size, 512))
-        ends_as_zip = crawl_zip.is_zip(source, head, is_whole_file=site.depth == 0)
+        end, ends_as_zip = None, crawl_zip.is_zip(source, head, is_whole_file=site.is_whole)
         if ends_as_zip:
-            crawl_zip.look(self, site, is_sure=head.startswith(b"PK"))
+            end = crawl_zip.look(self, site, is_sure=head.startswith(b"PK"))
         if crawl_tar.is_tar(head):
             crawl_tar.look(self, site)
         if is_packed(head):
-            self.look_unpacked(site, WRAPPED)
-        elif not head.startswith(b"PK"):
-            self._look_otherwise(site, head, ends_as_zip=ends_as_zip)
+            return self.look_unpacked(site, WRAPPED)
+        if head.startswith(crawl_zip.BEGINNINGS):
+            return end
+        return self._look_otherwise(site, head, ends_as_zip=ends_as_zip)
 
-    def _look_otherwise(self, site: Site, head: bytes, *, ends_as_zip: bool) -> None:
-        for beginning, name in _PACKED_OTHERWISE.items():
-            if head.startswith(beginning):
-                self.problem(site, f"it is packed with {name}: unpack it and scan what comes out")
-        is_pickle = bool(_PICKLE_HEAD.match(head)) and not site.depth
+    def _look_otherwise(self, site: Site, head: bytes, *, ends_as_zip: bool) -> int | None:
+        if (packing := crawl_behind.packing(head, is_whole=site.is_whole)) is not None:
+            self.problem(site, f"it is packed with {packing}: unpack it and scan what comes out")
+        is_pickle = bool(_PICKLE_HEAD.match(head)) and site.is_whole
         walked = self.look_for_pickles(
             site, is_pickle=is_pickle or bool(_PICKLE_NAME.search(site.name))
         )
@@ -126,10 +131,10 @@ class Crawler:
             end = self._end(site, head)
         except FormatError as error:
             self.problem(site, error.what)
-            return
+            return None
         self._recognised += end is not None
-        if end is not None or (is_pickle and not ends_as_zip):
-            self.look_behind(site, max(walked, end or 0))
+        is_pickle = site.is_whole and walked > 0 and not ends_as_zip
+        return max(walked, end or 0) if end is not None or is_pickle else None
 
     def _end(self, site: Site, head: bytes) -> int | None:
         """Where a file ends by its own account; None where it gives none.
@@ -150,24 +155,23 @@ class Crawler:
             end = start + self.look_for_pickles(inner, is_pickle=True)
         return end
 
-    def look_behind(self, site: Site, end: int) -> None:
-        """Look through what follows where a file ends by its own account; zeros are padding."""
-        left = site.source.size - end
-        if left > 0 and not crawl_behind.is_zeros(site.source, end):
-            before = self._recognised
-            self.look(site.inside(site.source.window(end, left), "behind its end"))
-            if self._recognised == before:
-                self.problem(site, f"{left:,} bytes behind its end are nothing that is known")
+    def look_unpacked(self, site: Site, window_bits: int) -> int | None:
+        """Unpack as much as shows what it is, and the rest if that matters.
 
-    def look_unpacked(self, site: Site, window_bits: int) -> None:
-        """Unpack as much as shows what it is, and the rest if that matters."""
-        most = min(_PEEK, self._unpack_left)
+        Where the packed bytes end is given, if they were unpacked to there.
+        """
+        is_member = window_bits == RAW
+        most = self._unpack_left if site.is_whole else min(_PEEK, self._unpack_left)
         found = unpack(site.source, most, window_bits)
         self._unpack_left -= len(found.data)
-        if found.has_more and self._is_worth_more(found.data, site):
+        if found.has_more and not site.is_whole and self._is_worth_more(found.data, site):
             found = unpack(site.source, self._unpack_left, window_bits)
             self._unpack_left -= len(found.data)
-        self._look_at(found, site, is_member=window_bits == RAW)
+        self._recognised += found.end is not None
+        self._look_at(found, site, is_member=is_member)
+        if is_member and site.name and found.end not in (None, site.source.size):
+            self.problem(site, "bytes behind what is packed are looked through by nobody")
+        return None if is_member else found.end
 
     def _look_at(self, found: Unpacked, site: Site, *, is_member: bool) -> None:
         if found.has_more and self._unpack_left <= 0:
@@ -178,9 +182,9 @@ class Crawler:
             return
         source = Memory(found.data, site.file)
         if is_member:
-            self.look(Site(source, site.file, site.member, site.depth, True, site.name))
+            self.look(replace(site, source=source, is_unpacked=True))
         else:
-            self.look(site.inside(source, "unpacked", is_unpacked=True))
+            self.look(site.inside(source, "unpacked", is_unpacked=True, is_whole=site.is_whole))
 
     def _is_worth_more(self, data: bytes, site: Site) -> bool:
         """Whether its beginning is that of a pickle, or of something with files in it."""
@@ -192,8 +196,14 @@ class Crawler:
             return True
         if _PICKLE_HEAD.match(data) or _PICKLE_NAME.search(site.name):
             return True
-        walked = walk(Memory(data, site.file), is_guess=True, allowance=self.allowance)
-        return not walked.is_finished and walked.end >= len(data)
+        source, at = Memory(data, site.file), 0
+        while at < len(data):  # a reader may go on behind any number of small ones
+            self.allowance.opcodes -= _PER_PICKLE
+            walked = walk(source, at, is_guess=True, allowance=self.allowance)
+            if not walked.is_finished:
+                return walked.end >= len(data)
+            at = walked.end
+        return True
 
     # ---- pickles
 
@@ -222,7 +232,8 @@ class Crawler:
         if walked.is_cut_short or (walked.problem is not None and not is_guess):
             behind = f"the pickle at byte {at:,}: " if at else "the pickle: "
             self.problem(site, f"{behind}{walked.problem}")
-        if is_guess and not walked.is_convincing:
+        is_first = site.is_whole and not at and not site.is_behind
+        if is_guess and not (walked.is_convincing or (is_first and walked.names_plainly)):
             return None
         self._note(site, at, walked.symbols)
         for constant in walked.constants:
@@ -291,7 +302,7 @@ def scan_source(source: Source) -> ScanReport:
         crawl_folder.look(crawler, source)
     else:
         crawler.allow(source.size)
-        crawler.look(Site(source, source.name))
+        crawler.look(Site(source, source.name, is_whole=True))
         if kind == "onnx":
             crawler.program("the graph")
     return ScanReport(

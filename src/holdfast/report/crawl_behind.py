@@ -25,6 +25,26 @@ _TYPE = re.compile(r"[<>=|]?([biufcSUVmM])(\d{1,9})(\[\w{1,30}\])?")
 _WINDOW = 4 << 20
 
 
+_PACKINGS = {
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"\xfd7zXZ\x00": "xz",
+    b"BZh": "bzip2",
+    b"7z\xbc\xaf\x27\x1c": "7z",
+    b"\x04\x22\x4d\x18": "lz4",
+}
+#: Properties, the size of the dictionary (a power of two) and the high bytes of the length.
+_LZMA = re.compile(rb"[\x00-\xe0]\x00\x00[\x00-\xff]{2}.{4}(\x00{4}|\xff{4})", re.DOTALL)
+
+
+def packing(head: bytes, *, is_whole: bool) -> str | None:
+    """What some bytes are packed with that nothing here unpacks; None where they are not."""
+    for beginning, name in _PACKINGS.items():
+        if head.startswith(beginning):
+            return name
+    # It has no signature: numbers in the middle of a file look like it.
+    return "lzma" if is_whole and head[:1] == b"]" and _LZMA.match(head) else None
+
+
 def end_of_legacy(source: Source) -> int:
     """Where the last storage of a legacy torch file ends.
 

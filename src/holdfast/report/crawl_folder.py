@@ -24,7 +24,7 @@ _METADATA = ".metadata"
 
 def look(crawler: Crawler, folder: Folder) -> None:
     """Look through every file of a folder, also those that nothing in it names."""
-    starts = _starts(folder)
+    starts: dict[str, list[int]] = {}
     for count, path in enumerate(_files(crawler, folder, folder.name, 0)):
         site = Site(folder, path)
         if count >= _MOST_FILES:
@@ -34,14 +34,20 @@ def look(crawler: Crawler, folder: Folder) -> None:
             crawler.program(path)
         try:
             with open_source(path) as source:
+                if source.is_folder:
+                    crawler.problem(site, "a link to a folder is not followed: scan that as well")
+                    continue
                 crawler.allow(source.size)
-                _look_at(crawler, source, path, starts)
+                home = os.path.dirname(path)  # noqa: PTH120
+                if home not in starts:
+                    starts[home] = _starts(home)
+                _look_at(crawler, source, path, starts[home])
         except HoldfastError as error:
             crawler.problem(site, error.what)
 
 
 def _look_at(crawler: Crawler, source: Source, path: str, starts: list[int]) -> None:
-    site = Site(source, path)
+    site = Site(source, path, is_whole=True)
     if not path.endswith(".distcp"):
         crawler.look(site)
         return
@@ -53,12 +59,13 @@ def _look_at(crawler: Crawler, source: Source, path: str, starts: list[int]) -> 
             crawler.look_for_pickles(site.inside(window, f"bytes at {start:,}"), is_pickle=False)
 
 
-def _starts(folder: Folder) -> list[int]:
+def _starts(folder: str) -> list[int]:
     """Every number in the metadata of a folder: where something starts is one of them."""
-    if not folder.has(_METADATA):
+    metadata = os.path.join(folder, _METADATA)  # noqa: PTH118
+    if not os.path.isfile(metadata):  # noqa: PTH113
         return []
     found: dict[int, None] = {0: None}
-    with open_source(os.path.join(folder.name, _METADATA)) as source:  # noqa: PTH118
+    with open_source(metadata) as source:
         data = source.read_at(0, source.size)
     try:
         for _, value, _ in pickletools.genops(data):

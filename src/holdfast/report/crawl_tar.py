@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,15 +19,20 @@ if TYPE_CHECKING:
 
 _BLOCK = 512
 _WINDOW = 1 << 20
-_SPARSE, _EXTENDED = b"S", b"xgX"
+_SPARSE, _PAX, _LINKS = b"S", (b"x", b"g", b"X"), (b"1", b"2")
+_SPARSE_IN_PAX = b"GNU.sparse"
 _MOST_HEADERS = 10_000
 #: In torch's oldest files, pickles and raw numbers take turns in these members.
 _MIXED = ("storages", "tensors")
+#: Bytes that a checksum may be written with: digits, spaces, signs, ``0o17`` and ``1_7``, or in
+#: binary behind 0x80. Others are hardly ever met there; most blocks are passed over so.
+_LIKELY = np.zeros(256, bool)
+_LIKELY[[*b"01234567 \t\r\n\v\f+-oO_\0", 0x80, 0xFF]] = True
 
 
 def is_tar(head: bytes) -> bool:
     """Whether a first block is a tar header."""
-    return len(head) == _BLOCK and head[0] != 0 and _has_checksum(head)
+    return len(head) == _BLOCK and _has_checksum(head)
 
 
 def look(crawler: Crawler, site: Site) -> None:
@@ -44,13 +49,15 @@ def look(crawler: Crawler, site: Site) -> None:
         name = header[:100].partition(b"\0")[0].decode("utf-8", "replace")
         rest = source.size - start
         # An extended header may give the member another size than its own.
-        nbytes = rest if before in (b"x", b"g", b"X") else min(_size(header), rest)
+        nbytes = rest if before in _PAX else min(_size(header), rest)
         inner = site.inside(source.window(start, nbytes), name)
-        if kind == _SPARSE:
+        if kind == _SPARSE or (kind in _PAX and _SPARSE_IN_PAX in _beginning(inner.source)):
             crawler.problem(inner, "a sparse member is not looked through: unpack the tar first")
+        if kind in _LINKS and name.rpartition("/")[2] in _MIXED:
+            crawler.problem(inner, "a link stands for what torch reads: unpack the tar first")
         if name.rpartition("/")[2] in _MIXED:
             _look_mixed(crawler, inner)
-        elif kind not in (b"x", b"g", b"X", b"5"):
+        elif kind not in (*_PAX, b"5"):
             crawler.look(inner)
 
 
@@ -60,34 +67,46 @@ def _headers(source: Source) -> Iterator[int]:
         nbytes = min(_WINDOW, source.size - base) // _BLOCK * _BLOCK
         data = source.read_at(base, nbytes)
         blocks = np.frombuffer(data, np.uint8).reshape(-1, _BLOCK)
-        digits = blocks[:, 148:154]
-        # Octal digits, spaces and NULs: random bytes hardly ever are.
-        likely = (((digits >= 48) & (digits < 56)) | (digits == 32) | (digits == 0)).all(axis=1)
-        for number in np.flatnonzero(likely & (blocks[:, 0] != 0)):
+        for number in np.flatnonzero(_LIKELY[blocks[:, 148:154]].all(axis=1) & _is_any(blocks)):
             at = int(number) * _BLOCK
             if _has_checksum(data[at : at + _BLOCK]):
                 yield base + at
 
 
+def _is_any(blocks: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Which blocks say anything where the checksum stands: in empty ones nothing does."""
+    found: np.ndarray[Any, Any] = (blocks[:, 148:156] != 0).any(axis=1)
+    return found
+
+
 def _has_checksum(block: bytes) -> bool:
-    written = block[148:156].strip(b" \0")
-    try:
-        wanted = int(written, 8)
-    except ValueError:
+    """Whether the checksum fits, written in any way that Python's tarfile reads."""
+    wanted = _number(block[148:156])
+    if wanted is None:
         return False
     outside = block[:148] + b" " * 8 + block[156:]
     signed = sum(outside) - 256 * sum(byte > 127 for byte in outside)
     return wanted in (sum(outside), signed)
 
 
-def _size(header: bytes) -> int:
-    field = header[124:136]
-    if field[0] & 0x80:
-        return int.from_bytes(field[1:], "big")
+def _number(field: bytes) -> int | None:
+    """A number of a header as ``tarfile.nti`` reads it; None where it is none."""
+    if field[0] in (0x80, 0xFF):
+        return int.from_bytes(field[1:], "big", signed=field[0] == 0xFF)
     try:
-        return max(0, int(field.strip(b" \0") or b"0", 8))
+        return int(field.partition(b"\0")[0].strip() or b"0", 8)
     except ValueError:
-        return 1 << 62
+        return None
+
+
+def _size(header: bytes) -> int:
+    """The size that a header gives; where it gives none, more than any file has."""
+    found = _number(header[124:136])
+    return 1 << 62 if found is None else max(0, found)
+
+
+def _beginning(source: Source) -> bytes:
+    return source.read_at(0, min(source.size, _WINDOW))
 
 
 def _look_mixed(crawler: Crawler, site: Site) -> None:

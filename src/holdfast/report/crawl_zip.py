@@ -20,18 +20,21 @@ _LOCAL = struct.Struct("<4s5H3I2H")
 _CENTRAL = struct.Struct("<4s6H3I5H2I")
 _HEADER, _END = b"PK\x03\x04", b"PK\x05\x06"
 _END_SIZE = 22
+#: What an archive begins with; one without members is its end record alone.
+BEGINNINGS = (_HEADER, _END)
 _TAIL = _END_SIZE + 0xFFFF
 _WINDOW = 4 << 20
 #: Signatures in a file that is no plain archive; more of them are no accident.
 _MOST_HEADERS = 10_000
 _STORED, _DEFLATED = 0, 8
+_HAS_DESCRIPTOR = 0x0008
 #: Methods of the standard; other numbers behind a signature mean that it stands there by chance.
 _METHODS = frozenset({1, 2, 3, 4, 5, 6, 9, 10, 12, 14, 16, 18, 19, 20, 93, 94, 95, 96, 97, 98, 99})
 
 
 def is_zip(source: Source, head: bytes, *, is_whole_file: bool) -> bool:
     """Whether some program would take these bytes for an archive; of a whole file, by its end."""
-    if head.startswith((_HEADER, _END)):
+    if head.startswith(BEGINNINGS):
         return True
     if not is_whole_file:
         return False
@@ -39,11 +42,11 @@ def is_zip(source: Source, head: bytes, *, is_whole_file: bool) -> bool:
     return _END in source.read_at(source.size - nbytes, nbytes)
 
 
-def look(crawler: Crawler, site: Site, *, is_sure: bool) -> None:
+def look(crawler: Crawler, site: Site, *, is_sure: bool) -> int | None:
     """Look through every member, and through what lies between them.
 
     ``is_sure`` says that an archive begins here; else only its end was seen, and all that can be a
-    member is looked at.
+    member is looked at. Where a broken archive ends is given.
     """
     try:
         members = read_members(site.source)
@@ -53,9 +56,7 @@ def look(crawler: Crawler, site: Site, *, is_sure: bool) -> None:
             two = f"two programs may see two different files in it ({error.what})"
             crawler.problem(site, error.what if is_short else two)
         look_leniently(crawler, site)
-        if is_sure and (end := _end(site.source)):
-            crawler.look_behind(site, end)
-        return
+        return (_end(site.source) or None) if is_sure else None
     _note_programs(crawler, site, members)
     for member in members.values():
         window = site.source.window(member.offset, member.nbytes)
@@ -65,6 +66,7 @@ def look(crawler: Crawler, site: Site, *, is_sure: bool) -> None:
         else:
             crawler.look_unpacked(inner, RAW)
     _look_between(crawler, site, members.values())
+    return None
 
 
 def _end(source: Source) -> int:
@@ -74,18 +76,29 @@ def _end(source: Source) -> int:
     return 0 if at < 0 else min(source.size, start + at + _END_SIZE)
 
 
+#: Code that Python or its loader runs: torch.package keeps a model's source text beside it.
+_CODE = (".py", ".pyc", ".so", ".pyd", ".dll", ".dylib")
+#: What torch.export has called its program, from one version to the next.
+_EXPORTED = frozenset(
+    {"archive_format", "models/model.json", "serialized_exported_program.json", "archive_version"}
+)
+
+
 def _note_programs(crawler: Crawler, site: Site, names: Iterable[str]) -> None:
-    """TorchScript and torch.export archives hold code, which their names show."""
-    inner = {name: name.partition("/")[2] for name in names}
-    kinds = set(inner.values())
+    """TorchScript and torch.export archives hold code, which their names show.
+
+    Case makes no difference to the reader of torch (miniz: ``mz_zip_reader_locate_file``).
+    """
+    inner = {name: name.partition("/")[2].lower() for name in names}
+    kinds = {*inner.values(), *(name.lower() for name in inner)}
     is_script = "constants.pkl" in kinds or any(name.startswith("code/") for name in kinds)
-    is_exported = "archive_format" in kinds or "models/model.json" in kinds
+    is_exported = bool(kinds & _EXPORTED)
     prefix = f"{site.member} > " if site.member else ""
     before = len(crawler.programs)
     for full, name in inner.items():
         is_code = is_script and name.startswith("code/") and not name.endswith(".debug_pkl")
         is_graph = is_exported and name.startswith("models/")
-        if is_code or is_graph or name.startswith("data/aotinductor/"):
+        if is_code or is_graph or name.startswith("data/aotinductor/") or name.endswith(_CODE):
             crawler.program(prefix + full)
     if (is_script or is_exported) and len(crawler.programs) == before:
         crawler.program(prefix + next(iter(inner)))
@@ -104,8 +117,17 @@ def _look_between(crawler: Crawler, site: Site, members: Iterable[Member]) -> No
 
 
 def _hidden(crawler: Crawler, site: Site, at: int) -> None:
-    if _look_at_header(crawler, site, at):
+    if not _is_folder(site.source, at) and _look_at_header(crawler, site, at):
         crawler.problem(site, f"a member at byte {at:,} is in no directory: other programs see it")
+
+
+def _is_folder(source: Source, at: int) -> bool:
+    """Whether a local header is that of a folder, which has no bytes."""
+    if at + _LOCAL.size > source.size:
+        return False
+    _, _, flags, method, *_, packed, unpacked, _, _ = _LOCAL.unpack(source.read_at(at, _LOCAL.size))
+    has_bytes = flags & _HAS_DESCRIPTOR or method or packed or unpacked
+    return not has_bytes and _name_at(source, at, _LOCAL.size, 26).endswith("/")
 
 
 def look_leniently(crawler: Crawler, site: Site) -> None:
@@ -142,7 +164,7 @@ def _look_at_header(crawler: Crawler, site: Site, at: int) -> bool:
 
 
 def _is_nested(source: Source) -> bool:
-    return source.read_at(0, min(source.size, 4)) == _HEADER
+    return source.read_at(0, min(source.size, 4)) in BEGINNINGS
 
 
 def _headers(source: Source, start: int, stop: int) -> Iterator[int]:

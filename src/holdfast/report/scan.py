@@ -129,7 +129,7 @@ class ScanReport:
 
     @property
     def ok(self) -> bool:
-        """Whether nothing in it can run anything."""
+        """Whether torch and pickle would run nothing of it; what else reads it is not known."""
         return self.verdict == "clean"
 
     def to_json(self) -> dict[str, Any]:
@@ -173,7 +173,7 @@ class ScanReport:
                 "closed table"
             )
         if not self.pickles:
-            return f"clean ({self.kind}): no pickle found, so it cannot run anything"
+            return f"clean ({self.kind}): no pickle found, so torch and pickle run nothing of it"
         count = f"{self.pickles} pickle{'s' if self.pickles > 1 else ''}"
         if not symbols:
             verb = "name" if self.pickles > 1 else "names"

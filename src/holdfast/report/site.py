@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from holdfast.io.source import Source
+
+BEHIND = "behind its end"
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,6 +14,7 @@ class Site:
     """Bytes to be looked through: in which file, and the way to them inside it.
 
     ``name`` is the last step of that way; empty where the bytes were found without being named.
+    ``is_whole`` says that they are all of a file, which a reader may be handed as it is.
     """
 
     source: Source
@@ -20,10 +23,24 @@ class Site:
     depth: int = 0
     is_unpacked: bool = False
     name: str = ""
+    is_whole: bool = False
 
-    def inside(self, source: Source, name: str, *, is_unpacked: bool = False) -> Site:
+    def inside(
+        self, source: Source, name: str, *, is_unpacked: bool = False, is_whole: bool = False
+    ) -> Site:
         """A place inside this one."""
         name = name[:1000]
         member = f"{self.member} > {name}" if self.member else name
         is_unpacked = is_unpacked or self.is_unpacked
-        return Site(source, self.file, member, self.depth + 1, is_unpacked, name)
+        return Site(source, self.file, member, self.depth + 1, is_unpacked, name, is_whole)
+
+    def behind(self, at: int) -> Site:
+        """What is left of this place from a position on."""
+        member = f"{self.member} > {BEHIND}" if self.member else BEHIND
+        rest = self.source.window(at, self.source.size - at)
+        return replace(self, source=rest, member=self.member if self.is_behind else member, name="")
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether this is what followed where something else ended."""
+        return self.member.endswith(BEHIND)

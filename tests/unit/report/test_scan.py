@@ -101,7 +101,10 @@ def test_a_file_without_pickles_says_what_it_is(name):
     data, kind = NO_PICKLES[name]
     report = scan(data)
     assert (report.verdict, report.kind, report.pickles) == ("clean", kind, 0)
-    assert report.to_text() == f"f: clean ({kind}): no pickle found, so it cannot run anything"
+    assert (
+        report.to_text()
+        == f"f: clean ({kind}): no pickle found, so torch and pickle run nothing of it"
+    )
 
 
 def test_a_header_that_is_no_json_is_broken():
