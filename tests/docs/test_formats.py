@@ -5,8 +5,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
+import samples
 import torch
 
+import holdfast
 from holdfast import formats
 from holdfast.formats import sniff
 from holdfast.formats.safetensors.read import RECORD
@@ -61,3 +64,43 @@ def test_its_anchors_are_headings():
     }
     anchors = set(re.findall(r"\]\(#([^)]+)\)", TEXT))
     assert anchors <= headings
+
+
+def cells() -> dict[str, list[str]]:
+    """The rows by the name of their format."""
+    return {match[1]: row for row in rows() for match in [re.match(r"`(\w+)", row[1])] if match}
+
+
+#: What a cell of "verified by" begins with, and what verify then says of a file in order.
+VERIFIED = {
+    "CRC-32 of each member": ("good",),
+    "nothing": ("unknown",),
+    "CRC-32 inside": ("unknown",),
+    "CRC-32 if": ("unknown",),
+    "as above": ("unknown",),
+    "as torch zip or legacy": ("good", "unknown"),
+    "the CRC-32s of torch zips inside": ("unknown",),
+    "gzip's own": ("good", "unknown"),
+    "as its files": ("unknown",),
+}
+
+
+@pytest.mark.filterwarnings("ignore")  # what the programs say of their own formats
+@pytest.mark.parametrize("sample", list(samples.WRITERS))
+def test_what_the_table_says_is_what_a_file_of_each_format_shows(sample, tmp_path):
+    path = samples.write(sample, tmp_path).path
+    with holdfast.open(path) as checkpoint:
+        kind = checkpoint.index.format.removeprefix("gzip of ")
+        is_packed = kind != checkpoint.index.format
+        _, _, read, written, verified, code = cells()["gzip" if is_packed else kind]
+        assert not read.startswith("no")
+        assert checkpoint.names()
+    statuses = next(found for words, found in VERIFIED.items() if verified.startswith(words))
+    if sample != "no_crc.pt":
+        assert holdfast.verify(path).status in statuses
+    report = holdfast.scan(path)
+    assert (code == "none") == (not report.pickles and not report.programs)
+    assert ("program" in code) == bool(report.programs) or code.startswith("as ")
+    made = {holdfast.convert(path, tmp_path / name).format_to for name in ("a.pt", "a.safetensors")}
+    assert made == {"torch_zip", "safetensors"}
+    assert written.startswith("yes") == (kind in {*made, "safetensors_sharded"} and not is_packed)
