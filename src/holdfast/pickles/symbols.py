@@ -7,6 +7,7 @@ of names only, makes no object and takes time and memory in proportion to the by
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Callable
 from typing import Any
@@ -29,6 +30,8 @@ _LONGEST_LINE = 64 << 20
 #: What an opcode's fixed arguments need at most.
 _REACH = 16
 _STOP = 0x2E
+#: Bytes without any of these name no symbol: lines, STACK_GLOBAL, extension codes.
+_MAY_NAME = re.compile(rb"[\n\x93\x82-\x84]")
 _ENDS = "it cannot be followed behind byte {:,}: {}"
 
 
@@ -253,7 +256,7 @@ class Walker:
     def push(self, constant: Constant, few: bytes | None) -> None:
         """Push a constant, and keep it aside if it may hold a pickle; ``few`` are its bytes."""
         self.stack.append(constant)
-        if few is None or tracing.MAY_NAME.search(few):
+        if few is None or _MAY_NAME.search(few):
             if len(self.constants) >= _MOST_CONSTANTS:
                 raise Limit("it holds more texts with line breaks than any checkpoint does")
             self.constants.append(constant)
