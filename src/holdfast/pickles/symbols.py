@@ -75,6 +75,7 @@ class Walker:
         self.marks: list[list[Any]] = []
         self.memo: dict[int, Any] = {}
         self.protocol, self.has_protocol = 0, False
+        self.has_cut_line = False
         self.problem: str | None = None
         self.symbols: dict[tuple[str, str], Symbol] = {}
         self.constants: list[Constant] = []
@@ -140,7 +141,7 @@ class Walker:
         found = self.data[self.pos : stop if stop >= 0 else len(self.data)]
         self.pos += len(found) + 1
         if stop < 0:
-            self.pos = len(self.data)
+            self.pos, self.has_cut_line = len(self.data), True
             self.problem = self.problem or _ENDS.format(self.at, "it ends in the middle of a line")
         return found
 

@@ -23,6 +23,9 @@ def global_(w: Walker) -> None:
 def _from_lines(w: Walker) -> Symbol:
     module, name = w.line(), w.line()
     try:
+        if w.has_cut_line:  # CPython's reader in C takes all but its last byte
+            shorter = (module, name[:-1]) if name else (module[:-1], name)
+            w.name(str(shorter[0], "utf-8", "replace"), str(shorter[1], "utf-8", "replace"))
         return w.name(str(module, "utf-8"), str(name, "utf-8"))
     except UnicodeDecodeError:
         w.misfit("a name in it is no text")
