@@ -285,7 +285,9 @@ def _named(symbol: Symbol, *, is_metadata: bool, is_program: bool) -> Named:
         how=tuple(ways) or ("imported",),
         written=raw[:1000] if module and raw != f"{module}.{name}" else None,
         is_allowed=scan_words.is_allowed(module, name, ways, is_metadata=is_metadata),
-        verdict=scan_words.words(module, name, ways, is_program=is_program),
+        verdict=scan_words.words(
+            module, name, ways, is_program=is_program, is_metadata=is_metadata
+        ),
     )
 
 

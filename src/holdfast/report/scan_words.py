@@ -56,14 +56,16 @@ def is_allowed(module: str, name: str, ways: Collection[str], *, is_metadata: bo
     return is_known(module, name)
 
 
-def words(module: str, name: str, ways: Collection[str], *, is_program: bool) -> str:
+def words(
+    module: str, name: str, ways: Collection[str], *, is_program: bool, is_metadata: bool = False
+) -> str:
     """A plain sentence on a symbol; it decides nothing."""
     symbol = f"{module}.{name}"
     if "patched" in ways:
         return _PATCHED
     if is_known(module, name):
         return _KNOWN
-    if (module, name) in _METADATA:
+    if is_metadata and (module, name) in _METADATA:
         return _METADATA_PART
     if not module and name == "unknown":
         return _NAMELESS

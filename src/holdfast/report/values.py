@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from holdfast.report.leaves import is_plain_sequence
-from holdfast.spec.index import DeviceRef, DTypeRef, LayoutRef, NumpyScalar, SizeRef
+from holdfast.spec.index import DeviceRef, DTypeRef, LayoutRef, NumpyScalar, SizeRef, StorageRef
 
 #: Longest text of one value; what is longer is shortened and its length said.
 TEXT_LIMIT = 120
@@ -31,7 +31,12 @@ def type_of(value: Any) -> str:
     """The type in one word: ``int``, ``torch.dtype``, ``numpy.float64``."""
     if isinstance(value, NumpyScalar):
         return f"numpy {value.dtype_str}"
-    words = {DTypeRef: "torch.dtype", DeviceRef: "torch.device", LayoutRef: "torch.layout"}
+    words = {
+        DTypeRef: "torch.dtype",
+        DeviceRef: "torch.device",
+        LayoutRef: "torch.layout",
+        StorageRef: "storage",
+    }
     if type(value) in words:
         return words[type(value)]
     return "torch.Size" if isinstance(value, SizeRef) else type(value).__name__
@@ -90,6 +95,8 @@ def _text(value: Any, limit: int | None = TEXT_LIMIT) -> str:
         return f"torch.{value.name}"
     if isinstance(value, DeviceRef):
         return f"device({value.text!r})"
+    if isinstance(value, StorageRef):
+        return f"a storage of {value.nbytes:,} bytes ({value.dtype.name})"
     return "{}" if isinstance(value, Mapping) else repr(value)
 
 

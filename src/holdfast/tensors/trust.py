@@ -59,7 +59,7 @@ class Trust:
         name = getattr(item, "__qualname__", None)
         if not callable(item) or not isinstance(name, str):
             raise _no_class(item)
-        self._by_symbol[f"{item.__module__}.{name}"] = item
+        self._by_symbol[f"{_module_of(item)}.{name}"] = item
         self._ids.add(id(item))
 
     def find(self, symbol: str) -> Any:
@@ -86,9 +86,25 @@ class Trust:
 
         Only modules that are imported already are looked at, and nothing in them is run.
         """
-        module, _, name = symbol.rpartition(".")
-        found = getattr(sys.modules.get(module), "__dict__", {}).get(name, _MISSING)
+        outer, _, name = symbol.rpartition(".")
+        found = _attribute(sys.modules.get(outer), name)
+        if found is _MISSING:  # torch._C._VariableFunctionsClass.relu is torch.relu
+            module, _, kind = outer.rpartition(".")
+            found = _attribute(_attribute(sys.modules.get(module), kind), name)
         return found if id(found) in self._ids else _MISSING
+
+
+def _attribute(owner: Any, name: str) -> Any:
+    """What stands in a module or class under a name, taken as it is."""
+    found = getattr(owner, "__dict__", {}).get(name, _MISSING)
+    return found.__func__ if isinstance(found, staticmethod) else found
+
+
+def _module_of(item: Any) -> str:
+    """The module a pickle names; functions made in C, such as ``torch.relu``, have it by class."""
+    owners = (item, getattr(item, "__self__", None), getattr(item, "__objclass__", None))
+    modules = (getattr(owner, "__module__", None) for owner in owners)
+    return next((module for module in modules if isinstance(module, str)), "")
 
 
 def _no_class(item: Any) -> UsageError:

@@ -5,6 +5,7 @@ import enum
 import fractions
 import functools
 import io
+import math
 import pathlib
 import sys
 import types
@@ -188,6 +189,43 @@ def test_the_lines_to_paste_work():
     exec("\n".join(lines[:-1]), names)
     trusted = eval(lines[-1].partition("trust=")[2].removesuffix(")"), names)
     assert load_file(saved(obj), trust=trusted)[1] == 1
+
+
+class Active(torch.nn.Module):
+    """A model that keeps its activation, as many do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.act, self.other, self.fc = torch.relu, torch.nn.functional.gelu, torch.nn.Linear(2, 2)
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+@pytest.mark.parametrize(
+    "function", [torch.relu, torch.nn.functional.gelu, math.sqrt, torch.Tensor.relu]
+)
+def test_functions_made_in_c_are_trusted_by_the_lines_to_paste(function, protocol):
+    data = saved([function], pickle_protocol=protocol)
+    with pytest.raises(UntrustedError) as caught:
+        load_file(data)
+    lines = caught.value.cure.splitlines()
+    names: dict = {}
+    exec("\n".join(line for line in lines if line.startswith(("from", "import"))), names)
+    line = next(line for line in lines if "trust=" in line)
+    trusted = eval(line.partition("trust=")[2].removesuffix(")"), names)
+    for each in (trusted, [function]):
+        data.seek(0)
+        assert load_file(data, trust=each)[0] is function
+
+
+def test_a_model_that_keeps_its_activation_loads():
+    data = saved(Active())
+    trust = [
+        Active,
+        torch.relu,
+        torch.nn.functional.gelu,
+        torch.nn.Linear,
+    ]
+    assert load_file(data, trust=trust).act is torch.relu
 
 
 def test_only_what_is_missing_is_listed():
