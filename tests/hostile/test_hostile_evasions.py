@@ -55,6 +55,44 @@ def linked_storages() -> bytes:
     return tar_of(header(b"foo", storages), header(b"storages", b"", kind=b"1", link=b"foo"))
 
 
+def oldest(*first: bytes, name: bytes = b"foo", checksum=None) -> bytes:
+    """A tar of torch 0.1: ``storages``, with a payload behind a storage, then the rest."""
+    storages = (
+        pickle.dumps(1, 2)
+        + b"\x80\x02(X\1\0\0\0kX\3\0\0\0cpuctorch\nFloatStorage\nt."
+        + struct.pack("<q3f", 3, 1, 2, 3)
+        + EVIL[2:]
+    )
+    rest = [(b"tensors", pickle.dumps(0, 2)), (b"pickle", BENIGN)]
+    members_ = [header(each, data, checksum=checksum) for each, data in rest]
+    return tar_of(*first, header(name, storages, checksum=checksum), *members_)
+
+
+def resized() -> bytes:
+    """The size of a member is in an extended header, and another header follows that one."""
+    size = header(b"p", pax(size=str(len(EVIL))), kind=b"x")
+    long = header(b"././@LongLink", b"pickle\0", kind=b"L")
+    return tar_of(header(b"a", b"x"), size, long, header(b"foo", b""), EVIL.ljust(512, b"\0"))
+
+
+def with_a_long_frame() -> bytes:
+    """A legacy file whose first pickle has a frame that reaches beyond its end."""
+    magic = b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
+    system = {"protocol_version": 1001, "little_endian": True}
+    real = pickle.dumps(1001, 2) + pickle.dumps(system, 2) + EVIL + pickle.dumps([], 2)
+    junk = 20_000 - len(magic) - 5
+    swallows = b"B" + struct.pack("<I", junk + len(real)) + b"\xff" * junk
+    return b"\x80\x04\x95" + struct.pack("<Q", 20_000) + magic + swallows + real + b"."
+
+
+def far_memo() -> bytes:
+    """The memo's numbers are written with thousands of spaces before them."""
+    put = b"p" + b" " * 5000
+    known = b"X\x0b\0\0\0collectionsq\0X\x0b\0\0\0OrderedDictq\1"
+    hidden = b"X\5\0\0\0posix" + put + b"0\nX\6\0\0\0abort_" + put + b"1\n"
+    return b"\x80\x04" + known + hidden + b"h\0h\1\x93)R."
+
+
 def zip_of(**files: bytes) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
@@ -102,6 +140,8 @@ EVASIONS: dict[str, tuple[bytes, str]] = {
         "unknown",
     ),
     "a frame longer than the file": (b"\x95" + struct.pack("<Q", 999) + EVIL[2:], "symbol"),
+    "a frame longer than its pickle": (with_a_long_frame(), "unknown"),
+    "a memo's numbers behind spaces": (far_memo(), "symbol"),
     # what follows something else
     "junk, then a pickle": (b"(lp0\n.\xffjunk" + EVIL, "nothing that is known"),
     "PK and no archive": (b"PK\n0" + EVIL[2:], "symbol"),
@@ -135,6 +175,20 @@ EVASIONS: dict[str, tuple[bytes, str]] = {
         ),
         "sparse",
     ),
+    "storages by a name of pax": (oldest(header(b"p", pax(path="storages"), kind=b"x")), "symbol"),
+    "storages by a name of pax for all": (
+        oldest(header(b"p", pax(path="storages"), kind=b"g"), header(b"x", b"")),
+        "symbol",
+    ),
+    "storages by a long name of GNU": (
+        oldest(header(b"././@LongLink", b"storages\0", kind=b"L")),
+        "symbol",
+    ),
+    "a checksum behind a separator": (
+        oldest(name=b"storages", checksum=lambda s: b"\x1f%06o\0" % s),
+        "symbol",
+    ),
+    "a size of pax before a long name": (resized(), "symbol"),
     "a link to the storages": (linked_storages(), "a link stands for"),
     # programs
     "an export of torch 2.1": (

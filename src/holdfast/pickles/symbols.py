@@ -157,12 +157,12 @@ class Walker:
         self._set_edge()
 
     def _cut(self) -> None:
-        """A frame's edge is inside an opcode: one reader drops bytes there, and reads other names.
+        """A frame's edge is no opcode's: one reader drops bytes there, and reads other names.
 
         Modules/_pickle.c: a line that does not end in the buffer is read anew from the file.
         """
         self.nameless().ways["called"] = None
-        self.problem = self.problem or f"a frame is cut inside an opcode, at byte {self.at:,}"
+        self.problem = self.problem or f"a frame ends where no opcode does, near byte {self.at:,}"
 
     # ---- what does not fit
 
@@ -316,6 +316,8 @@ class Walker:
     def _stop(self) -> bool:
         if not self.stack:
             self.misfit("it takes more than there is")
+        if self.frame_end is not None and self.at != self.frame_end:
+            self._cut()  # one reader drops what is left of the frame, another goes on with it
         return True
 
 

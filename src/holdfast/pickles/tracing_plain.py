@@ -117,9 +117,11 @@ def _decimal(w: Walker, base: int) -> int:
     CPython's reader in C stops at a NUL and takes ``010`` for 8 (Modules/_pickle.c: ``load_int``).
     """
     written = w.line().partition(b"\0")[0]
-    if len(written) > _LONGEST_DECIMAL:
-        return -1
     written = written.strip().removesuffix(b"L")
+    if len(written) > _LONGEST_DECIMAL:
+        if base == 10:
+            w.misfit("a number in it is too long")
+        return -1  # a value: which one makes no difference
     for each in (base, 8):
         try:
             return int(written, each)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +20,11 @@ if TYPE_CHECKING:
 
 _BLOCK = 512
 _WINDOW = 1 << 20
-_SPARSE, _PAX, _LINKS = b"S", (b"x", b"g", b"X"), (b"1", b"2")
+_SPARSE, _FOLDER, _GLOBAL = b"S", b"5", b"g"
+#: Extended headers: of POSIX (pax), and names or targets of GNU tar that are too long.
+_PAX, _LONG = (b"x", b"g", b"X"), (b"L", b"K")
+_LINKS = (b"1", b"2")
+_SPARSE_WORDS = "a sparse member is not looked through: unpack the tar first"
 _SPARSE_IN_PAX = b"GNU.sparse"
 _MOST_HEADERS = 10_000
 #: In torch's oldest files, pickles and raw numbers take turns in these members.
@@ -27,7 +32,7 @@ _MIXED = ("storages", "tensors")
 #: Bytes that a checksum may be written with: digits, spaces, signs, ``0o17`` and ``1_7``, or in
 #: binary behind 0x80. Others are hardly ever met there; most blocks are passed over so.
 _LIKELY = np.zeros(256, bool)
-_LIKELY[[*b"01234567 \t\r\n\v\f+-oO_\0", 0x80, 0xFF]] = True
+_LIKELY[[*b"01234567 \t\r\n\v\f\x1c\x1d\x1e\x1f+-oO_\0", 0x80, 0xFF]] = True
 
 
 def is_tar(head: bytes) -> bool:
@@ -37,28 +42,60 @@ def is_tar(head: bytes) -> bool:
 
 def look(crawler: Crawler, site: Site) -> None:
     """Look at whatever stands behind each header."""
-    source = site.source
-    kind = b""
-    for count, at in enumerate(_headers(source)):
+    said = _Said()
+    for count, at in enumerate(_headers(site.source)):
         if count >= _MOST_HEADERS:
             crawler.problem(site, "it holds more members than can be looked through one by one")
             return
-        header = source.read_at(at, _BLOCK)
-        before, kind = kind, header[156:157]
-        start = at + _BLOCK
-        name = header[:100].partition(b"\0")[0].decode("utf-8", "replace")
-        rest = source.size - start
-        # An extended header may give the member another size than its own.
-        nbytes = rest if before in _PAX else min(_size(header), rest)
-        inner = site.inside(source.window(start, nbytes), name)
-        if kind == _SPARSE or (kind in _PAX and _SPARSE_IN_PAX in _beginning(inner.source)):
-            crawler.problem(inner, "a sparse member is not looked through: unpack the tar first")
-        if kind in _LINKS and name.rpartition("/")[2] in _MIXED:
-            crawler.problem(inner, "a link stands for what torch reads: unpack the tar first")
-        if name.rpartition("/")[2] in _MIXED:
-            _look_mixed(crawler, inner)
-        elif kind not in (*_PAX, b"5"):
-            crawler.look(inner)
+        _look_at_member(crawler, site, at, said)
+
+
+@dataclass(slots=True)
+class _Said:
+    """What extended headers say of the member behind them; global ones of all that follow."""
+
+    names: set[str] = field(default_factory=set)
+    names_of_all: set[str] = field(default_factory=set)
+    is_resized: bool = False
+    is_any_resized: bool = False
+
+    def add(self, kind: bytes, data: bytes) -> None:
+        """Take up an extended header."""
+        names = {each for each in _MIXED if each.encode() in data}
+        if kind == _GLOBAL:
+            self.names_of_all |= names
+        self.names |= names
+        self.is_resized |= kind in _PAX
+        self.is_any_resized |= kind == _GLOBAL
+
+    def next_member(self) -> None:
+        """Forget what was said of one member alone."""
+        self.names, self.is_resized = set(self.names_of_all), self.is_any_resized
+
+
+def _look_at_member(crawler: Crawler, site: Site, at: int, said: _Said) -> None:
+    header, start = site.source.read_at(at, _BLOCK), at + _BLOCK
+    kind, rest = header[156:157], site.source.size - start
+    name = header[:100].partition(b"\0")[0].decode("utf-8", "replace")
+    # An extended header may give the member another size than its own.
+    nbytes = rest if said.is_resized else min(_size(header), rest)
+    inner = site.inside(site.source.window(start, nbytes), name)
+    if kind in (*_PAX, *_LONG):
+        data = _beginning(inner.source)
+        if kind in _PAX and _SPARSE_IN_PAX in data:
+            crawler.problem(inner, _SPARSE_WORDS)
+        said.add(kind, data)
+        return
+    if kind == _SPARSE:
+        crawler.problem(inner, _SPARSE_WORDS)
+    mixed = said.names | ({name.rpartition("/")[2]} & {*_MIXED})
+    said.next_member()
+    if mixed and kind in _LINKS:
+        crawler.problem(inner, "a link stands for what torch reads: unpack the tar first")
+    for each in sorted(mixed):
+        _look_mixed(crawler, replace(inner, name=each))
+    if not mixed and kind != _FOLDER:
+        crawler.look(inner)
 
 
 def _headers(source: Source) -> Iterator[int]:
@@ -94,7 +131,7 @@ def _number(field: bytes) -> int | None:
     if field[0] in (0x80, 0xFF):
         return int.from_bytes(field[1:], "big", signed=field[0] == 0xFF)
     try:
-        return int(field.partition(b"\0")[0].strip() or b"0", 8)
+        return int(field.partition(b"\0")[0].decode("ascii").strip() or "0", 8)
     except ValueError:
         return None
 
