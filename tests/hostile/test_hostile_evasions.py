@@ -9,6 +9,7 @@ import io
 import lzma
 import pickle
 import struct
+import tarfile
 import zipfile
 import zlib
 from typing import Any
@@ -18,6 +19,7 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save
 from scanning import BENIGN, EVIL, members, scan, tar, torch_zip
 from torch.package import PackageExporter
 
@@ -241,7 +243,23 @@ def states() -> bytes:
     return buffer.getvalue()
 
 
+def tar_of_pax() -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        info = tarfile.TarInfo("net.pt")
+        info.size, info.mtime = len(torch_zip()), 1.5  # a time with a fraction needs pax
+        archive.addfile(info, io.BytesIO(torch_zip()))
+    return buffer.getvalue()
+
+
 HARMLESS = {
+    **{
+        f"safetensors with a header of {nbytes} bytes": save(
+            {"w": torch.arange(4.0)}, {"a": "x" * (nbytes - 86)}
+        )
+        for nbytes in (640, 896, 1152, 1408)
+    },
+    "a tar of pax": tar_of_pax(),
     "an archive with entries for folders": folders(),
     "thirty arrays in one file": arrays(),
     "twelve states in one file": states(),

@@ -33,7 +33,9 @@ all. Without --part, --dtype, --rename and --plain, a .pt keeps all of a checkpo
 @click.option("--part", metavar="NAME", help="Take this part only: model, model.encoder, ...")
 @click.option("--dtype", metavar="TYPE", help="bf16, fp16, fp32, fp64, fp8_e4m3 or fp8_e5m2.")
 @click.option("--rename", multiple=True, metavar="'OLD -> NEW'", help="Rename; can be repeated.")
-@click.option("--shard-size", metavar="SIZE", help="Several files of at most so much: 5GB.")
+@click.option(
+    "--shard-size", metavar="SIZE", help="Several files of at most so many bytes of tensors: 5GB."
+)
 @click.option("--plain", is_flag=True, help="A plain dict of tensors, which LibTorch reads.")
 @click.option("--dry-run", is_flag=True, help="Write nothing; say what would be written.")
 @json_option(
@@ -110,10 +112,13 @@ def _notes(report: ConvertReport) -> list[str]:
     if report.left_out:
         few = ", ".join(text.name(name) for name in report.left_out[:5])
         more = f" and {len(report.left_out) - 5} more" if len(report.left_out) > 5 else ""
-        notes.append(f"left out, as these are no tensors of the part: {few}{more}")
+        of = "this part" if report.part else "a plain file"
+        notes.append(f"left out, as they have no place in {of}: {few}{more}")
     tied = [item for item in report.items if item.tied_to]
     notes += [f"{item.name} is {item.tied_to}: stored once" for item in tied[:5]]
     for name, count in list(report.unfit.items())[:5]:
         numbers = text.count(count, "number")
         notes.append(f"{numbers} of {name} did not fit: infinite, NaN or the type's largest now")
+    if len(report.unfit) > 5:
+        notes.append(f"the same in {len(report.unfit) - 5} more tensors (--json has them all)")
     return notes

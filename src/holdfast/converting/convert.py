@@ -107,12 +107,8 @@ def _whole(
         commit(target, file.plan.nbytes, partial(file.fill, elements))
     files, items = {str(target): file.plan.nbytes}, tuple(rebuilt.items)
     report = _report(index, "torch_zip", None, files, items, options)
-    return replace(report, left_out=tuple(rebuilt.left_out), notes=_now_plain(rebuilt.plain))
-
-
-def _now_plain(classes: Mapping[str, str]) -> tuple[str, ...]:
-    """Notes on tensors that had a class of their own, by name."""
-    return tuple(f"{name} was a {symbol}: now a plain tensor" for name, symbol in classes.items())
+    notes = tuple(f"{name} was {what}" for name, what in rebuilt.changed.items())
+    return replace(report, left_out=tuple(rebuilt.left_out), notes=notes)
 
 
 def _weights(
@@ -121,7 +117,7 @@ def _weights(
     chosen = weights_of(tree, index, options.part)
     names: Mapping[str, str] = {name: name for name in chosen.tensors}
     if options.rules:
-        names = rename(chosen.tensors, options.rules).names
+        names = _renamed(chosen.tensors, options.rules, index.file)
     _only_names_of_their_own(names, chosen.bracketed, index.file)
     items = items_of(chosen.tensors, names, types.parse(options.dtype), index.file)
     if _is_torch(target):
@@ -134,8 +130,20 @@ def _weights(
     kind = "torch_zip" if _is_torch(target) else "safetensors"
     report = _report(index, kind, chosen.part, files, tuple(items), options)
     classes = {item.name: getattr(item.node, "subclass", None) for item in items}
-    plain = {name: found.symbol for name, found in classes.items() if found is not None}
-    return replace(report, left_out=chosen.left_out, notes=_now_plain(plain))
+    notes = tuple(
+        f"{name} was a {found.symbol}: a plain tensor now"
+        for name, found in classes.items()
+        if found is not None
+    )
+    return replace(report, left_out=chosen.left_out, notes=notes)
+
+
+def _renamed(tensors: Mapping[str, Any], rules: Rules, file: str) -> Mapping[str, str]:
+    try:
+        return rename(tensors, rules).names
+    except UsageError as error:
+        error.file = file
+        raise
 
 
 def _only_names_of_their_own(

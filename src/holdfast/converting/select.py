@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from holdfast.arrays.read import SIZED
 from holdfast.errors import MissingPartError, RefusedError, UsageError
-from holdfast.spec.index import ArrayRef, Index
+from holdfast.spec.index import ArrayRef, Index, StateDict
 from holdfast.spec.naming import closest, several
 from holdfast.spec.tree import Path, bracketed, children_of, distinct, dotted, step_text, walk
 
@@ -39,29 +39,44 @@ class Weights:
 def weights_of(tree: Any, index: Index, part: str | None) -> Weights:
     """The tensors of ``part``, or of the one part that looks like a state dict.
 
+    ``part`` may also be what several names of one state dict begin with, ``model.encoder``.
+
     Raises:
         MissingPartError: nothing bears that name, or several do, or nothing in it is a tensor.
         UsageError: several parts could be meant; they are listed.
         RefusedError: the part has more than a million entries.
     """
-    name, node = (part, _part(tree, part, index)) if part else _only(tree, index)
-    found = list(_leaves(node, index.file))
+    chosen = _part(tree, part, index) if part else _only(tree, index)
+    found = list(_leaves(chosen.node, index.file))
+    if chosen.prefix:
+        found = [(path, leaf) for path, leaf in found if dotted(path).startswith(chosen.prefix)]
     paths = [path for path, leaf in found if _is_tensor(leaf)]
-    dotted_names = [dotted(path) for path in paths]
-    names = distinct(dotted_names, lambda position: paths[position])
+    plain = [dotted(path).removeprefix(chosen.prefix) for path in paths]
+    names = distinct(plain, lambda position: paths[position])
     tensors = dict(zip(names, (leaf for _, leaf in found if _is_tensor(leaf)), strict=True))
     if not tensors:
         raise MissingPartError(
-            f"there is no tensor in {name!r}" if name else "there is no tensor in this checkpoint",
+            f"there is no tensor in {chosen.name!r}"
+            if chosen.name
+            else "there is no tensor in this checkpoint",
             file=index.file,
             found=", ".join(_candidates(tree)[:_SHOWN]) or "no part with tensors",
             cure="holdfast show FILE lists what is in it.",
         )
     left_out = [dotted(path) for path, leaf in found if path and not _is_tensor(leaf)]
-    if name and not part:
-        left_out += [step_text(key) for key in tree if step_text(key) != name]
-    apart = tuple(new for new, old in zip(names, dotted_names, strict=True) if new != old)
-    return Weights(name, tensors, tuple(left_out), apart, getattr(node, "aside", None))
+    apart = tuple(new for new, old in zip(names, plain, strict=True) if new != old)
+    aside = None if chosen.prefix else getattr(chosen.node, "aside", None)
+    return Weights(chosen.name, tensors, (*left_out, *chosen.left_out), apart, aside)
+
+
+@dataclass(frozen=True, slots=True)
+class _Chosen:
+    """A node, or of a node what begins with ``prefix``; ``left_out`` are the parts beside it."""
+
+    name: str | None
+    node: Any
+    prefix: str = ""
+    left_out: tuple[str, ...] = ()
 
 
 def _leaves(node: Any, file: str) -> Iterator[tuple[Path, Any]]:
@@ -76,23 +91,26 @@ def _leaves(node: Any, file: str) -> Iterator[tuple[Path, Any]]:
         yield leaf
 
 
-def _part(tree: Any, part: str, index: Index) -> Any:
-    """The node at a name; keys may hold dots themselves.
+def _part(tree: Any, part: str, index: Index) -> _Chosen:
+    """What bears a name; keys may hold dots themselves.
 
     Raises:
         MissingPartError: nothing bears it, or several nodes do.
     """
     found = dict(_below(tree, part, (), set()))
     if len(found) == 1:
-        return next(iter(found.values()))
+        return _Chosen(part, next(iter(found.values())))
     if found:
         raise several(part, [bracketed(path) for path in found], index.file)
-    names = _candidates(tree)
-    below = names or [step_text(step) for step, _ in children_of(tree)]
+    leaves = list(_leaves(tree, index.file))
+    if any(dotted(path).startswith(f"{part}.") for path, _ in leaves):
+        return _Chosen(part, tree, f"{part}.")
+    names = [step_text(step) for step, _ in children_of(tree)]
+    close = closest(part, [*names, *(dotted(path) for path, _ in leaves)])
     raise MissingPartError(
         f"nothing in this checkpoint is called {part!r}",
         file=index.file,
-        found=", ".join(closest(part, below) or below[:_SHOWN]) or "nothing at all",
+        found=", ".join(close or names[:_SHOWN]) or "nothing at all",
         cure="holdfast show FILE lists what is in it.",
     )
 
@@ -112,21 +130,47 @@ def _below(node: Any, name: str, path: Path, seen: set[Any]) -> Iterator[tuple[P
                 yield from _below(child, rest.removeprefix("."), below, seen)
 
 
-def _only(tree: Any, index: Index) -> tuple[str | None, Any]:
-    if index.programs:  # a program is one model, its parts are the submodules
-        return None, tree
-    if not isinstance(tree, Mapping) or any(_is_tensor(value) for value in tree.values()):
-        return None, tree
+def _only(tree: Any, index: Index) -> _Chosen:
+    """The weights where nobody said which: never an optimizer's state among them."""
+    if index.programs or not isinstance(tree, Mapping):
+        return _Chosen(None, tree)  # a program is one model, its parts are the submodules
     names = _candidates(tree)
-    if len(names) == 1:
-        return names[0], _part(tree, names[0], index)
-    if not names:
-        return None, tree
-    raise UsageError(
-        "this checkpoint holds several parts, and which one are the weights is not said",
-        file=index.file,
-        found=", ".join(names[:_SHOWN]) + (", …" if len(names) > _SHOWN else ""),
-        cure=f'Name one: --part {shlex.quote(names[0])}, or part="{names[0]}".',
+    usual = [name for name in names if name in _USUAL]
+    if _is_flat(tree) or (not _is_training(tree) and any(map(_is_tensor, tree.values()))):
+        return _Chosen(None, tree)
+    if len(names) > 1 and len(usual) != 1:
+        raise UsageError(
+            "this checkpoint holds several parts, and which one are the weights is not said",
+            file=index.file,
+            found=", ".join(names[:_SHOWN]) + (", …" if len(names) > _SHOWN else ""),
+            cure=f'Name one: --part {shlex.quote(names[0])}, or part="{names[0]}".',
+        )
+    if names:
+        name = usual[0] if usual else names[0]
+        others = tuple(each for each in map(step_text, tree) if each != name)
+        return replace(_part(tree, name, index), left_out=others)
+    optimizers = [key for key, value in tree.items() if _is_optimizer(value)]
+    weights = {key: value for key, value in tree.items() if key not in optimizers}
+    if not optimizers or not any(map(_is_tensor, weights.values())):
+        return _Chosen(None, tree)
+    return _Chosen(None, weights, left_out=tuple(map(step_text, optimizers)))
+
+
+#: What the weights are called in the checkpoints of most training scripts, and of Lightning.
+_USUAL = ("model", "model_state_dict", "state_dict", "module")
+
+
+def _is_flat(tree: Mapping[Any, Any]) -> bool:
+    """Whether it is a state dict itself: one says so, or its keys are paths."""
+    own = [key for key, value in tree.items() if _is_tensor(value)]
+    return bool(own) and (isinstance(tree, StateDict) or any("." in str(key) for key in own))
+
+
+def _is_training(tree: Mapping[Any, Any]) -> bool:
+    """Whether more than weights is in it: an optimizer, or plain values such as an epoch."""
+    return any(
+        _is_optimizer(value) or not (_is_tensor(value) or isinstance(value, Mapping))
+        for value in tree.values()
     )
 
 
@@ -150,8 +194,8 @@ def _has_tensors(node: Any) -> bool:
     return any(_is_tensor(leaf) for _, (_, leaf) in leaves)
 
 
-def _is_optimizer(node: Mapping[Any, Any]) -> bool:
-    return "state" in node and "param_groups" in node
+def _is_optimizer(node: Any) -> bool:
+    return isinstance(node, Mapping) and "state" in node and "param_groups" in node
 
 
 def _is_tensor(node: Any) -> bool:

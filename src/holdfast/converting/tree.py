@@ -13,6 +13,7 @@ from holdfast.converting.torch_file import Storages
 from holdfast.converting.types import dtype_of
 from holdfast.pickles.limits import nodes
 from holdfast.spec.index import (
+    ArrayRef,
     DeviceRef,
     DTypeRef,
     LayoutRef,
@@ -35,15 +36,14 @@ class Rebuilt:
     Objects of classes outside the closed table, raw storages and NumPy arrays of anything but
     numbers are left out, and attributes set on tensors; NumPy arrays become tensors and NumPy
     scalars plain numbers, so that ``torch.load(weights_only=True)`` opens the file. ``items`` has
-    each tensor once; of those in ``plain`` the class of their own is gone, by name: they are plain
-    tensors now.
+    each tensor once; ``changed`` says, by name, what is another kind of thing now.
     """
 
     def __init__(self, tree: Any, file: str) -> None:
         self.storages = Storages(nodes(tree))
         self.items: list[Item] = []
         self.left_out: list[str] = []
-        self.plain: dict[str, str] = {}
+        self.changed: dict[str, str] = {}
         self._file = file
         self._made: dict[Any, Any] = {}
         self._alive: list[Any] = []
@@ -73,6 +73,7 @@ class Rebuilt:
         if isinstance(node, set | frozenset):
             return set(node)
         if isinstance(node, NumpyScalar):
+            self.changed[dotted(path)] = "a NumPy scalar: a plain number now"
             return values.scalar(node, file=self._file).item()
         if isinstance(node, SparseRef):
             return self._sparse(node, path)
@@ -105,6 +106,8 @@ class Rebuilt:
         if found is None:
             return _LEFT_OUT
         self._note_class(node, path)
+        if isinstance(node, ArrayRef):
+            self.changed[dotted(path)] = "a NumPy array: a tensor now"
         if isinstance(node, TensorRef) and node.storage is None:
             grads = (node.requires_grad, node.is_parameter)
             return TensorRef(node.dtype, node.shape, node.stride, None, 0, *grads)
@@ -119,7 +122,7 @@ class Rebuilt:
     def _note_class(self, node: Any, path: Path) -> None:
         subclass = getattr(node, "subclass", None)
         if subclass is not None:
-            self.plain[dotted(path)] = subclass.symbol
+            self.changed[dotted(path)] = f"a {subclass.symbol}: a plain tensor now"
         if getattr(node, "attributes", None) is not None:
             self.left_out.append(f"{dotted(path)}.__dict__")
 

@@ -123,7 +123,9 @@ class Crawler:
     def _look_otherwise(self, site: Site, head: bytes, *, ends_as_zip: bool) -> int | None:
         if (packing := crawl_behind.packing(head, is_whole=site.is_whole)) is not None:
             self.problem(site, f"it is packed with {packing}: unpack it and scan what comes out")
+        # The size of a safetensors header may look like the beginning of a pickle.
         is_pickle = bool(_PICKLE_HEAD.match(head)) and site.is_whole
+        is_pickle = is_pickle and not crawl_behind.is_safetensors(site.source, head)
         walked = self.look_for_pickles(
             site, is_pickle=is_pickle or bool(_PICKLE_NAME.search(site.name))
         )

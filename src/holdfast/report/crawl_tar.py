@@ -25,7 +25,7 @@ _SPARSE, _FOLDER, _GLOBAL = b"S", b"5", b"g"
 _PAX, _LONG = (b"x", b"g", b"X"), (b"L", b"K")
 _LINKS = (b"1", b"2")
 _SPARSE_WORDS = "a sparse member is not looked through: unpack the tar first"
-_SPARSE_IN_PAX = b"GNU.sparse"
+_SPARSE_IN_PAX, _SIZE_IN_PAX = b"GNU.sparse", b" size="
 _MOST_HEADERS = 10_000
 #: In torch's oldest files, pickles and raw numbers take turns in these members.
 _MIXED = ("storages", "tensors")
@@ -65,8 +65,8 @@ class _Said:
         if kind == _GLOBAL:
             self.names_of_all |= names
         self.names |= names
-        self.is_resized |= kind in _PAX
-        self.is_any_resized |= kind == _GLOBAL
+        self.is_resized |= kind in _PAX and _SIZE_IN_PAX in data
+        self.is_any_resized |= kind == _GLOBAL and _SIZE_IN_PAX in data
 
     def next_member(self) -> None:
         """Forget what was said of one member alone."""

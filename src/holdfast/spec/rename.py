@@ -47,7 +47,7 @@ def rename(names: Iterable[str], rules: Rules) -> Renamed:
     is put back in order for the ``*`` of the right side.
 
     Raises:
-        UsageError: two names become one, or a rule fits no name.
+        UsageError: two names become one or one becomes empty, or a rule fits no name.
     """
     if callable(rules):
         return Renamed(_checked({name: rules(name) for name in names}))
@@ -110,6 +110,10 @@ def _pattern(old: str, new: str) -> Callable[[str], str | None]:
 def _checked(made: dict[str, str]) -> dict[str, str]:
     first: dict[str, str] = {}
     for old, new in made.items():
+        if not new and old:
+            raise UsageError(
+                "a tensor would have no name", wanted=f"a name for {old!r}", found="nothing"
+            )
         if new in first:
             raise UsageError(
                 "two tensors would have one name",

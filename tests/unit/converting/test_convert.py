@@ -301,10 +301,10 @@ def test_what_a_tensor_loses_is_said(tmp_path):
     noted.note = "mine"
     torch.save({"x": tensor, "y": noted}, tmp_path / "a.pt")
     report = holdfast.convert(tmp_path / "a.pt", tmp_path / "b.pt")
-    assert f"x was a {__name__}.Tagged: now a plain tensor" in report.notes
+    assert f"x was a {__name__}.Tagged: a plain tensor now" in report.notes
     assert report.left_out == ("y.__dict__",)
     report = holdfast.convert(tmp_path / "a.pt", tmp_path / "b.safetensors")
-    assert f"x was a {__name__}.Tagged: now a plain tensor" in report.notes
+    assert f"x was a {__name__}.Tagged: a plain tensor now" in report.notes
 
 
 def test_parts_that_are_not_taken_are_named(training, tmp_path):
@@ -315,6 +315,81 @@ def test_parts_that_are_not_taken_are_named(training, tmp_path):
     assert asked.left_out == ()
     state = holdfast.convert(path, tmp_path / "a.safetensors", part="optimizer")
     assert "param_groups.0.lr" in state.left_out
+
+
+WEIGHTS = {"fc.weight": torch.ones(2), "fc.bias": torch.zeros(1)}
+OPTIMIZER = {"state": {0: {"m": torch.ones(2)}}, "param_groups": [{"lr": 0.1, "params": [0]}]}
+CHOSEN = {
+    "the weights beside a loose tensor": (
+        {"epoch": 1, "state_dict": WEIGHTS, "best_acc1": torch.ones(()), "optimizer": OPTIMIZER},
+        "state_dict",
+        ("epoch", "best_acc1", "optimizer"),
+    ),
+    "the usual name of several": (
+        {"state_dict": WEIGHTS, "callbacks": {"best_model_score": torch.ones(())}},
+        "state_dict",
+        ("callbacks",),
+    ),
+    "a flat state dict with values in it": (
+        {**WEIGHTS, "block.count": 3, "block._extra_state": {"amax": torch.ones(1)}},
+        None,
+        ("block.count",),
+    ),
+    "a nested state dict with a tensor at its top": (
+        {"fc": {"weight": torch.ones(2)}, "bias": torch.ones(1)},
+        None,
+        (),
+    ),
+    "weights at the top beside an optimizer": (
+        {"w": torch.ones(2), "optimizer": OPTIMIZER},
+        None,
+        ("optimizer",),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CHOSEN)
+def test_the_weights_are_found_and_what_is_beside_them_is_named(name, tmp_path):
+    tree, part, left_out = CHOSEN[name]
+    torch.save(tree, tmp_path / "a.pt")
+    report = holdfast.convert(tmp_path / "a.pt", tmp_path / "a.safetensors")
+    assert (report.part, report.left_out) == (part, left_out)
+    names = [item.name for item in report.items]
+    assert not any("optimizer" in name or name.startswith("state.") for name in names)
+    if part:
+        assert set(names) == set(WEIGHTS)
+
+
+def test_a_part_is_also_what_names_begin_with(tmp_path):
+    net = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
+    torch.save({"model": net.state_dict(), "epoch": 1}, tmp_path / "a.pt")
+    report = holdfast.convert(tmp_path / "a.pt", tmp_path / "b.pt", part="model.1")
+    assert (report.part, report.left_out) == ("model.1", ())
+    assert same(torch.load(tmp_path / "b.pt"), net[1].state_dict())
+    with pytest.raises(MissingPartError) as caught:
+        holdfast.convert(tmp_path / "a.pt", tmp_path / "b.pt", part="modle")
+    assert "found model\n" in str(caught.value)
+    with pytest.raises(MissingPartError) as caught:
+        holdfast.convert(tmp_path / "a.pt", tmp_path / "b.pt", part="nope")
+    assert "found model, epoch\n" in str(caught.value)
+
+
+def test_a_rule_that_takes_a_name_away_is_refused_and_names_the_file(tmp_path):
+    torch.save({"w": torch.ones(1)}, tmp_path / "a.pt")
+    for rules, words in (({"w": ""}, "a tensor would have no name"), ({"x": "y"}, "no name fits")):
+        with pytest.raises(UsageError) as caught:
+            holdfast.convert(tmp_path / "a.pt", tmp_path / "b.pt", rename=rules)
+        assert words in str(caught.value)
+        assert str(tmp_path / "a.pt") in str(caught.value)
+
+
+def test_what_becomes_another_kind_of_thing_is_said(tmp_path):
+    torch.save({"n": np.arange(3), "s": np.float32(2.5), "t": torch.ones(1)}, tmp_path / "a.pt")
+    report = holdfast.convert(tmp_path / "a.pt", tmp_path / "b.pt")
+    assert report.notes == (
+        "n was a NumPy array: a tensor now",
+        "s was a NumPy scalar: a plain number now",
+    )
 
 
 def test_extra_state_is_named_where_it_has_no_place(tmp_path):
