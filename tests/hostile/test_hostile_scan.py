@@ -227,8 +227,8 @@ def test_a_link_to_a_folder_is_told_of(tmp_path):
     (tmp_path / "a" / ".metadata").write_bytes(BENIGN)
     report = holdfast.scan(tmp_path / "a")
     assert report.verdict == "broken"
-    assert [each.what for each in report.problems] == [
-        "a link to a folder is not followed: scan that as well"
+    assert "a link to a folder is not followed: scan that as well" in [
+        each.what for each in report.problems
     ]
 
 

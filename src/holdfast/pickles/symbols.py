@@ -39,6 +39,10 @@ class Ends(Exception):  # noqa: N818 (no error: how a walk comes to its end)
     """The walk cannot go on; the text says why."""
 
 
+class Short(Ends):
+    """The bytes end before the pickle does."""
+
+
 class Limit(Ends):
     """The walk is too long: a reader would go on where it ends."""
 
@@ -112,7 +116,7 @@ class Walker:
         """The next few bytes."""
         stop = self.pos + nbytes
         if stop > len(self.data):
-            raise Ends("it ends in the middle of a value")
+            raise Short("it ends in the middle of a value")
         taken = self.data[self.pos : stop]
         self.pos = stop
         return taken
@@ -120,7 +124,7 @@ class Walker:
     def skip(self, nbytes: int) -> bytes | None:
         """Pass over a value; its bytes if they are few."""
         if nbytes > self.source.size - self.at:
-            raise Ends("it ends in the middle of a value")
+            raise Short("it ends in the middle of a value")
         if nbytes <= LONGEST_NAME:
             if self.pos + nbytes > len(self.data):
                 self._refill(_WINDOW)
@@ -179,6 +183,10 @@ class Walker:
     def stop(self, what: str) -> None:
         """No reader and no walk can go on."""
         raise Ends(what)
+
+    def end_of_bytes(self) -> None:
+        """A value is cut off."""
+        raise Short("it ends in the middle of a value")
 
     def pop(self) -> Any:
         """The topmost value; None (a plain value) where there is none."""
@@ -267,6 +275,7 @@ class Walker:
     def run(self) -> Walk:
         """Walk to STOP, or as far as it goes."""
         handlers, is_finished, is_cut_short = tracing.HANDLERS, False, False
+        is_short = False
         left = self.allowance.opcodes
         try:
             while not is_finished:
@@ -282,9 +291,10 @@ class Walker:
                 else:
                     handlers[code](self)
         except (IndexError, struct.error):  # fixed arguments, cut off
+            is_short = True
             self.problem = self.problem or _ENDS.format(self.at - 1, "it ends in a value")
         except Ends as reason:
-            is_cut_short = isinstance(reason, Limit)
+            is_cut_short, is_short = isinstance(reason, Limit), isinstance(reason, Short)
             if self.problem is None or is_cut_short:
                 self.problem = _ENDS.format(self.at - 1, reason)
         self.allowance.opcodes = left
@@ -298,6 +308,7 @@ class Walker:
             self.has_protocol,
             tuple(self.constants),
             is_cut_short,
+            is_short or self.has_cut_line,
         )
 
     def _go_on(self) -> None:
@@ -311,7 +322,7 @@ class Walker:
         if self._more():
             self._refill(_WINDOW)
         if self.pos >= len(self.data):
-            raise Ends("it ends before its end")
+            raise Short("it ends before its end")
 
     def _stop(self) -> bool:
         if not self.stack:

@@ -97,7 +97,7 @@ def number_of(nbytes: int) -> Callable[[Walker], None]:
     def push(w: Walker) -> None:
         w.pos += nbytes
         if w.pos > len(w.data):
-            w.stop("it ends in the middle of a value")
+            w.end_of_bytes()
         w.stack.append(None)
 
     return push

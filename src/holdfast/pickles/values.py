@@ -58,7 +58,8 @@ class Walk:
     ``end`` is the position behind the last opcode read. ``problem`` says what is wrong with the
     pickle, None when it came to its STOP as a whole one does. ``is_finished`` says that STOP was
     reached. ``top`` is the value left. ``constants`` are the texts and bytes that may hold a pickle
-    themselves. ``is_cut_short`` says that a limit ended the walk where a reader would go on.
+    themselves. ``is_cut_short`` says that a limit ended the walk where a reader would go on,
+    ``is_short`` that the bytes ended before the pickle did.
     """
 
     symbols: tuple[Symbol, ...]
@@ -69,6 +70,7 @@ class Walk:
     has_protocol: bool = False
     constants: tuple[Constant, ...] = ()
     is_cut_short: bool = False
+    is_short: bool = False
 
     @property
     def is_convincing(self) -> bool:

@@ -203,7 +203,7 @@ class Crawler:
             self.allowance.opcodes -= _PER_PICKLE
             walked = walk(source, at, is_guess=True, allowance=self.allowance)
             if not walked.is_finished:
-                return walked.end >= len(data)
+                return walked.is_short or walked.is_cut_short
             at = walked.end
         return True
 

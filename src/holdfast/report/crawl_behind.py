@@ -32,8 +32,8 @@ _PACKINGS = {
     b"7z\xbc\xaf\x27\x1c": "7z",
     b"\x04\x22\x4d\x18": "lz4",
 }
-#: Properties, the size of the dictionary (a power of two) and the high bytes of the length.
-_LZMA = re.compile(rb"[\x00-\xe0]\x00\x00[\x00-\xff]{2}.{4}(\x00{4}|\xff{4})", re.DOTALL)
+#: liblzma takes streams that say they unpack to less than this (alone_decoder.c).
+_MOST_LZMA = 1 << 38
 
 
 def packing(head: bytes, *, is_whole: bool) -> str | None:
@@ -42,7 +42,20 @@ def packing(head: bytes, *, is_whole: bool) -> str | None:
         if head.startswith(beginning):
             return name
     # It has no signature: numbers in the middle of a file look like it.
-    return "lzma" if is_whole and head[:1] == b"]" and _LZMA.match(head) else None
+    return "lzma" if is_whole and _is_lzma(head) else None
+
+
+def _is_lzma(head: bytes) -> bool:
+    """Whether bytes may be an LZMA stream: properties, size of the dictionary, unpacked size.
+
+    The first byte of the packed data is always 0.
+    """
+    if len(head) < 14 or head[0] >= 9 * 5 * 5 or head[13]:
+        return False
+    dictionary, nbytes = (int.from_bytes(head[a:b], "little") for a, b in ((1, 5), (5, 13)))
+    is_usual = bin(dictionary).count("1") <= 2 or dictionary == 0xFFFFFFFF
+    is_sized = 0 < nbytes < _MOST_LZMA or nbytes == 0xFFFFFFFFFFFFFFFF
+    return is_sized and (is_usual or head.startswith(b"]\0"))
 
 
 def end_of_legacy(source: Source) -> int:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from holdfast.errors import HoldfastError
+from holdfast.formats.dcp.metadata import read_metadata
 from holdfast.io.source import Folder, Source, open_source
 from holdfast.report import crawl_zip
 from holdfast.report.site import Site
@@ -41,6 +42,7 @@ def look(crawler: Crawler, folder: Folder) -> None:
                 home = os.path.dirname(path)  # noqa: PTH120
                 if home not in starts:
                     starts[home] = _starts(home)
+                    _check_metadata(crawler, home)
                 _look_at(crawler, source, path, starts[home])
         except HoldfastError as error:
             crawler.problem(site, error.what)
@@ -57,6 +59,21 @@ def _look_at(crawler: Crawler, source: Source, path: str, starts: list[int]) -> 
         if start < source.size and source.read_at(start, min(2, source.size - start)) != b"PK":
             window = source.window(start, source.size - start)
             crawler.look_for_pickles(site.inside(window, f"bytes at {start:,}"), is_pickle=False)
+
+
+def _check_metadata(crawler: Crawler, folder: str) -> None:
+    """Note metadata that torch may take for another than is seen here: where things lie is in it.
+
+    It is read by a reader that takes records of numbers and text as torch writes them, and nothing
+    that counts, calls or computes.
+    """
+    with open_source(folder) as source:
+        try:
+            if isinstance(source, Folder) and source.has(_METADATA):
+                read_metadata(source)
+        except HoldfastError as error:
+            site = Site(source, os.path.join(folder, _METADATA))  # noqa: PTH118
+            crawler.problem(site, f"where its pieces lie is not sure: {error.what}")
 
 
 def _starts(folder: str) -> list[int]:

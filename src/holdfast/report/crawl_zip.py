@@ -22,7 +22,8 @@ _HEADER, _END = b"PK\x03\x04", b"PK\x05\x06"
 _END_SIZE = 22
 #: What an archive begins with; one without members is its end record alone.
 BEGINNINGS = (_HEADER, _END)
-_TAIL = _END_SIZE + 0xFFFF
+#: How far from the end its record may lie; miniz goes back by blocks of 4 KiB, and so farther.
+_TAIL = _END_SIZE + 0xFFFF + (8 << 10)
 _WINDOW = 4 << 20
 #: Signatures in a file that is no plain archive; more of them are no accident.
 _MOST_HEADERS = 10_000
@@ -139,7 +140,7 @@ def look_leniently(crawler: Crawler, site: Site) -> None:
             break
         names.append(_name_at(source, at, _LOCAL.size, 26))
         _look_at_header(crawler, site, at)
-    names += _central_names(source)
+    names += _central_names(crawler, site)
     _note_programs(crawler, site, names)
 
 
@@ -196,13 +197,17 @@ def _name_at(source: Source, at: int, header: int, field: int) -> str:
     return name.decode("utf-8", "replace")
 
 
-def _central_names(source: Source) -> list[str]:
+def _central_names(crawler: Crawler, site: Site) -> list[str]:
     """The names that the central directory gives, wherever its entries lie near the end."""
+    source = site.source
     start = max(0, source.size - _WINDOW)
     data = source.read_at(start, source.size - start)
     names: list[str] = []
     at = data.find(b"PK\x01\x02")
     while at >= 0 and len(names) < _MOST_HEADERS:
+        # Which of two headers says how a member is packed is up to the reader.
+        if int.from_bytes(data[at + 10 : at + 12], "little") in _METHODS:
+            crawler.problem(site, "a member is packed in a way that cannot be looked through")
         names.append(_name_at(source, start + at, _CENTRAL.size, 28))
         at = data.find(b"PK\x01\x02", at + 1)
     return names
