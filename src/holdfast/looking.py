@@ -129,12 +129,14 @@ class Checkpoint:
         """Read all that has a CRC and say which members are not what they were when saved."""
         from holdfast.report.verify import verify_index
 
+        self._check_open()
         return verify_index(self.index, self._source)
 
     def scan(self) -> ScanReport:
         """List what its pickles would call elsewhere, and say whether all of it is plain data."""
         from holdfast.report.crawl import scan_source
 
+        self._check_open()
         return scan_source(self._source)
 
     def close(self) -> None:
@@ -164,13 +166,16 @@ class Checkpoint:
 
     def _find(self, name: str) -> Any:
         node = self._named().find(name, self.index.file)
+        self._check_open()
+        return node
+
+    def _check_open(self) -> None:
         if not self._close.alive:
             raise UsageError(
                 "this checkpoint is closed: its tensors can be read no more",
                 file=self.path,
                 cure="Read inside the with block, or open it again.",
             )
-        return node
 
 
 def open(path: str | os.PathLike[str]) -> Checkpoint:
@@ -249,13 +254,25 @@ def convert(
     target = Path(dst)
     converting.check(target, options)
     with open(src) as checkpoint:
-        if target.exists() and target.samefile(checkpoint.path):
+        if _is_of_source(target, checkpoint):
             raise UsageError(
-                "the source is never changed, and the target is the source",
+                "the source is never changed, and the target is the source or a file of it",
                 file=target,
-                cure="Give another name.",
+                cure="Give another name, or another folder.",
             )
         return converting.convert(checkpoint.index, checkpoint._source, target, options)
+
+
+def _is_of_source(target: Path, checkpoint: Checkpoint) -> bool:
+    """Whether a target is a file or folder that the checkpoint is read from, or lies in it."""
+    source = checkpoint.path
+    index = checkpoint.index
+    if source.is_dir() and target.resolve().is_relative_to(source.resolve()):
+        return True
+    if not target.exists():
+        return False
+    files = {source, *(Path(each.file) for each in (*index.extents.values(), *index.other))}
+    return any(file.exists() and target.samefile(file) for file in files)
 
 
 def scan(path: str | os.PathLike[str]) -> ScanReport:

@@ -28,7 +28,7 @@ def dtype(text: str, *, file: str) -> np.dtype[Any]:
         "refused: NumPy arrays in a checkpoint hold numbers or text",
         file=file,
         found=f"dtype {text!r}",
-        cure="Convert them before saving, or look at the rest with holdfast.open(path).",
+        cure='Without them: holdfast.load(path, opaque="keep").',
     )
 
 

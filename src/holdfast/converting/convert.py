@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import time
 import uuid
 from collections.abc import Callable, Mapping
@@ -120,6 +121,8 @@ def _weights(
         names = _renamed(chosen.tensors, options.rules, index.file)
     _only_names_of_their_own(names, chosen.bracketed, index.file)
     items = items_of(chosen.tensors, names, types.parse(options.dtype), index.file)
+    if not _is_torch(target):
+        items = safetensors_file.with_own_names(items)
     if _is_torch(target):
         aside = None if options.rules or options.is_plain else chosen.aside
         files = _write_torch(index, items, aside, target, elements, options)
@@ -135,7 +138,18 @@ def _weights(
         for name, found in classes.items()
         if found is not None
     )
+    if options.is_plain:
+        notes += _unread_by_libtorch(items)
     return replace(report, left_out=chosen.left_out, notes=notes)
+
+
+def _unread_by_libtorch(items: list[Item]) -> tuple[str, ...]:
+    """Notes on element types younger than the reader in C++, which knows ``_rebuild_tensor_v2``."""
+    found = {item.dtype.torch_name: item.name for item in items if not item.dtype.storage_class}
+    return tuple(
+        f"LibTorch's pickle_load does not read {kind} ({name}): convert it with --dtype"
+        for kind, name in found.items()
+    )
 
 
 def _renamed(tensors: Mapping[str, Any], rules: Rules, file: str) -> Mapping[str, str]:
@@ -157,7 +171,7 @@ def _only_names_of_their_own(
             file=file,
             wanted="a name for each",
             found=", ".join(doubled[:5]),
-            cure=f'Rename: --rename "{doubled[0]} -> …", or take one part: --part.',
+            cure=f"Rename: --rename {shlex.quote(f'{doubled[0]} -> …')}, or take one part: --part.",
         )
 
 

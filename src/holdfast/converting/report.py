@@ -24,7 +24,7 @@ class ConvertReport:
     format_to: str
     part: str | None
     files: Mapping[str, int]
-    items: tuple[Item, ...]
+    items: tuple[Item, ...] = field(repr=False)
     left_out: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     unfit: Mapping[str, int] = field(default_factory=dict)

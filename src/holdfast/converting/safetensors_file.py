@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from holdfast.converting.items import Elements, Item
 from holdfast.errors import UsageError
 from holdfast.formats.safetensors import seal, write
+from holdfast.formats.safetensors.read import RECORD
 from holdfast.io.checksum import crc32
 from holdfast.io.commit import Buffer
 
@@ -53,6 +54,26 @@ class SafeFile:
     def head(self) -> bytes:
         """The header with the CRCs of what was written, and its own."""
         return seal.sealed(self.layout.header)
+
+
+#: Keys of the metadata that say other things: a tensor of such a name is stored, tied or not.
+_RESERVED = frozenset({*_MADE_FOR, RECORD, seal.CRCS, seal.SEAL})
+
+
+def with_own_names(items: Sequence[Item]) -> list[Item]:
+    """The items, those untied whose names mean something else in the metadata.
+
+    Raises:
+        UsageError: a tensor bears the one name that safetensors keeps for itself.
+    """
+    for item in items:
+        if item.name == write.METADATA:
+            raise UsageError(
+                "safetensors keeps this name for the metadata",
+                tensor=item.name,
+                cure=f"Rename it: --rename '{item.name} -> metadata'.",
+            )
+    return [replace(item, tied_to=None) if item.name in _RESERVED else item for item in items]
 
 
 def planned(items: Sequence[Item], metadata: Mapping[str, str]) -> SafeFile:

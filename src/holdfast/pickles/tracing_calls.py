@@ -61,7 +61,15 @@ def _call(w: Walker, function: Any, args: Any) -> None:
         w.stack.append(w.name(outer.module, f"{outer.name}.{inner}"))
         return
     function.ways["called"] = None
-    w.stack.append(function.made)
+    w.stack.append(_given_back(function, args) or function.made)
+
+
+def _given_back(function: Symbol, args: Any) -> Symbol | None:
+    """The symbol that a call hands through: older NumPy makes a scalar of any object so."""
+    is_scalar = function.name == "scalar" and function.module.startswith("numpy.")
+    if not is_scalar or not isinstance(args, tuple):
+        return None
+    return next((each for each in args[1:] if isinstance(each, Symbol)), None)
 
 
 def _attribute(function: Symbol, args: Any) -> str | None:

@@ -178,7 +178,8 @@ class Crawler:
     def _look_at(self, found: Unpacked, site: Site, *, is_member: bool) -> None:
         if found.has_more and self._unpack_left <= 0:
             self.problem(site, "it unpacks to too much to be looked through: unpack it first")
-        if found.is_broken and (site.name if is_member else _is_gzip(site.source)):
+        is_sure = site.name if is_member else site.is_whole or _is_gzip(site.source)
+        if found.is_broken and is_sure:
             self.problem(site, "it unpacks only in part")
         if not found.data:
             return

@@ -41,6 +41,10 @@ def packing(head: bytes, *, is_whole: bool) -> str | None:
     for beginning, name in _PACKINGS.items():
         if head.startswith(beginning):
             return name
+    if head[1:4] == b"\x2a\x4d\x18" and head[0] >> 4 == 5:  # a frame to be passed over
+        return "zstd or lz4"
+    if is_whole and head.startswith(b"ZF0x"):
+        return "zlib, by an old joblib"
     # It has no signature: numbers in the middle of a file look like it.
     return "lzma" if is_whole and _is_lzma(head) else None
 

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 from holdfast.errors import HoldfastError
 from holdfast.formats.dcp.metadata import read_metadata
 from holdfast.io.source import Folder, Source, open_source
-from holdfast.report import crawl_zip
+from holdfast.report import crawl_behind, crawl_tar, crawl_zip
 from holdfast.report.site import Site
+from holdfast.report.unpack import is_packed
 
 if TYPE_CHECKING:
     from holdfast.report.crawl import Crawler
@@ -50,9 +51,12 @@ def look(crawler: Crawler, folder: Folder) -> None:
 
 def _look_at(crawler: Crawler, source: Source, path: str, starts: list[int]) -> None:
     site = Site(source, path, is_whole=True)
-    if not path.endswith(".distcp"):
+    head = source.read_at(0, min(source.size, 512))
+    if not path.endswith(".distcp") or is_packed(head) or crawl_tar.is_tar(head):
         crawler.look(site)
         return
+    if (packing := crawl_behind.packing(head, is_whole=True)) is not None:
+        crawler.problem(site, f"it is packed with {packing}: unpack it and scan what comes out")
     # Archives and pickles stand behind each other in it; the metadata says where they start.
     crawl_zip.look_leniently(crawler, site)
     for start in starts or [0]:

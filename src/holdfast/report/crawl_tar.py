@@ -84,6 +84,8 @@ def _look_at_member(crawler: Crawler, site: Site, at: int, said: _Said) -> None:
         data = _beginning(inner.source)
         if kind in _PAX and _SPARSE_IN_PAX in data:
             crawler.problem(inner, _SPARSE_WORDS)
+        if nbytes > len(data) and not said.is_resized:
+            crawler.problem(inner, "an extended header of more than 1 MiB is not looked through")
         said.add(kind, data)
         return
     if kind == _SPARSE:

@@ -8,7 +8,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from holdfast.report.leaves import is_plain_sequence
-from holdfast.spec.index import DeviceRef, DTypeRef, LayoutRef, NumpyScalar, SizeRef, StorageRef
+from holdfast.spec.index import (
+    DeviceRef,
+    DTypeRef,
+    LayoutRef,
+    NumpyDTypeRef,
+    NumpyScalar,
+    SizeRef,
+    StorageRef,
+)
 
 #: Longest text of one value; what is longer is shortened and its length said.
 TEXT_LIMIT = 120
@@ -36,6 +44,7 @@ def type_of(value: Any) -> str:
         DeviceRef: "torch.device",
         LayoutRef: "torch.layout",
         StorageRef: "storage",
+        NumpyDTypeRef: "numpy.dtype",
     }
     if type(value) in words:
         return words[type(value)]
@@ -95,6 +104,8 @@ def _text(value: Any, limit: int | None = TEXT_LIMIT) -> str:
         return f"torch.{value.name}"
     if isinstance(value, DeviceRef):
         return f"device({value.text!r})"
+    if isinstance(value, NumpyDTypeRef):
+        return f"numpy.dtype({value.text!r})"
     if isinstance(value, StorageRef):
         return f"a storage of {value.nbytes:,} bytes ({value.dtype.name})"
     return "{}" if isinstance(value, Mapping) else repr(value)

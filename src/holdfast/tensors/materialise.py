@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -65,9 +66,10 @@ def materialise(
     if missing:
         raise untrusted(index.file, missing, has_modules=has_modules(index.tree))
     tree = weights_of(index, trusted) if opaque == "state_dict" else index.tree
+    keeps = opaque != "error"
     storages = Storages(index, source, map_location=map_location, mmap=mmap, verify=verify)
     try:
-        return Materialiser(index.file, storages, trusted, map_location).build(tree)
+        return Materialiser(index.file, storages, trusted, map_location, keeps=keeps).build(tree)
     except RecursionError as error:
         raise RefusedError(
             "refused: a tree is no deeper than Python's stack",
@@ -77,10 +79,22 @@ def materialise(
 
 
 class Materialiser:
-    """Builds nodes; what the file names twice is one object."""
+    """Builds nodes; what the file names twice is one object.
 
-    def __init__(self, file: str, storages: Storages, trust: Trust, map_location: Any) -> None:
+    With ``keeps`` NumPy arrays and scalars of objects stay references, as opaque objects do.
+    """
+
+    def __init__(
+        self,
+        file: str,
+        storages: Storages,
+        trust: Trust,
+        map_location: Any,
+        *,
+        keeps: bool = False,
+    ) -> None:
         self.file, self.storages, self.trust = file, storages, trust
+        self._keeps = keeps
         self._map_location = map_location
         self._made: dict[int, tuple[Any, Any]] = {}
         self._builders: dict[type, Callable[[Any], Any]] = {
@@ -97,9 +111,9 @@ class Materialiser:
             ChunkedRef: lambda ref: build.chunked(ref, storages, self.build),
             StorageRef: lambda ref: build.typed_storage(ref, storages),
             Opaque: lambda node: build_opaque(self, node),
-            ArrayRef: lambda ref: arrays.array(ref, file=file),
-            NumpyScalar: lambda ref: arrays.scalar(ref, file=file),
-            NumpyDTypeRef: lambda ref: arrays.dtype(ref.text, file=file),
+            ArrayRef: partial(self._of_numpy, arrays.array),
+            NumpyScalar: partial(self._of_numpy, arrays.scalar),
+            NumpyDTypeRef: lambda ref: self._of_numpy(_dtype, ref),
             SizeRef: torch.Size,
             DTypeRef: lambda ref: build.torch_dtype(ref.name),
             DeviceRef: self._device,
@@ -185,6 +199,14 @@ class Materialiser:
             ) from error
         return value
 
+    def _of_numpy(self, build_it: Callable[..., Any], ref: Any) -> Any:
+        try:
+            return build_it(ref, file=self.file)
+        except RefusedError:
+            if self._keeps:
+                return ref
+            raise
+
     def _tensor(self, ref: TensorRef) -> torch.Tensor:
         return self._finished(ref, build.dense(ref, self.storages, self.build))
 
@@ -218,3 +240,7 @@ class Materialiser:
             raise FormatError(
                 f"torch {torch.__version__} knows no device {ref.text!r}", file=self.file
             ) from error
+
+
+def _dtype(ref: NumpyDTypeRef, *, file: str) -> Any:
+    return arrays.dtype(ref.text, file=file)
