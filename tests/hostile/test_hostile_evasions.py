@@ -10,19 +10,24 @@ import lzma
 import pickle
 import struct
 import tarfile
+import tempfile
+import warnings
 import zipfile
 import zlib
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed.checkpoint as dcp
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save
 from scanning import BENIGN, EVIL, members, scan, tar, torch_zip
 from torch.package import PackageExporter
 
+import holdfast
 from holdfast.io.source import Memory
 from holdfast.pickles.symbols import walk
 
@@ -93,6 +98,48 @@ def far_memo() -> bytes:
     known = b"X\x0b\0\0\0collectionsq\0X\x0b\0\0\0OrderedDictq\1"
     hidden = b"X\5\0\0\0posix" + put + b"0\nX\6\0\0\0abort_" + put + b"1\n"
     return b"\x80\x04" + known + hidden + b"h\0h\1\x93)R."
+
+
+def listed_storage() -> bytes:
+    """What torch unpacks is a list, and no pickle begins as later ones do."""
+    storages = (
+        pickle.dumps(1, 2)
+        + b"\x80\x02](X\1\0\0\0kX\3\0\0\0cpuctorch\nFloatStorage\ne."
+        + struct.pack("<q3f", 3, 1, 2, 3)
+        + EVIL[2:]
+    )
+    return tar_of(header(b"storages", storages), header(b"pickle", BENIGN))
+
+
+def deflated(**files: bytes) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+    return buffer.getvalue()
+
+
+def packed_otherwise_by_the_directory() -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_LZMA) as archive:
+        archive.writestr("x", EVIL)
+    data = bytearray(buffer.getvalue())
+    data[8:10] = b"\0\0"
+    return b"hello\n" + bytes(data)
+
+
+def lzma_of(**properties: int) -> bytes:
+    filters = [{"id": lzma.FILTER_LZMA1, **properties}]
+    return lzma.compress(EVIL, format=lzma.FORMAT_ALONE, filters=filters)
+
+
+def flatbuffer() -> bytes:
+    """As ``torch.jit.save_jit_module_to_flatbuffer`` writes it."""
+    with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
+        warnings.simplefilter("ignore")  # that torch.jit is deprecated
+        path = Path(folder, "m")
+        torch.jit.save_jit_module_to_flatbuffer(torch.jit.script(torch.nn.Linear(2, 2)), str(path))
+        return path.read_bytes()
 
 
 def zip_of(**files: bytes) -> bytes:
@@ -192,7 +239,30 @@ EVASIONS: dict[str, tuple[bytes, str]] = {
     ),
     "a size of pax before a long name": (resized(), "symbol"),
     "a link to the storages": (linked_storages(), "a link stands for"),
+    "a list in place of a tuple": (listed_storage(), "not understood"),
+    # packings of other readers
+    "a long text in a deflated member": (
+        deflated(x=b"X" + struct.pack("<I", 70_000) + b"a" * 70_000 + b"0" + EVIL),
+        "symbol",
+    ),
+    "a directory that knows better": (packed_otherwise_by_the_directory(), "cannot be looked"),
+    "lzma of a small dictionary": (lzma_of(dict_size=4096), "packed with lzma"),
+    "lzma of other properties": (lzma_of(lc=0, lp=0, pb=0), "packed with lzma"),
+    "joblib's oldest": (
+        b"ZF" + hex(len(EVIL)).encode().ljust(19) + zlib.compress(EVIL),
+        "by an old joblib",
+    ),
+    "a frame of zstd to be passed over": (b"\x50\x2a\x4d\x18\1\0\0\0x", "zstd or lz4"),
+    "a zlib stream that breaks": (zlib.compress(EVIL * 50)[:-8], "only in part"),
+    # what older NumPy hands through
+    "a class handed through by NumPy": (
+        b"\x80\4cnumpy.core.multiarray\nscalar\n(cnumpy\ndtype\n(X\2\0\0\0O8K\0K\1tR"
+        b"ccollections\nCounter\ntR(N}X\3\0\0\0xyzK\7stb.",
+        "patched",
+    ),
     # programs
+    "TorchScript of torch 1.0": (zip_of(a__model_dot_json=b"{}", a__x=b"def f(): pass"), "program"),
+    "TorchScript in a flatbuffer": (flatbuffer(), "program"),
     "an export of torch 2.1": (
         zip_of(serialized_exported_program_dot_json=b"{}", version=b"5.1"),
         "program",
@@ -214,6 +284,8 @@ def test_no_way_past_is_open(name):
         assert members(report), report.to_text()
     elif how == "program":
         assert report.programs
+    elif how == "patched":
+        assert any("patched" in symbol.how for symbol in report.symbols)
     elif how == "unknown":
         assert any((s.module, s.name) == ("", "unknown") for s in report.symbols)
     else:
@@ -252,7 +324,33 @@ def tar_of_pax() -> bytes:
     return buffer.getvalue()
 
 
+def a_prefix_and_a_late_end() -> bytes:
+    """A program behind other bytes, its end record farther from the end than zipfile looks."""
+    return b"hello world\n" + zip_of(a__constants_dot_pkl=b"\x80\2)." * 2) + b"z" * 68_000
+
+
+def test_an_end_record_is_seen_as_far_from_the_end_as_miniz_sees_it():
+    assert not scan(a_prefix_and_a_late_end()).ok
+
+
+def test_folders_that_torch_may_read_otherwise(tmp_path):
+    """Extra numbers before the description, and a file of another kind where slices lie."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that there is one process only
+        dcp.save({"w": torch.ones(3)}, checkpoint_id=tmp_path)
+    assert holdfast.scan(tmp_path).ok
+    metadata = (tmp_path / ".metadata").read_bytes()
+    for broken in (b"I0x10\n0" + metadata, metadata[:-1] + b"\x85R."):
+        (tmp_path / ".metadata").write_bytes(broken)
+        assert not holdfast.scan(tmp_path).ok
+    (tmp_path / ".metadata").write_bytes(metadata)
+    for data in (gzip.compress(EVIL), tar(pickle=EVIL), bz2.compress(EVIL)):
+        (tmp_path / "x.distcp").write_bytes(data)
+        assert not holdfast.scan(tmp_path).ok
+
+
 HARMLESS = {
+    "numbers that begin as an extension code": torch_zip(extra={"a/data/0": b"\x84\1\2\3\4."}),
     **{
         f"safetensors with a header of {nbytes} bytes": save(
             {"w": torch.arange(4.0)}, {"a": "x" * (nbytes - 86)}

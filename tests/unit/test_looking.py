@@ -245,3 +245,29 @@ def test_a_model_pickled_whole_has_the_names_of_its_state_dict(tmp_path):
     assert checkpoint.names() == list(model.state_dict())
     for name, tensor in model.state_dict().items():
         assert np.array_equal(checkpoint.array(name), tensor.numpy())
+
+
+def test_shapes_that_numpy_lacks_are_a_letter(tmp_path) -> None:
+    path = tmp_path / "a.pt"
+    torch.save({"w": torch.zeros([1] * 70), "e": torch.empty(0, 1 << 62)}, path)
+    with looking.open(path) as checkpoint:
+        for name in ("w", "e"):
+            for read in (checkpoint.array, checkpoint.text):
+                with pytest.raises(UsageError, match="NumPy has no arrays of this shape"):
+                    read(name)
+        assert checkpoint.tensor("w").dim() == 70
+
+
+def test_a_closed_checkpoint_is_neither_verified_nor_scanned(file) -> None:
+    with looking.open(file) as checkpoint:
+        pass
+    for act in (checkpoint.verify, checkpoint.scan):
+        with pytest.raises(UsageError, match="this checkpoint is closed"):
+            act()
+
+
+@pytest.mark.parametrize("name", [1, None, ["a"], b"a"])
+def test_a_name_that_is_no_text(file, name) -> None:
+    with looking.open(file) as checkpoint, pytest.raises(UsageError) as caught:
+        checkpoint.array(name)
+    assert "a tensor is asked for by its name" in str(caught.value)

@@ -27,6 +27,11 @@ Array = np.ndarray[Any, Any]
 SIZED = (TensorRef, ChunkedRef, SparseRef, ArrayRef)
 
 
+#: NumPy 1 has arrays of 32 axes at most, NumPy 2 of 64.
+_MOST_AXES = 64 if int(np.__version__.partition(".")[0]) > 1 else 32
+_MOST_NBYTES_OF_AN_ELEMENT = 16
+
+
 class Reader:
     """Reads tensors of one checkpoint as arrays; ``verify`` checks every CRC before use."""
 
@@ -45,6 +50,7 @@ class Reader:
             DamagedError: bytes are not those that were saved.
             UsageError: it has no bytes (a meta tensor).
         """
+        self._check_shape(node)
         if isinstance(node, TensorRef):
             return self._tensor(node)
         if isinstance(node, ChunkedRef):
@@ -55,6 +61,19 @@ class Reader:
         if isinstance(node, NumpyScalar):
             return np.asarray(values.scalar(node, file=self._file))
         return values.array(node, file=self._file)
+
+    def _check_shape(self, node: Any) -> None:
+        """Go on only with a shape that NumPy has: torch has longer ones, and larger empty ones."""
+        shape = tuple(getattr(node, "shape", ()))
+        extent = math.prod(size or 1 for size in shape) * _MOST_NBYTES_OF_AN_ELEMENT
+        if len(shape) > _MOST_AXES or (extent >= 1 << 63 and 0 in shape):
+            raise UsageError(
+                "NumPy has no arrays of this shape",
+                file=self._file,
+                wanted=f"at most {_MOST_AXES} axes, and sizes whose product fits 63 bits",
+                found=f"{len(shape)} axes" if len(shape) > _MOST_AXES else str(list(shape))[:200],
+                cure="Read it with torch: .tensor(name).",
+            )
 
     def _tensor(self, ref: TensorRef) -> Array:
         if ref.storage is None and ref.numel:

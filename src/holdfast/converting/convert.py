@@ -59,6 +59,14 @@ def convert(index: Index, source: Source, target: Path, options: Options) -> Con
         FileError: the file system said no; what was there before is untouched.
     """
     check(target, options)
+    try:
+        return _converted(index, source, target, options)
+    except UsageError as error:
+        error.file = error.file or index.file
+        raise
+
+
+def _converted(index: Index, source: Source, target: Path, options: Options) -> ConvertReport:
     tree = with_state_dicts(index.tree, file=index.file)
     notes = (*index.notes, *flags(index.tree, file=index.file))
     elements = Elements(Reader(index, source))
@@ -66,6 +74,8 @@ def convert(index: Index, source: Source, target: Path, options: Options) -> Con
         report = _whole(index, tree, target, elements, options)
     else:
         report = _weights(index, tree, target, elements, options)
+    if _is_torch(target) and (own := _own_metadata(index)):
+        notes = (*notes, f"the metadata has no place in a torch file: {', '.join(own)[:200]}")
     return replace(report, notes=(*notes, *report.notes), unfit=dict(elements.unfit))
 
 
@@ -118,7 +128,7 @@ def _weights(
     chosen = weights_of(tree, index, options.part)
     names: Mapping[str, str] = {name: name for name in chosen.tensors}
     if options.rules:
-        names = _renamed(chosen.tensors, options.rules, index.file)
+        names = rename(chosen.tensors, options.rules).names
     _only_names_of_their_own(names, chosen.bracketed, index.file)
     items = items_of(chosen.tensors, names, types.parse(options.dtype), index.file)
     if not _is_torch(target):
@@ -150,14 +160,6 @@ def _unread_by_libtorch(items: list[Item]) -> tuple[str, ...]:
         f"LibTorch's pickle_load does not read {kind} ({name}): convert it with --dtype"
         for kind, name in found.items()
     )
-
-
-def _renamed(tensors: Mapping[str, Any], rules: Rules, file: str) -> Mapping[str, str]:
-    try:
-        return rename(tensors, rules).names
-    except UsageError as error:
-        error.file = file
-        raise
 
 
 def _only_names_of_their_own(
@@ -242,7 +244,19 @@ def _report(
 def _metadata(index: Index) -> dict[str, str]:
     values = _record(index).to_json()
     known = {key: value for key, value in values.items() if value not in (None, {}, [])}
-    return {"holdfast": json.dumps(known, ensure_ascii=False)}
+    return {**_own_metadata(index), "holdfast": json.dumps(known, ensure_ascii=False)}
+
+
+def _own_metadata(index: Index) -> dict[str, str]:
+    """What a safetensors file says of itself: its licence, its author. Tied names are no such."""
+    if not index.format.startswith("safetensors") or not isinstance(index.tree, Mapping):
+        return {}
+    reserved = {*safetensors_file.RESERVED, "total_size"}  # the listing of shards counts anew
+    return {
+        key: text
+        for key, text in index.metadata.items()
+        if key not in reserved and key not in index.tree and text not in index.tree
+    }
 
 
 def _record(index: Index) -> Record:

@@ -57,7 +57,7 @@ class SafeFile:
 
 
 #: Keys of the metadata that say other things: a tensor of such a name is stored, tied or not.
-_RESERVED = frozenset({*_MADE_FOR, RECORD, seal.CRCS, seal.SEAL})
+RESERVED = frozenset({*_MADE_FOR, RECORD, seal.CRCS, seal.SEAL})
 
 
 def with_own_names(items: Sequence[Item]) -> list[Item]:
@@ -73,7 +73,7 @@ def with_own_names(items: Sequence[Item]) -> list[Item]:
                 tensor=item.name,
                 cure=f"Rename it: --rename '{item.name} -> metadata'.",
             )
-    return [replace(item, tied_to=None) if item.name in _RESERVED else item for item in items]
+    return [replace(item, tied_to=None) if item.name in RESERVED else item for item in items]
 
 
 def planned(items: Sequence[Item], metadata: Mapping[str, str]) -> SafeFile:

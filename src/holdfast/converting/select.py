@@ -9,9 +9,10 @@ from typing import Any
 
 from holdfast.arrays.read import SIZED
 from holdfast.errors import MissingPartError, RefusedError, UsageError
-from holdfast.spec.index import ArrayRef, Index, StateDict
+from holdfast.report.leaves import inside
+from holdfast.spec.index import ArrayRef, Index, Opaque, StateDict
 from holdfast.spec.naming import closest, several
-from holdfast.spec.tree import Path, bracketed, children_of, distinct, dotted, step_text, walk
+from holdfast.spec.tree import Path, bracketed, distinct, dotted, step_text, walk
 
 _SHOWN = 8
 
@@ -51,7 +52,7 @@ def weights_of(tree: Any, index: Index, part: str | None) -> Weights:
     if chosen.prefix:
         found = [(path, leaf) for path, leaf in found if dotted(path).startswith(chosen.prefix)]
     paths = [path for path, leaf in found if _is_tensor(leaf)]
-    plain = [dotted(path).removeprefix(chosen.prefix) for path in paths]
+    plain = [_name(path, chosen) for path in paths]
     names = distinct(plain, lambda position: paths[position])
     tensors = dict(zip(names, (leaf for _, leaf in found if _is_tensor(leaf)), strict=True))
     if not tensors:
@@ -69,6 +70,13 @@ def weights_of(tree: Any, index: Index, part: str | None) -> Weights:
     return Weights(chosen.name, tensors, (*left_out, *chosen.left_out), apart, aside)
 
 
+def _name(path: Path, chosen: _Chosen) -> str:
+    """A tensor's name below its part; where it is the part, the last step of that."""
+    if not path:
+        return (chosen.name or "tensor").rpartition(".")[2]
+    return dotted(path).removeprefix(chosen.prefix)
+
+
 @dataclass(frozen=True, slots=True)
 class _Chosen:
     """A node, or of a node what begins with ``prefix``; ``left_out`` are the parts beside it."""
@@ -80,7 +88,7 @@ class _Chosen:
 
 
 def _leaves(node: Any, file: str) -> Iterator[tuple[Path, Any]]:
-    for count, leaf in enumerate(walk(node)):
+    for count, leaf in enumerate(walk(node, below=inside)):
         if count >= _MOST_LEAVES:
             raise RefusedError(
                 "a part to convert has at most so many entries",
@@ -105,7 +113,7 @@ def _part(tree: Any, part: str, index: Index) -> _Chosen:
     leaves = list(_leaves(tree, index.file))
     if any(dotted(path).startswith(f"{part}.") for path, _ in leaves):
         return _Chosen(part, tree, f"{part}.")
-    names = [step_text(step) for step, _ in children_of(tree)]
+    names = [step_text(step) for step, _ in inside(tree)]
     close = closest(part, [*names, *(dotted(path) for path, _ in leaves)])
     raise MissingPartError(
         f"nothing in this checkpoint is called {part!r}",
@@ -120,7 +128,7 @@ def _below(node: Any, name: str, path: Path, seen: set[Any]) -> Iterator[tuple[P
     if (id(node), name) in seen:
         return
     seen.add((id(node), name))
-    for step, child in children_of(node):
+    for step, child in inside(node):
         below = (*path, step)
         for text, following in ((step_text(step), "."), (bracketed((step,)), "[")):
             if name == text:
@@ -169,7 +177,7 @@ def _is_flat(tree: Mapping[Any, Any]) -> bool:
 def _is_training(tree: Mapping[Any, Any]) -> bool:
     """Whether more than weights is in it: an optimizer, or plain values such as an epoch."""
     return any(
-        _is_optimizer(value) or not (_is_tensor(value) or isinstance(value, Mapping))
+        _is_optimizer(value) or not (_is_tensor(value) or _is_mapping(value))
         for value in tree.values()
     )
 
@@ -181,7 +189,7 @@ def _candidates(tree: Any) -> list[str]:
     found = [
         key
         for key, value in tree.items()
-        if isinstance(value, Mapping)
+        if _is_mapping(value)
         and not _is_optimizer(value)
         and key not in ("rng", "extra")
         and _has_tensors(value)
@@ -190,8 +198,13 @@ def _candidates(tree: Any) -> list[str]:
 
 
 def _has_tensors(node: Any) -> bool:
-    leaves = zip(range(_MOST_LEAVES), walk(node), strict=False)
+    leaves = zip(range(_MOST_LEAVES), walk(node, below=inside), strict=False)
     return any(_is_tensor(leaf) for _, (_, leaf) in leaves)
+
+
+def _is_mapping(node: Any) -> bool:
+    """Whether it is a dict, or an object of a subclass of one."""
+    return isinstance(node, Mapping) or (type(node) is Opaque and bool(node.pairs))
 
 
 def _is_optimizer(node: Any) -> bool:

@@ -12,12 +12,14 @@ from holdfast.converting.items import Item
 from holdfast.converting.torch_file import Storages
 from holdfast.converting.types import dtype_of
 from holdfast.pickles.limits import nodes
+from holdfast.report.leaves import inside
 from holdfast.spec.index import (
     ArrayRef,
     DeviceRef,
     DTypeRef,
     LayoutRef,
     NumpyScalar,
+    Opaque,
     SizeRef,
     SparseRef,
     StateDict,
@@ -33,7 +35,8 @@ _LEFT_OUT = object()
 class Rebuilt:
     """A tree of nodes that ``pickles.writer`` takes; ``left_out`` names what it does not.
 
-    Objects of classes outside the closed table, raw storages and NumPy arrays of anything but
+    Dicts of other classes and objects with tensors in them become plain dicts. Other objects of
+    classes outside the closed table, raw storages and NumPy arrays of anything but
     numbers are left out, and attributes set on tensors; NumPy arrays become tensors and NumPy
     scalars plain numbers, so that ``torch.load(weights_only=True)`` opens the file. ``items`` has
     each tensor once; ``changed`` says, by name, what is another kind of thing now.
@@ -79,6 +82,9 @@ class Rebuilt:
             return self._sparse(node, path)
         if isinstance(node, SIZED):
             return self._tensor(node, path)
+        if type(node) is Opaque and (node.pairs or _holds_tensors(node)):
+            self.changed[dotted(path)] = f"a {node.symbol}: a plain dict now"
+            return self._mapping(dict(inside(node)), path, key)
         return _LEFT_OUT
 
     def _mapping(self, node: Mapping[Any, Any], path: Path, key: int) -> Any:
@@ -130,3 +136,7 @@ class Rebuilt:
         self._note_class(node, path)
         parts = {name: self._build(part, (*path, name)) for name, part in node.components.items()}
         return SparseRef(node.layout, node.shape, parts, node.is_coalesced)
+
+
+def _holds_tensors(node: Opaque) -> bool:
+    return any(isinstance(each, SIZED) for each in nodes(node))

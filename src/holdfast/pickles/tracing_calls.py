@@ -45,7 +45,12 @@ def stack_global(w: Walker) -> None:
 
 def extension(nbytes: int) -> Callable[[Walker], None]:
     def push(w: Walker) -> None:
-        w.stack.append(w.name("copyreg", f"extension code {w.number(nbytes)}"))
+        code = w.number(nbytes)
+        if not 0 < code < 1 << 31:
+            w.misfit("an extension code is a positive number")
+        symbol = w.name("copyreg", f"extension code {code}")
+        symbol.is_extension = True
+        w.stack.append(symbol)
 
     return push
 

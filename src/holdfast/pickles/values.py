@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 #: Names of modules and classes are shorter; a longer text is not kept.
@@ -26,6 +26,7 @@ class Symbol:
     offset: int
     ways: dict[str, None] = field(default_factory=dict)
     made: Made = field(init=False)
+    is_extension: bool = False
 
     def __post_init__(self) -> None:
         self.made = Made(self)
@@ -79,9 +80,16 @@ class Walk:
         Readers stop at the first opcode that does not fit, and so did this walk. Up to there text
         may happen to name something, but only a pickle calls it or comes to a whole end.
         """
-        if self.problem is None or any(symbol.ways for symbol in self.symbols):
-            return True
-        return self.has_protocol and self.names_plainly
+        if self.has_protocol:
+            return self.problem is None or self._calls(self.symbols) or self.names_plainly
+        # Bytes at random are a whole pickle of an extension code once in ten thousand times.
+        symbols = [each for each in self.symbols if not each.is_extension]
+        is_whole = self.problem is None and len(symbols) == len(self.symbols)
+        return is_whole or self._calls(symbols)
+
+    @staticmethod
+    def _calls(symbols: Iterable[Symbol]) -> bool:
+        return any(symbol.ways for symbol in symbols)
 
     @property
     def names_plainly(self) -> bool:

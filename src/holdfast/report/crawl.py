@@ -33,6 +33,8 @@ _OPCODES, _PER_BYTE = 2_000_000, 4
 _LONGEST_TEXT = 256 << 20
 
 _PICKLE_NAME = re.compile(r"(^|/)(\.metadata|[^/]*\.(pkl|pickle|debug_pkl))\Z", re.IGNORECASE)
+#: TorchScript without an archive around it (torch/csrc/jit/serialization/mobile_bytecode.fbs).
+_FLATBUFFER = b"PTMF"
 _PICKLE_HEAD = re.compile(rb"\x80[\x02-\x05]")
 
 
@@ -109,6 +111,8 @@ class Crawler:
             self.problem(site, f"files inside files are looked through {_DEEPEST} levels deep")
             return None
         head = source.read_at(0, min(source.size, 512))
+        if head[4:8] == _FLATBUFFER and site.is_whole:
+            self.program("the flatbuffer")
         end, ends_as_zip = None, crawl_zip.is_zip(source, head, is_whole_file=site.is_whole)
         if ends_as_zip:
             end = crawl_zip.look(self, site, is_sure=head.startswith(b"PK"))

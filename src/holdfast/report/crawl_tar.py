@@ -12,6 +12,7 @@ import numpy as np
 from holdfast.io.source import Source
 from holdfast.pickles.table import STORAGES
 from holdfast.pickles.values import Symbol, Walk
+from holdfast.report import crawl_behind
 from holdfast.spec.dtypes import DType
 
 if TYPE_CHECKING:
@@ -158,6 +159,8 @@ def _look_mixed(crawler: Crawler, site: Site) -> None:
         end = walked.end
         at = end + (_raw_nbytes(site.source, walked, site.name) if walked.is_finished else 0)
     if at != site.source.size:
+        if not crawl_behind.is_zeros(site.source, min(end, site.source.size)):
+            crawler.problem(site, f"what follows its pickles at byte {end:,} is not understood")
         _look_for_starts(crawler, site, end)
 
 

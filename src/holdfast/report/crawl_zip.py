@@ -92,7 +92,9 @@ def _note_programs(crawler: Crawler, site: Site, names: Iterable[str]) -> None:
     """
     inner = {name: name.partition("/")[2].lower() for name in names}
     kinds = {*inner.values(), *(name.lower() for name in inner)}
-    is_script = "constants.pkl" in kinds or any(name.startswith("code/") for name in kinds)
+    is_script = not kinds.isdisjoint(("constants.pkl", "model.json")) or any(
+        name.startswith("code/") for name in kinds
+    )
     is_exported = bool(kinds & _EXPORTED)
     prefix = f"{site.member} > " if site.member else ""
     before = len(crawler.programs)

@@ -26,6 +26,9 @@ from holdfast.spec.tree import Path, bracketed, children_of, distinct, step_text
 #: Leaves and containers that one walk may meet; a name of 64 characters counts as one more.
 BUDGET = 1_000_000
 
+#: What one container counts more for each time it is met again: files hold few of those twice.
+_AGAIN = 100
+
 _SCALARS = (int, float, complex, str, bytes, type(None))
 
 #: Plain values, as a module's attributes.
@@ -85,6 +88,7 @@ def leaves(tree: Any, budget: int = BUDGET) -> Leaves:
 def _met(tree: Any, budget: int) -> Iterator[tuple[Leaf | None, _Steps]]:
     """The leaves and where they stand; None for one when the budget is spent."""
     open_ids: set[int] = set()
+    met: set[int] = set()
     parts = _parts(tree)
     stack: list[tuple[str, str | None, Any, _Steps, bool]] = [("", None, tree, (), False)]
     while stack:
@@ -100,6 +104,9 @@ def _met(tree: Any, budget: int) -> Iterator[tuple[Leaf | None, _Steps]]:
         if not children or isinstance(node, Opaque):
             yield Leaf(name, part, node, name), steps
         if children:
+            if id(node) in met:
+                budget -= _AGAIN
+            met.add(id(node))
             open_ids.add(id(node))
             stack.append((name, part, node, steps, True))
             for position in range(len(children) - 1, -1, -1):

@@ -245,6 +245,9 @@ class Opaque:
     pairs: list[tuple[Any, Any]] = field(default_factory=list)
     source: str | None = None
 
+    def __str__(self) -> str:
+        return f"<{self.symbol}>"
+
     @property
     def is_global(self) -> bool:
         """Whether this is the symbol itself, not an object made by it."""

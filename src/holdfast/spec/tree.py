@@ -59,12 +59,19 @@ def distinct(names: Sequence[str], path_of: Callable[[int], Path]) -> Sequence[s
     return [made.get(position, name) for position, name in enumerate(names)]
 
 
-def walk(tree: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
+def walk(
+    tree: Any,
+    path: Path = (),
+    *,
+    below: Callable[[Any], list[tuple[Any, Any]]] | None = None,
+) -> Iterator[tuple[Path, Any]]:
     """Yield every leaf with its path, depth first, in order; empty containers are leaves.
 
-    Mappings, lists, tuples, sets (sorted by ``repr``) are walked; anything else is a leaf. A
-    container met inside itself is yielded as a leaf, so that the walk ends.
+    Mappings, lists, tuples, sets (sorted by ``repr``) are walked; anything else is a leaf.
+    ``below`` may give other children: steps and values. A container met inside itself is yielded as
+    a leaf, so that the walk ends.
     """
+    children_of = _children_of if below is None else below
     # A stack of our own: the nesting of somebody's object may be deeper than Python's. Each level
     # has one step of the path, so that deep trees cost no more than their depth.
     if not (children := children_of(tree)):
@@ -90,6 +97,10 @@ def walk(tree: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
 
 
 _END: tuple[Any, Any] = (object(), None)
+
+
+def _children_of(node: Any) -> list[tuple[Any, Any]]:
+    return children_of(node)
 
 
 def children_of(node: Any) -> list[tuple[Any, Any]]:

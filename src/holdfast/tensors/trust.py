@@ -51,7 +51,7 @@ class Trust:
     def _add(self, item: Any) -> None:
         if isinstance(item, Mapping):
             for symbol, stand_in in item.items():
-                if not isinstance(symbol, str) or not callable(stand_in):
+                if not isinstance(symbol, str) or isinstance(stand_in, str):
                     raise _no_class(stand_in if isinstance(symbol, str) else symbol)
                 self._by_symbol[symbol] = stand_in
                 self._ids.add(id(stand_in))
@@ -108,7 +108,8 @@ def _module_of(item: Any) -> str:
 
 
 def _no_class(item: Any) -> UsageError:
-    shown = repr(item) if isinstance(item, str) else f"a {type(item).__qualname__}"
+    is_text = isinstance(item, str)
+    shown = repr(item) if is_text else f"an object of class {type(item).__qualname__}"
     return UsageError(
         "trust= takes classes and functions, not their names",
         found=shown[:100],

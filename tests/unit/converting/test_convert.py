@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import subprocess
 import sys
@@ -10,11 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import samples
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import safe_open
-from safetensors.torch import load_file, load_model
+from safetensors.torch import load_file, load_model, save_file
 
 import holdfast
 from holdfast import looking
@@ -562,7 +564,7 @@ def test_a_part_can_lie_deeper_and_its_name_hold_dots(tmp_path):
         ("x", {}, "the suffix says in which format to write, and this one says none"),
         ("x.safetensors", {"shard_size": 5}, "shards are written into a folder of their own"),
         ("x.safetensors", {"plain": True}, "plain= is for .pt files"),
-        ("a.pt", {}, "the source is never changed, and the target is the source"),
+        ("a.pt", {}, "the source is never changed, and the target is the source or a file of it"),
     ],
 )
 def test_options_that_do_not_go_together(target, options, what, tmp_path):
@@ -658,3 +660,98 @@ def test_any_names_survive_the_way_there_and_back(names):
         assert {name: made[name].tolist() for name in tensors} == {
             name: tensor.tolist() for name, tensor in tensors.items()
         }
+
+
+class Config(dict):
+    """A dict of somebody's own, as configurations are."""
+
+
+@pytest.mark.parametrize("target", ["b.pt", "b.safetensors"])
+def test_tensors_in_dicts_of_other_classes_are_taken(target, tmp_path):
+    config = Config(w=torch.ones(2), b=Config(c=torch.zeros(1)))
+    torch.save(config, tmp_path / "a.pt")
+    report = holdfast.convert(tmp_path / "a.pt", tmp_path / target)
+    assert [item.name for item in report.items] == ["w", "b.c"]
+    with holdfast.open(tmp_path / target) as made, holdfast.open(tmp_path / "a.pt") as source:
+        assert made.names() == source.names() or target != "b.pt"
+        assert made.array("b.c").tolist() == [0]
+    torch.save({"state_dict": config, "epoch": 1}, tmp_path / "a.pt")
+    report = holdfast.convert(tmp_path / "a.pt", tmp_path / "c.safetensors")
+    assert (report.part, report.left_out) == ("state_dict", ("epoch",))
+
+
+def test_objects_with_tensors_in_them_become_dicts_and_are_told_of(tmp_path):
+    torch.save({"args": argparse.Namespace(w=torch.ones(2), lr=1)}, tmp_path / "a.pt")
+    report = holdfast.convert(tmp_path / "a.pt", tmp_path / "b.pt")
+    assert report.notes == ("args was a argparse.Namespace: a plain dict now",)
+    made = torch.load(tmp_path / "b.pt", weights_only=True)
+    assert made["args"]["lr"] == 1
+    assert made["args"]["w"].tolist() == [1, 1]
+
+
+def test_a_part_that_is_one_tensor_keeps_its_name(tmp_path):
+    torch.save({"model": {"fc.weight": torch.ones(2)}}, tmp_path / "a.pt")
+    report = holdfast.convert(tmp_path / "a.pt", tmp_path / "b.safetensors", part="model.fc.weight")
+    assert [item.name for item in report.items] == ["weight"]
+    torch.save(torch.ones(2), tmp_path / "a.pt")
+    report = holdfast.convert(tmp_path / "a.pt", tmp_path / "b.safetensors")
+    assert [item.name for item in report.items] == ["tensor"]
+
+
+def test_metadata_of_others_is_kept(tmp_path):
+    about = {"license": "mit", "format": "pt", "b": "w"}
+    save_file({"w": torch.ones(2)}, tmp_path / "a.safetensors", about)
+    holdfast.convert(tmp_path / "a.safetensors", tmp_path / "b.safetensors", dtype="bf16")
+    with safe_open(tmp_path / "b.safetensors", "pt") as file:
+        assert file.metadata()["license"] == "mit"
+    report = holdfast.convert(tmp_path / "a.safetensors", tmp_path / "b.pt")
+    assert "the metadata has no place in a torch file: license" in report.notes
+
+
+def test_names_that_mean_something_else_in_the_metadata_are_no_ties(tmp_path):
+    shared = torch.arange(3.0)
+    names = ["format", "holdfast", "holdfast.crc32", "holdfast.header_crc32", "zz"]
+    torch.save(dict.fromkeys(names, shared), tmp_path / "a.pt")
+    holdfast.convert(tmp_path / "a.pt", tmp_path / "b.safetensors")
+    with holdfast.open(tmp_path / "b.safetensors") as made:
+        assert sorted(made.names()) == names
+        assert all(made.array(name).tolist() == [0, 1, 2] for name in names)
+    torch.save({"__metadata__": shared}, tmp_path / "a.pt")
+    with pytest.raises(UsageError, match="safetensors keeps this name for the metadata"):
+        holdfast.convert(tmp_path / "a.pt", tmp_path / "c.safetensors")
+
+
+@pytest.mark.filterwarnings("ignore")  # what the writers say of their formats
+@pytest.mark.parametrize("name", ["sharded", "sharded_bin", "model_folder", "dcp"])
+def test_no_file_of_the_source_is_ever_written(name, tmp_path):
+    path = samples.write(name, tmp_path).path
+    before = {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
+    targets = [*before, path / "new.pt"]
+    suffixes = {".pt", ".safetensors", ".bin"}
+    for target in [each for each in targets if each.suffix in suffixes]:
+        with pytest.raises(UsageError, match="the source is never changed"):
+            holdfast.convert(path, target, part="model" if "model" in name else None)
+    listing = path / "model.safetensors.index.json"
+    if listing.exists():
+        shard = next(path.glob("*.safetensors"))
+        with pytest.raises(UsageError, match="the source is never changed"):
+            holdfast.convert(listing, shard)
+    assert before == {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
+
+
+def test_plain_files_of_types_that_libtorch_lacks_are_told_of(tmp_path):
+    torch.save({"a": torch.ones(2), "b": torch.ones(2).to(torch.uint16)}, tmp_path / "a.pt")
+    report = holdfast.convert(tmp_path / "a.pt", tmp_path / "b.pt", plain=True)
+    assert report.notes == (
+        "LibTorch's pickle_load does not read torch.uint16 (b): convert it with --dtype",
+    )
+    with pytest.raises(RuntimeError):
+        torch._C._pickle_load_obj((tmp_path / "b.pt").read_bytes())
+
+
+def test_letters_name_the_file(tmp_path):
+    torch.save({"c": torch.ones(2, dtype=torch.complex128)}, tmp_path / "a.pt")
+    with pytest.raises(UsageError) as caught:
+        holdfast.convert(tmp_path / "a.pt", tmp_path / "b.safetensors")
+    assert str(tmp_path / "a.pt") in str(caught.value)
+    assert "tensor 'c'" in str(caught.value)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import time
 
 import torch
 from torch import nn
@@ -82,3 +83,20 @@ def test_a_traced_and_a_compiled_model_show_what_is_in_them() -> None:
     inner = nn.Sequential(nn.Linear(2, 3))
     for model in (torch.fx.symbolic_trace(inner), torch.compile(inner, backend="eager")):
         assert tensors_of(leaves_of(model)) == list(model.state_dict())
+
+
+def test_modules_that_hold_the_one_below_twice_end_soon() -> None:
+    module = nn.Linear(3, 3)
+    for _ in range(40):
+        above = nn.Module()
+        above._modules["a"] = above._modules["b"] = module
+        module = above
+    buffer = io.BytesIO()
+    torch.save(module, buffer)
+    buffer.seek(0)
+    index = read_index(open_source(buffer))
+    started = time.process_time()
+    found, is_complete = leaves(index.tree)
+    assert not is_complete
+    assert len(found) < 100_000
+    assert time.process_time() - started < 5
