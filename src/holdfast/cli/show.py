@@ -148,7 +148,9 @@ def _print_foot(summary: Summary, path: str, *, is_short: bool) -> None:
     for note in summary.notes:
         answer(f"Note: {note}")
     if not summary.is_complete:
-        answer("Note: this tree has over a million entries; what is listed is not all of it.")
+        answer(
+            "Note: this tree describes more than can be listed: what is listed is not all of it."
+        )
 
 
 # ---- one thing, by its name

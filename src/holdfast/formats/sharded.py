@@ -124,7 +124,8 @@ def read_listing(source: Source) -> Listing:
         )
     about = values.get("metadata")
     metadata = _as_text(about) if isinstance(about, dict) else {}
-    return Listing(source.name, source.size, files, metadata)
+    plain = {name: file.removeprefix("./") for name, file in files.items()}
+    return Listing(source.name, source.size, plain, metadata)
 
 
 def join(

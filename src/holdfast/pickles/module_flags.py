@@ -46,11 +46,13 @@ def flags(
     Raises:
         RefusedError: a module in the tree is none.
     """
-    found = _Flags(overrides)
-    names = Names(file)
+    found, names = _Flags(overrides), Names(file)
+    met: set[int] = set()
     for path, module in outermost(tree):
         for each in submodules(module, names):
-            found.look_at(path, each)
+            if each.is_inside_itself or id(each.node) not in met:
+                met.add(id(each.node))
+                found.look_at(path, each)
     return found.notes()
 
 
