@@ -74,22 +74,7 @@ def _print(report: ConvertReport) -> None:
     if report.is_dry_run:
         answer_table(_cells(item) for item in report.items)
         answer()
-    for file, nbytes in report.files.items():
-        answer(f"{file}: {text.size(nbytes)}")
-    done = "would be written" if report.is_dry_run else "written"
-    taken = "" if report.part is None else f" of {report.part}"
-    tied = sum(item.tied_to is not None for item in report.items)
-    names = f" under {len(report.items):,} names" if tied else ""
-    tensors = text.count(len(report.items) - tied, "tensor")
-    answer(f"{tensors}{taken} {done}{names}, {text.size(report.nbytes)}")
-    for note in (notes := _notes(report))[:_NOTES]:
-        answer(f"Note: {note}")
-    if len(notes) > _NOTES:
-        answer(f"… and {len(notes) - _NOTES} more notes (--json has them all)")
-
-
-#: Notes that a person reads.
-_NOTES = 20
+    answer(report.to_text())
 
 
 def _cells(item: Item) -> list[Cell]:
@@ -105,20 +90,3 @@ def _cells(item: Item) -> list[Cell]:
         Cell(text.size(item.nbytes), right=True),
         Cell(", ".join(each for each in was if each), dim=True),
     ]
-
-
-def _notes(report: ConvertReport) -> list[str]:
-    notes = list(report.notes)
-    if report.left_out:
-        few = ", ".join(text.name(name) for name in report.left_out[:5])
-        more = f" and {len(report.left_out) - 5} more" if len(report.left_out) > 5 else ""
-        of = "this part" if report.part else "a plain file"
-        notes.append(f"left out, as they have no place in {of}: {few}{more}")
-    tied = [item for item in report.items if item.tied_to]
-    notes += [f"{item.name} is {item.tied_to}: stored once" for item in tied[:5]]
-    for name, count in list(report.unfit.items())[:5]:
-        numbers = text.count(count, "number")
-        notes.append(f"{numbers} of {name} did not fit: infinite, NaN or the type's largest now")
-    if len(report.unfit) > 5:
-        notes.append(f"the same in {len(report.unfit) - 5} more tensors (--json has them all)")
-    return notes

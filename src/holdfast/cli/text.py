@@ -6,34 +6,14 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any
 
-#: Names of real models stay below 120 characters.
-_LONGEST_NAME = 160
+from holdfast.spec.words import count, name, size
 
-_UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
-
-
-def size(nbytes: float) -> str:
-    """Bytes in the unit that fits: ``524 B``, ``9.4 KiB``."""
-    unit = 0
-    while nbytes >= 1024 and unit < len(_UNITS) - 1:
-        nbytes /= 1024
-        unit += 1
-    return f"{nbytes:.0f} B" if unit == 0 else f"{nbytes:.1f} {_UNITS[unit]}"
-
-
-def count(number: int, word: str) -> str:
-    """``1 tensor``, ``1,024 tensors``."""
-    return f"{number:,} {word}{'' if number == 1 else 's'}"
+__all__ = ["count", "moment", "name", "number", "record_lines", "safe", "shape", "size"]
 
 
 def shape(sizes: Sequence[int]) -> str:
     """``[16, 4]``; ``[]`` is a tensor of one number."""
     return f"[{', '.join(map(str, sizes))}]"
-
-
-def name(full: str) -> str:
-    """A name, with the middle left out where it is so long that it would hide all others."""
-    return full if len(full) <= _LONGEST_NAME else f"{full[:100]}…{full[-50:]}"
 
 
 def number(value: float | str | None) -> str:

@@ -7,6 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from holdfast.converting.items import Item
+from holdfast.spec.words import count, name, size
+
+#: Lines of a kind in the text; JSON has all of them.
+_SHOWN, _NAMES_SHOWN = 10, 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +39,30 @@ class ConvertReport:
         """The bytes of all files."""
         return sum(self.files.values())
 
+    def to_text(self) -> str:
+        """The files, what is in them, and the first of the notes; each on a line."""
+        stored = sum(item.tied_to is None for item in self.items)
+        names = f" under {len(self.items):,} names" if stored < len(self.items) else ""
+        taken = "" if self.part is None else f" of {self.part}"
+        done = "would be written" if self.is_dry_run else "written"
+        lines = [f"{file}: {size(nbytes)}" for file, nbytes in self.files.items()]
+        lines.append(f"{count(stored, 'tensor')}{taken} {done}{names}, {size(self.nbytes)}")
+        lines += [f"Note: {note}" for note in self.notes[:_SHOWN]]
+        lines += _counted("more notes", len(self.notes) - _SHOWN)
+        if self.left_out:
+            lines.append(f"Left out: {_few(self.left_out)}")
+        tied = [item for item in self.items if item.tied_to]
+        lines += [f"Tied: {item.name} is {item.tied_to}, stored once" for item in tied[:_SHOWN]]
+        lines += _counted("more tied names", len(tied) - _SHOWN)
+        unfit = list(self.unfit.items())
+        lines += [
+            f"Did not fit: {count(lost, 'number')} of {where}, "
+            "now infinite, NaN or the type's largest"
+            for where, lost in unfit[:_SHOWN]
+        ]
+        lines += _counted("more tensors with such numbers", len(unfit) - _SHOWN)
+        return "\n".join(lines)
+
     def to_json(self) -> dict[str, Any]:
         """The same as JSON values; the keys are stable."""
         return {
@@ -50,3 +78,12 @@ class ConvertReport:
             "unfit": dict(self.unfit),
             "is_dry_run": self.is_dry_run,
         }
+
+
+def _counted(what: str, more: int) -> list[str]:
+    return [f"  and {more:,} {what} (to_json and --json have all)"] if more > 0 else []
+
+
+def _few(names: tuple[str, ...]) -> str:
+    few, more = ", ".join(map(name, names[:_NAMES_SHOWN])), len(names) - _NAMES_SHOWN
+    return f"{few} and {more:,} more (to_json and --json have all)" if more > 0 else few

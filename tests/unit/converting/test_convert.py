@@ -755,3 +755,21 @@ def test_letters_name_the_file(tmp_path):
         holdfast.convert(tmp_path / "a.pt", tmp_path / "b.safetensors")
     assert str(tmp_path / "a.pt") in str(caught.value)
     assert "tensor 'c'" in str(caught.value)
+
+
+def test_the_text_of_a_report(training, tmp_path):
+    path, _ = training
+    target = tmp_path / "a.safetensors"
+    report = holdfast.convert(path, target, dtype="fp8")
+    nbytes = f"{target.stat().st_size / 1024:.1f} KiB"
+    assert report.to_text().splitlines() == [
+        f"{target}: {nbytes}",
+        f"6 tensors of model written under 7 names, {nbytes}",
+        "Left out: optimizer, epoch",
+        "Tied: out.weight is embedding.weight, stored once",
+    ]
+    assert "TensorRef" not in repr(report)
+    torch.save({f"w{n}": torch.full((n + 1,), 1e30) for n in range(12)}, tmp_path / "b.pt")
+    text = holdfast.convert(tmp_path / "b.pt", target, dtype="fp8", dry_run=False).to_text()
+    assert "Did not fit: 1 number of w0, now infinite, NaN or the type's largest" in text
+    assert "  and 2 more tensors with such numbers (to_json and --json have all)" in text
