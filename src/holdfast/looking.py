@@ -59,8 +59,8 @@ class Checkpoint:
     def names(self) -> list[str]:
         """The dotted names of all tensors and arrays, in the order of the file.
 
-        Those of a model that was pickled whole are the names in its state dict, and of its buffers
-        that are not persistent. Where several would bear one name, as keys may hold dots, each is
+        Those of a model that was pickled whole are the names in its state dict, of its buffers
+        that are not persistent, and of tensors in objects that it holds. Where several would bear one name, as keys may hold dots, each is
         in brackets: ``['encoder']['w']`` and ``['encoder.w']``.
         """
         return self._named().names()

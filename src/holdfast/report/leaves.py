@@ -73,7 +73,7 @@ def leaves(tree: Any, budget: int = BUDGET) -> Leaves:
     An opaque object is a leaf, and after it comes what it holds: of an ``nn.Module`` its
     parameters, buffers and submodules under the names its state dict gives them, and its plain
     attributes such as ``stride``; buffers that the state dict leaves out too, as the file has their
-    bytes. The list ends where more than ``budget`` nodes were met.
+    bytes, and objects that are no modules, such as its configuration. The list ends where more than ``budget`` nodes were met.
     """
     found: list[Leaf] = []
     places: list[_Steps] = []
@@ -167,7 +167,7 @@ def _inside_opaque(node: Opaque) -> list[tuple[Any, Any]]:
     if state is not None:
         return [
             *((name, value) for name, value, _ in own_tensors(state)),
-            *(pair for pair in state.items() if _is_attribute(*pair)),
+            *(pair for pair in state.items() if _is_attribute(*pair) or _is_object(*pair)),
             *(pair for pair in pairs_of(state["_modules"]) if pair[1] is not None),
         ]
     return [
@@ -177,6 +177,12 @@ def _inside_opaque(node: Opaque) -> list[tuple[Any, Any]]:
         *((f"({position})", value) for position, value in enumerate(node.args)),
         *node.kwargs.items(),
     ]
+
+
+def _is_object(name: Any, value: Any) -> bool:
+    """Whether an entry of a module's ``__dict__`` is an object, such as its configuration."""
+    is_own = type(name) is str and not name.startswith("_")
+    return is_own and type(value) is Opaque and module_state(value) is None
 
 
 def _is_attribute(name: Any, value: Any) -> bool:

@@ -67,7 +67,7 @@ def test_plain_attributes_of_modules_are_values_and_bookkeeping_is_none() -> Non
     assert values == {"training": True, "width": 3, "sizes": [1, 2], "name": "net", "nothing": None}
     assert found["config.lr"] == 0.1
     assert found["config.betas"] == (0.9, 0.99)
-    assert not any(name.startswith(("mixed", "loose", "empty", "act")) for name in found)
+    assert not any(name.startswith(("mixed", "loose", "empty")) for name in found)
     assert {name: value for name, value in found.items() if name.startswith("conv.")}.keys() == {
         *("conv.training", "conv.in_channels", "conv.out_channels", "conv.kernel_size"),
         *("conv.stride", "conv.padding", "conv.dilation", "conv.transposed", "conv.groups"),
@@ -100,3 +100,18 @@ def test_modules_that_hold_the_one_below_twice_end_soon() -> None:
     assert not is_complete
     assert len(found) < 100_000
     assert time.process_time() - started < 5
+
+
+class Config:
+    def __init__(self) -> None:
+        self.depth, self.names = 12, ["a"]
+
+
+def test_the_objects_that_a_model_holds_are_listed_with_what_is_in_them() -> None:
+    model = nn.Linear(1, 1)
+    model.config, model.act = Config(), torch.relu
+    found = leaves_of({"m": model})
+    assert isinstance(found["m.config"], Opaque)
+    assert (found["m.config.depth"], found["m.config.names"]) == (12, ["a"])
+    assert found["m.act"].symbol == "torch._C._VariableFunctionsClass.relu"
+    assert tensors_of(found) == ["m.weight", "m.bias"]
