@@ -60,8 +60,9 @@ class Checkpoint:
         """The dotted names of all tensors and arrays, in the order of the file.
 
         Those of a model that was pickled whole are the names in its state dict, of its buffers
-        that are not persistent, and of tensors in objects that it holds. Where several would bear one name, as keys may hold dots, each is
-        in brackets: ``['encoder']['w']`` and ``['encoder.w']``.
+        that are not persistent, and of tensors in objects that it holds. Where several would bear
+        one name, as keys may hold dots, each is in brackets: ``['encoder']['w']`` and
+        ``['encoder.w']``.
         """
         return self._named().names()
 

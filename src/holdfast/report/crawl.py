@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from holdfast.errors import FormatError, NotACheckpointError
 from holdfast.formats import sniff
 from holdfast.formats.sniff import LEGACY_MAGIC
 from holdfast.io.source import Folder, Memory, Source
 from holdfast.pickles.symbols import Allowance, walk
-from holdfast.pickles.values import Constant, Symbol, Walk
-from holdfast.report import crawl_behind, crawl_folder, crawl_tar, crawl_zip, scan_words
-from holdfast.report.scan import Named, Place, Problem, ScanReport
+from holdfast.pickles.values import Constant, Walk
+from holdfast.report import crawl_behind, crawl_folder, crawl_tar, crawl_zip
+from holdfast.report.findings import Findings
+from holdfast.report.scan import ScanReport
 from holdfast.report.site import Site
 from holdfast.report.unpack import RAW, WRAPPED, Unpacked, is_packed, unpack
 
@@ -23,9 +23,6 @@ _DEEPEST = 8
 _ALLOWANCE = 256 << 20
 #: What shows whether a packed member is worth unpacking whole.
 _PEEK = 64 << 10
-_MOST_PLACES = 10_000
-_MOST_PROBLEMS = 100
-_MOST_PROGRAMS = 10_000
 #: Each pickle counts as so many opcodes: a chain of a million empty ones takes time as well.
 _PER_PICKLE = 16
 #: A pickle's opcodes are no more than its bytes; what lies in it is followed again.
@@ -38,58 +35,18 @@ _FLATBUFFER = b"PTMF"
 _PICKLE_HEAD = re.compile(rb"\x80[\x02-\x05]")
 
 
-@dataclass(slots=True)
-class _Found:
-    """A place in the making."""
-
-    offset: int | None
-    pickles: int = 0
-    symbols: dict[tuple[str, str], Symbol] = field(default_factory=dict)
-
-
 class Crawler:
     """One scan: what it found, and what it may still spend."""
 
     def __init__(self) -> None:
+        self.found = Findings()
         self.allowance = Allowance(_OPCODES)
-        self.problems: dict[Problem, None] = {}
-        self.programs: dict[str, None] = {}
         self._unpack_left = _ALLOWANCE
-        self._found: dict[tuple[str, str], _Found] = {}
-        #: How many pickles, and files that say where they end, were met: more after a look.
-        self._recognised = 0
 
     def allow(self, nbytes: int) -> None:
         """Let the scan take time and memory for a file of so many bytes."""
         self.allowance.opcodes += _PER_BYTE * nbytes
         self._unpack_left += _PER_BYTE * nbytes
-
-    # ---- what was found
-
-    def places(self) -> tuple[Place, ...]:
-        """All places with pickles, in the order they were met."""
-        return tuple(
-            Place(file, member, found.offset, found.pickles, self._named(file, member, found))
-            for (file, member), found in self._found.items()
-        )
-
-    def _named(self, file: str, member: str, found: _Found) -> tuple[Named, ...]:
-        is_metadata = not member and file.endswith("/.metadata")
-        is_program = bool(self.programs)
-        return tuple(
-            _named(symbol, is_metadata=is_metadata, is_program=is_program)
-            for symbol in found.symbols.values()
-        )
-
-    def problem(self, site: Site, what: str) -> None:
-        """Note what keeps the scan from being sure."""
-        if len(self.problems) < _MOST_PROBLEMS:
-            self.problems[Problem(site.file, site.member, what)] = None
-
-    def program(self, name: str) -> None:
-        """Note something that is code."""
-        if len(self.programs) < _MOST_PROGRAMS:
-            self.programs[name] = None
 
     # ---- looking
 
@@ -99,20 +56,22 @@ class Crawler:
         while end is not None and (left := site.source.size - end) > 0:
             if crawl_behind.is_zeros(site.source, end):
                 return  # padding
-            site, before = site.behind(end), self._recognised
+            site, before = site.behind(end), self.found.recognised
             end = self._look_once(site)
-            if end is None and self._recognised == before:
-                self.problem(site, f"{left:,} bytes behind its end are nothing that is known")
+            if end is None and self.found.recognised == before:
+                self.found.problem(site, f"{left:,} bytes behind its end are nothing that is known")
 
     def _look_once(self, site: Site) -> int | None:
         """Look through what begins here; where it ends by its own account, if it says so."""
         source = site.source
         if site.depth > _DEEPEST:
-            self.problem(site, f"files inside files are looked through {_DEEPEST} levels deep")
+            self.found.problem(
+                site, f"files inside files are looked through {_DEEPEST} levels deep"
+            )
             return None
         head = source.read_at(0, min(source.size, 512))
         if head[4:8] == _FLATBUFFER and site.is_whole:
-            self.program("the flatbuffer")
+            self.found.program("the flatbuffer")
         end, ends_as_zip = None, crawl_zip.is_zip(source, head, is_whole_file=site.is_whole)
         if ends_as_zip:
             end = crawl_zip.look(self, site, is_sure=head.startswith(b"PK"))
@@ -126,7 +85,7 @@ class Crawler:
 
     def _look_otherwise(self, site: Site, head: bytes, *, ends_as_zip: bool) -> int | None:
         if (packing := crawl_behind.packing(head, is_whole=site.is_whole)) is not None:
-            self.problem(site, f"it is packed with {packing}: unpack it and scan what comes out")
+            self.found.packed(site, packing)
         # The size of a safetensors header may look like the beginning of a pickle.
         is_pickle = bool(_PICKLE_HEAD.match(head)) and site.is_whole
         is_pickle = is_pickle and not crawl_behind.is_safetensors(site.source, head)
@@ -136,9 +95,9 @@ class Crawler:
         try:
             end = self._end(site, head)
         except FormatError as error:
-            self.problem(site, error.what)
+            self.found.problem(site, error.what)
             return None
-        self._recognised += end is not None
+        self.found.recognised += end is not None
         is_pickle = site.is_whole and walked > 0 and not ends_as_zip
         return max(walked, end or 0) if end is not None or is_pickle else None
 
@@ -173,18 +132,18 @@ class Crawler:
         if found.has_more and not site.is_whole and self._is_worth_more(found.data, site):
             found = unpack(site.source, self._unpack_left, window_bits)
             self._unpack_left -= len(found.data)
-        self._recognised += found.end is not None
+        self.found.recognised += found.end is not None
         self._look_at(found, site, is_member=is_member)
         if is_member and site.name and found.end not in (None, site.source.size):
-            self.problem(site, "bytes behind what is packed are looked through by nobody")
+            self.found.problem(site, "bytes behind what is packed are looked through by nobody")
         return None if is_member else found.end
 
     def _look_at(self, found: Unpacked, site: Site, *, is_member: bool) -> None:
         if found.has_more and self._unpack_left <= 0:
-            self.problem(site, "it unpacks to too much to be looked through: unpack it first")
+            self.found.problem(site, "it unpacks to too much to be looked through: unpack it first")
         is_sure = site.name if is_member else site.is_whole or _is_gzip(site.source)
         if found.is_broken and is_sure:
-            self.problem(site, "it unpacks only in part")
+            self.found.problem(site, "it unpacks only in part")
         if not found.data:
             return
         source = Memory(found.data, site.file)
@@ -238,29 +197,14 @@ class Crawler:
         walked = walk(site.source, at, is_guess=is_guess, allowance=self.allowance)
         if walked.is_cut_short or (walked.problem is not None and not is_guess):
             behind = f"the pickle at byte {at:,}: " if at else "the pickle: "
-            self.problem(site, f"{behind}{walked.problem}")
+            self.found.problem(site, f"{behind}{walked.problem}")
         is_first = site.is_whole and not at and not site.is_behind
         if is_guess and not (walked.is_convincing or (is_first and walked.names_plainly)):
             return None
-        self._note(site, at, walked.symbols)
+        self.found.note(site, at, walked.symbols)
         for constant in walked.constants:
             self._look_at_constant(site, constant)
         return walked
-
-    def _note(self, site: Site, at: int, symbols: Iterable[Symbol]) -> None:
-        key = (site.file, site.member)
-        found = self._found.get(key)
-        if found is None:
-            if len(self._found) >= _MOST_PLACES:
-                self.problem(site, "it holds pickles in more places than any checkpoint")
-                key = (site.file, "many more places")
-            offset = None if site.is_unpacked else site.source.origin + at
-            found = self._found.setdefault(key, _Found(offset))
-        found.pickles += 1
-        self._recognised += 1
-        for symbol in symbols:
-            known = found.symbols.setdefault((symbol.module, symbol.name), symbol)
-            known.ways.update(symbol.ways)
 
     def _look_at_constant(self, site: Site, constant: Constant) -> None:
         source: Source = site.source.window(constant.offset, constant.nbytes)
@@ -269,7 +213,7 @@ class Crawler:
         )
         if constant.decode is not None:
             if constant.nbytes > _LONGEST_TEXT:
-                self.problem(site, f"the {name} is too long to be looked through")
+                self.found.problem(site, f"the {name} is too long to be looked through")
                 return
             try:
                 text = constant.decode(source.read_at(0, constant.nbytes))
@@ -281,21 +225,6 @@ class Crawler:
 
 def _is_gzip(source: Source) -> bool:
     return source.read_at(0, min(source.size, 2)) == b"\x1f\x8b"
-
-
-def _named(symbol: Symbol, *, is_metadata: bool, is_program: bool) -> Named:
-    module, name, ways = symbol.module, symbol.name, symbol.ways
-    raw = f"{symbol.raw_module}.{symbol.raw_name}"
-    return Named(
-        module=module[:500],
-        name=name[:500],
-        how=tuple(ways) or ("imported",),
-        written=raw[:1000] if module and raw != f"{module}.{name}" else None,
-        is_allowed=scan_words.is_allowed(module, name, ways, is_metadata=is_metadata),
-        verdict=scan_words.words(
-            module, name, ways, is_program=is_program, is_metadata=is_metadata
-        ),
-    )
 
 
 def scan_source(source: Source) -> ScanReport:
@@ -313,13 +242,13 @@ def scan_source(source: Source) -> ScanReport:
         crawler.allow(source.size)
         crawler.look(Site(source, source.name, is_whole=True))
         if kind == "onnx":
-            crawler.program("the graph")
+            crawler.found.program("the graph")
     return ScanReport(
         file=source.name,
         kind=kind,
-        places=crawler.places(),
-        programs=tuple(crawler.programs),
-        problems=tuple(crawler.problems),
+        places=crawler.found.places(),
+        programs=tuple(crawler.found.programs),
+        problems=tuple(crawler.found.problems),
     )
 
 

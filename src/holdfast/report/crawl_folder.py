@@ -30,14 +30,16 @@ def look(crawler: Crawler, folder: Folder) -> None:
     for count, path in enumerate(_files(crawler, folder, folder.name, 0)):
         site = Site(folder, path)
         if count >= _MOST_FILES:
-            crawler.problem(site, f"only the first {_MOST_FILES:,} files were looked through")
+            crawler.found.problem(site, f"only the first {_MOST_FILES:,} files were looked through")
             return
         if path.endswith(_CODE):
-            crawler.program(path)
+            crawler.found.program(path)
         try:
             with open_source(path) as source:
                 if source.is_folder:
-                    crawler.problem(site, "a link to a folder is not followed: scan that as well")
+                    crawler.found.problem(
+                        site, "a link to a folder is not followed: scan that as well"
+                    )
                     continue
                 crawler.allow(source.size)
                 home = os.path.dirname(path)  # noqa: PTH120
@@ -46,7 +48,7 @@ def look(crawler: Crawler, folder: Folder) -> None:
                     _check_metadata(crawler, home)
                 _look_at(crawler, source, path, starts[home])
         except HoldfastError as error:
-            crawler.problem(site, error.what)
+            crawler.found.problem(site, error.what)
 
 
 def _look_at(crawler: Crawler, source: Source, path: str, starts: list[int]) -> None:
@@ -56,7 +58,7 @@ def _look_at(crawler: Crawler, source: Source, path: str, starts: list[int]) -> 
         crawler.look(site)
         return
     if (packing := crawl_behind.packing(head, is_whole=True)) is not None:
-        crawler.problem(site, f"it is packed with {packing}: unpack it and scan what comes out")
+        crawler.found.packed(site, packing)
     # Archives and pickles stand behind each other in it; the metadata says where they start.
     crawl_zip.look_leniently(crawler, site)
     for start in starts or [0]:
@@ -77,7 +79,7 @@ def _check_metadata(crawler: Crawler, folder: str) -> None:
                 read_metadata(source)
         except HoldfastError as error:
             site = Site(source, os.path.join(folder, _METADATA))  # noqa: PTH118
-            crawler.problem(site, f"where its pieces lie is not sure: {error.what}")
+            crawler.found.problem(site, f"where its pieces lie is not sure: {error.what}")
 
 
 def _starts(folder: str) -> list[int]:
@@ -102,7 +104,7 @@ def _files(crawler: Crawler, folder: Folder, path: str, depth: int) -> Iterator[
     try:
         entries = sorted(os.scandir(path), key=lambda entry: entry.name)
     except OSError as error:
-        crawler.problem(Site(folder, path), f"this cannot be read: {error.strerror or error}")
+        crawler.found.problem(Site(folder, path), f"this cannot be read: {error.strerror or error}")
         return
     for entry in entries:
         if not entry.is_dir(follow_symlinks=False):
@@ -110,4 +112,6 @@ def _files(crawler: Crawler, folder: Folder, path: str, depth: int) -> Iterator[
         elif depth < _DEEPEST:
             yield from _files(crawler, folder, entry.path, depth + 1)
         else:
-            crawler.problem(Site(folder, entry.path), "folders this deep are not looked through")
+            crawler.found.problem(
+                Site(folder, entry.path), "folders this deep are not looked through"
+            )

@@ -13,6 +13,7 @@ from holdfast.io.source import Source
 from holdfast.pickles.table import STORAGES
 from holdfast.pickles.values import Symbol, Walk
 from holdfast.report import crawl_behind
+from holdfast.report.findings import TOO_MANY
 from holdfast.spec.dtypes import DType
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def look(crawler: Crawler, site: Site) -> None:
     said = _Said()
     for count, at in enumerate(_headers(site.source)):
         if count >= _MOST_HEADERS:
-            crawler.problem(site, "it holds more members than can be looked through one by one")
+            crawler.found.problem(site, TOO_MANY)
             return
         _look_at_member(crawler, site, at, said)
 
@@ -84,17 +85,19 @@ def _look_at_member(crawler: Crawler, site: Site, at: int, said: _Said) -> None:
     if kind in (*_PAX, *_LONG):
         data = _beginning(inner.source)
         if kind in _PAX and _SPARSE_IN_PAX in data:
-            crawler.problem(inner, _SPARSE_WORDS)
+            crawler.found.problem(inner, _SPARSE_WORDS)
         if nbytes > len(data) and not said.is_resized:
-            crawler.problem(inner, "an extended header of more than 1 MiB is not looked through")
+            crawler.found.problem(
+                inner, "an extended header of more than 1 MiB is not looked through"
+            )
         said.add(kind, data)
         return
     if kind == _SPARSE:
-        crawler.problem(inner, _SPARSE_WORDS)
+        crawler.found.problem(inner, _SPARSE_WORDS)
     mixed = said.names | ({name.rpartition("/")[2]} & {*_MIXED})
     said.next_member()
     if mixed and kind in _LINKS:
-        crawler.problem(inner, "a link stands for what torch reads: unpack the tar first")
+        crawler.found.problem(inner, "a link stands for what torch reads: unpack the tar first")
     for each in sorted(mixed):
         _look_mixed(crawler, replace(inner, name=each))
     if not mixed and kind != _FOLDER:
@@ -160,7 +163,9 @@ def _look_mixed(crawler: Crawler, site: Site) -> None:
         at = end + (_raw_nbytes(site.source, walked, site.name) if walked.is_finished else 0)
     if at != site.source.size:
         if not crawl_behind.is_zeros(site.source, min(end, site.source.size)):
-            crawler.problem(site, f"what follows its pickles at byte {end:,} is not understood")
+            crawler.found.problem(
+                site, f"what follows its pickles at byte {end:,} is not understood"
+            )
         _look_for_starts(crawler, site, end)
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from holdfast.errors import FormatError, TruncatedError
 from holdfast.formats.zip_archive import Member, read_members
 from holdfast.io.source import Source
+from holdfast.report.findings import TOO_MANY
 from holdfast.report.unpack import RAW
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def look(crawler: Crawler, site: Site, *, is_sure: bool) -> int | None:
         if is_sure:
             is_short = isinstance(error, TruncatedError)
             two = f"two programs may see two different files in it ({error.what})"
-            crawler.problem(site, error.what if is_short else two)
+            crawler.found.problem(site, error.what if is_short else two)
         look_leniently(crawler, site)
         return (_end(site.source) or None) if is_sure else None
     _note_programs(crawler, site, members)
@@ -97,14 +98,14 @@ def _note_programs(crawler: Crawler, site: Site, names: Iterable[str]) -> None:
     )
     is_exported = bool(kinds & _EXPORTED)
     prefix = f"{site.member} > " if site.member else ""
-    before = len(crawler.programs)
+    before = len(crawler.found.programs)
     for full, name in inner.items():
         is_code = is_script and name.startswith("code/") and not name.endswith(".debug_pkl")
         is_graph = is_exported and name.startswith("models/")
         if is_code or is_graph or name.startswith("data/aotinductor/") or name.endswith(_CODE):
-            crawler.program(prefix + full)
-    if (is_script or is_exported) and len(crawler.programs) == before:
-        crawler.program(prefix + next(iter(inner)))
+            crawler.found.program(prefix + full)
+    if (is_script or is_exported) and len(crawler.found.programs) == before:
+        crawler.found.program(prefix + next(iter(inner)))
 
 
 def _look_between(crawler: Crawler, site: Site, members: Iterable[Member]) -> None:
@@ -121,7 +122,9 @@ def _look_between(crawler: Crawler, site: Site, members: Iterable[Member]) -> No
 
 def _hidden(crawler: Crawler, site: Site, at: int) -> None:
     if not _is_folder(site.source, at) and _look_at_header(crawler, site, at):
-        crawler.problem(site, f"a member at byte {at:,} is in no directory: other programs see it")
+        crawler.found.problem(
+            site, f"a member at byte {at:,} is in no directory: other programs see it"
+        )
 
 
 def _is_folder(source: Source, at: int) -> bool:
@@ -138,7 +141,7 @@ def look_leniently(crawler: Crawler, site: Site) -> None:
     source, names = site.source, []
     for count, at in enumerate(_headers(source, 0, source.size)):
         if count >= _MOST_HEADERS:
-            crawler.problem(site, "it holds more members than can be looked through one by one")
+            crawler.found.problem(site, TOO_MANY)
             break
         names.append(_name_at(source, at, _LOCAL.size, 26))
         _look_at_header(crawler, site, at)
@@ -157,7 +160,7 @@ def _look_at_header(crawler: Crawler, site: Site, at: int) -> bool:
     window = source.window(start, source.size - start)
     inner = site.inside(window, name)
     if method in _METHODS:
-        crawler.problem(inner, "it is packed in a way that cannot be looked through")
+        crawler.found.problem(inner, "it is packed in a way that cannot be looked through")
         return True
     if not _is_nested(window):  # a nested archive's headers stand in this one, and are met as well
         crawler.look(inner if method == _STORED else replace(inner, name=""))
@@ -209,7 +212,7 @@ def _central_names(crawler: Crawler, site: Site) -> list[str]:
     while at >= 0 and len(names) < _MOST_HEADERS:
         # Which of two headers says how a member is packed is up to the reader.
         if int.from_bytes(data[at + 10 : at + 12], "little") in _METHODS:
-            crawler.problem(site, "a member is packed in a way that cannot be looked through")
+            crawler.found.problem(site, "a member is packed in a way that cannot be looked through")
         names.append(_name_at(source, start + at, _CENTRAL.size, 28))
         at = data.find(b"PK\x01\x02", at + 1)
     return names

@@ -73,7 +73,8 @@ def leaves(tree: Any, budget: int = BUDGET) -> Leaves:
     An opaque object is a leaf, and after it comes what it holds: of an ``nn.Module`` its
     parameters, buffers and submodules under the names its state dict gives them, and its plain
     attributes such as ``stride``; buffers that the state dict leaves out too, as the file has their
-    bytes, and objects that are no modules, such as its configuration. The list ends where more than ``budget`` nodes were met.
+    bytes, and objects that are no modules, such as its configuration. The list ends where more than
+    ``budget`` nodes were met.
     """
     found: list[Leaf] = []
     places: list[_Steps] = []
