@@ -21,7 +21,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from holdfast.arrays.read import SIZED, Reader
+from holdfast.arrays.read import Reader
 from holdfast.arrays.text import numbers_of, text_of
 from holdfast.converting.convert import Options, convert
 from holdfast.errors import HoldfastError
@@ -33,7 +33,7 @@ from holdfast.report.leaves import leaves
 from holdfast.report.outline import outline
 from holdfast.report.summary import summarize
 from holdfast.report.verify import verify_index
-from holdfast.spec.index import Index
+from holdfast.spec.index import SIZED, Index
 from holdfast.tensors.materialise import materialise
 
 PICKLE, FOLDER = b"PKL:", b"DIR:"

@@ -10,7 +10,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-TORCH_FREE = ("errors", "spec", "io", "pickles", "formats", "report", "runs", "looking", "cli")
+TORCH_FREE = (
+    *("errors", "spec", "io", "pickles", "formats", "report", "arrays", "converting"),
+    *("runs", "looking", "cli"),
+)
 
 
 def modules_of(layer: str) -> list[str]:

@@ -13,7 +13,6 @@ from holdfast.arrays.storages import Storages
 from holdfast.errors import UsageError
 from holdfast.io.source import Source
 from holdfast.spec.index import (
-    ArrayRef,
     ChunkedRef,
     Index,
     NumpyScalar,
@@ -22,10 +21,6 @@ from holdfast.spec.index import (
 )
 
 Array = np.ndarray[Any, Any]
-
-#: What stands for an array in a tree.
-SIZED = (TensorRef, ChunkedRef, SparseRef, ArrayRef)
-
 
 #: NumPy 1 has arrays of 32 axes at most, NumPy 2 of 64.
 _MOST_AXES = 64 if int(np.__version__.partition(".")[0]) > 1 else 32

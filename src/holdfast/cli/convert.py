@@ -84,7 +84,7 @@ def _cells(item: Item) -> list[Cell]:
         f"the same as {item.tied_to}" if item.tied_to else "",
     ]
     return [
-        Cell(text.name(item.name)),
+        Cell(text.shortened(item.name)),
         Cell(item.dtype.name, fg="cyan"),
         Cell(text.shape(item.shape)),
         Cell(text.size(item.nbytes), right=True),

@@ -71,7 +71,7 @@ def _print_head(summary: Summary) -> None:
     for line in text.record_lines(summary.record or {}):
         answer(line)
     for key, value in list(summary.metadata.items())[:_METADATA]:
-        answer_table([[Cell(f"{text.name(key)}: {text_of(value)}", dim=True)]])
+        answer_table([[Cell(f"{text.shortened(key)}: {text_of(value)}", dim=True)]])
     if len(summary.metadata) > _METADATA:
         answer(f"… and {len(summary.metadata) - _METADATA} more (--json has them all)")
     answer()
@@ -82,7 +82,7 @@ _METADATA = 20
 
 
 def _cells(row: Row) -> list[Cell]:
-    name = f"{'  ' * row.level}{text.name(row.name)}"
+    name = f"{'  ' * row.level}{text.shortened(row.name)}"
     if row.kind == "tensor":
         shape, size = _shape_cell(row.shape or ()), _size_cell(row.nbytes)
         return [Cell(name), _dtype_cell(row.dtype), shape, size, _note_cell(row.text)]
@@ -138,13 +138,12 @@ def _print_foot(summary: Summary, path: str, *, is_short: bool) -> None:
     if summary.programs:
         answer(
             f"Holds code, never read as code: {text.count(len(summary.programs), 'file')} "
-            f"({first_few(tuple(map(text.name, summary.programs)))})"
+            f"({first_few(tuple(map(text.shortened, summary.programs)))})"
         )
     if summary.symbols:
-        answer(
-            f"Names {text.count(len(summary.symbols), 'symbol')} outside the closed table: "
-            f"{first_few(tuple(map(text.name, summary.symbols)))}; holdfast scan {path} says more."
-        )
+        few = first_few(tuple(map(text.shortened, summary.symbols)))
+        symbols = text.count(len(summary.symbols), "symbol")
+        answer(f"Names {symbols} outside the closed table: {few}; holdfast scan {path} says more.")
     for note in summary.notes:
         answer(f"Note: {note}")
     if not summary.is_complete:

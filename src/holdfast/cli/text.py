@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any
 
-from holdfast.spec.words import count, name, size
+from holdfast.spec.words import count, shortened, size
 
-__all__ = ["count", "moment", "name", "number", "record_lines", "safe", "shape", "size"]
+__all__ = ["count", "moment", "number", "record_lines", "safe", "shape", "shortened", "size"]
 
 
 def shape(sizes: Sequence[int]) -> str:

@@ -110,14 +110,8 @@ def _whole(
     index: Index, tree: Any, target: Path, elements: Elements, options: Options
 ) -> ConvertReport:
     rebuilt = Rebuilt(tree, index.file)
-    record = records.encode(_record(index))
-    file = torch_file.plan(
-        rebuilt.tree, rebuilt.storages, root=root_name(str(target)), record=record
-    )
-    if not options.is_dry_run:
-        commit(target, file.plan.nbytes, partial(file.fill, elements))
-    files, items = {str(target): file.plan.nbytes}, tuple(rebuilt.items)
-    report = _report(index, "torch_zip", None, files, items, options)
+    files = _put_torch(index, rebuilt.tree, rebuilt.storages, target, elements, options)
+    report = _report(index, "torch_zip", None, files, tuple(rebuilt.items), options)
     notes = tuple(f"{name} was {what}" for name, what in rebuilt.changed.items())
     return replace(report, left_out=tuple(rebuilt.left_out), notes=notes)
 
@@ -186,6 +180,17 @@ def _write_torch(
     options: Options,
 ) -> dict[str, int]:
     tree, storages = torch_file.weights(items, is_plain=options.is_plain, aside=aside)
+    return _put_torch(index, tree, storages, target, elements, options)
+
+
+def _put_torch(
+    index: Index,
+    tree: Any,
+    storages: torch_file.Storages,
+    target: Path,
+    elements: Elements,
+    options: Options,
+) -> dict[str, int]:
     record = records.encode(_record(index))
     file = torch_file.plan(tree, storages, root=root_name(str(target)), record=record)
     if not options.is_dry_run:

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from holdfast.converting.items import Item
-from holdfast.spec.words import count, name, size
+from holdfast.spec.words import count, shortened, size
 
 #: Lines of a kind in the text; JSON has all of them.
-_SHOWN, _NAMES_SHOWN = 10, 8
+_SHOWN, _NAMES_SHOWN, _LONGEST = 10, 8, 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,16 +47,19 @@ class ConvertReport:
         done = "would be written" if self.is_dry_run else "written"
         lines = [f"{file}: {size(nbytes)}" for file, nbytes in self.files.items()]
         lines.append(f"{count(stored, 'tensor')}{taken} {done}{names}, {size(self.nbytes)}")
-        lines += [f"Note: {note}" for note in self.notes[:_SHOWN]]
+        lines += [f"Note: {note[:_LONGEST]}" for note in self.notes[:_SHOWN]]
         lines += _counted("more notes", len(self.notes) - _SHOWN)
         if self.left_out:
             lines.append(f"Left out: {_few(self.left_out)}")
         tied = [item for item in self.items if item.tied_to]
-        lines += [f"Tied: {item.name} is {item.tied_to}, stored once" for item in tied[:_SHOWN]]
+        lines += [
+            f"Tied: {shortened(item.name)} is {shortened(item.tied_to or '')}, stored once"
+            for item in tied[:_SHOWN]
+        ]
         lines += _counted("more tied names", len(tied) - _SHOWN)
         unfit = list(self.unfit.items())
         lines += [
-            f"Did not fit: {count(lost, 'number')} of {where}, "
+            f"Did not fit: {count(lost, 'number')} of {shortened(where)}, "
             "now infinite, NaN or the type's largest"
             for where, lost in unfit[:_SHOWN]
         ]
@@ -85,5 +88,5 @@ def _counted(what: str, more: int) -> list[str]:
 
 
 def _few(names: tuple[str, ...]) -> str:
-    few, more = ", ".join(map(name, names[:_NAMES_SHOWN])), len(names) - _NAMES_SHOWN
+    few, more = ", ".join(map(shortened, names[:_NAMES_SHOWN])), len(names) - _NAMES_SHOWN
     return f"{few} and {more:,} more (to_json and --json have all)" if more > 0 else few

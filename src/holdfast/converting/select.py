@@ -7,10 +7,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from holdfast.arrays.read import SIZED
 from holdfast.errors import MissingPartError, RefusedError, UsageError
 from holdfast.report.leaves import inside
-from holdfast.spec.index import ArrayRef, Index, Opaque, StateDict
+from holdfast.spec.index import SIZED, ArrayRef, Index, Opaque, StateDict
 from holdfast.spec.naming import closest, several
 from holdfast.spec.tree import Path, bracketed, distinct, dotted, step_text, walk
 

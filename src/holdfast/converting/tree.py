@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from holdfast.arrays import values
-from holdfast.arrays.read import SIZED
 from holdfast.converting.items import Item
 from holdfast.converting.torch_file import Storages
 from holdfast.converting.types import dtype_of
 from holdfast.pickles.limits import nodes
 from holdfast.report.leaves import inside
 from holdfast.spec.index import (
+    SIZED,
     ArrayRef,
     DeviceRef,
     DTypeRef,

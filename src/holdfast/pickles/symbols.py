@@ -73,7 +73,7 @@ class Walker:
         # A reader may keep the memo of the pickle before.
         self.is_later = start > 0
         self.allowance = allowance
-        self.base, self.pos, self.data = start, 0, b""
+        self.base, self.pos, self.data, self.edge = start, 0, b"", 0
         self.frame_end: int | None = None
         self.stack: list[Any] = []
         self.marks: list[list[Any]] = []
@@ -180,11 +180,11 @@ class Walker:
         if self.problem is None:
             self.problem = f"it does not fit at byte {self.at - 1:,}: {what}"
 
-    def stop(self, what: str) -> None:
+    def give_up(self, what: str) -> None:
         """No reader and no walk can go on."""
         raise Ends(what)
 
-    def end_of_bytes(self) -> None:
+    def cut_off(self) -> None:
         """A value is cut off."""
         raise Short("it ends in the middle of a value")
 
@@ -285,7 +285,7 @@ class Walker:
                 code = self.data[self.pos]
                 self.pos += 1
                 if code == _STOP:
-                    is_finished = self._stop()
+                    is_finished = self._at_stop()
                 elif left < 0:
                     raise Limit("it is longer than any checkpoint's pickle")
                 else:
@@ -324,7 +324,7 @@ class Walker:
         if self.pos >= len(self.data):
             raise Short("it ends before its end")
 
-    def _stop(self) -> bool:
+    def _at_stop(self) -> bool:
         if not self.stack:
             self.misfit("it takes more than there is")
         if self.frame_end is not None and self.at != self.frame_end:

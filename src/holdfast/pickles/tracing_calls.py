@@ -149,4 +149,4 @@ def next_buffer(w: Walker) -> None:
 
 
 def unknown(w: Walker) -> None:
-    w.stop(f"no opcode is 0x{w.data[w.pos - 1]:02x}")
+    w.give_up(f"no opcode is 0x{w.data[w.pos - 1]:02x}")

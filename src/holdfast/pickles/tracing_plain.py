@@ -97,7 +97,7 @@ def number_of(nbytes: int) -> Callable[[Walker], None]:
     def push(w: Walker) -> None:
         w.pos += nbytes
         if w.pos > len(w.data):
-            w.end_of_bytes()
+            w.cut_off()
         w.stack.append(None)
 
     return push

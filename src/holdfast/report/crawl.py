@@ -15,7 +15,7 @@ from holdfast.report import crawl_behind, crawl_folder, crawl_tar, crawl_zip
 from holdfast.report.findings import Findings
 from holdfast.report.scan import ScanReport
 from holdfast.report.site import Site
-from holdfast.report.unpack import RAW, WRAPPED, Unpacked, is_packed, unpack
+from holdfast.report.unpack import RAW, WRAPPED, Unpacked, is_packed, packing_of, unpack
 
 #: Files inside files.
 _DEEPEST = 8
@@ -84,7 +84,7 @@ class Crawler:
         return self._look_otherwise(site, head, ends_as_zip=ends_as_zip)
 
     def _look_otherwise(self, site: Site, head: bytes, *, ends_as_zip: bool) -> int | None:
-        if (packing := crawl_behind.packing(head, is_whole=site.is_whole)) is not None:
+        if (packing := packing_of(head, is_whole=site.is_whole)) is not None:
             self.found.packed(site, packing)
         # The size of a safetensors header may look like the beginning of a pickle.
         is_pickle = bool(_PICKLE_HEAD.match(head)) and site.is_whole

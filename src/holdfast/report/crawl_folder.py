@@ -10,17 +10,16 @@ from typing import TYPE_CHECKING
 from holdfast.errors import HoldfastError
 from holdfast.formats.dcp.metadata import read_metadata
 from holdfast.io.source import Folder, Source, open_source
-from holdfast.report import crawl_behind, crawl_tar, crawl_zip
+from holdfast.report import crawl_tar, crawl_zip
+from holdfast.report.findings import is_code
 from holdfast.report.site import Site
-from holdfast.report.unpack import is_packed
+from holdfast.report.unpack import is_packed, packing_of
 
 if TYPE_CHECKING:
     from holdfast.report.crawl import Crawler
 
 _MOST_FILES = 100_000
 _DEEPEST = 20
-#: Code beside a model, which its loader imports.
-_CODE = (".py", ".so", ".dll", ".dylib", ".pyd")
 _METADATA = ".metadata"
 
 
@@ -32,7 +31,7 @@ def look(crawler: Crawler, folder: Folder) -> None:
         if count >= _MOST_FILES:
             crawler.found.problem(site, f"only the first {_MOST_FILES:,} files were looked through")
             return
-        if path.endswith(_CODE):
+        if is_code(path):
             crawler.found.program(path)
         try:
             with open_source(path) as source:
@@ -57,7 +56,7 @@ def _look_at(crawler: Crawler, source: Source, path: str, starts: list[int]) -> 
     if not path.endswith(".distcp") or is_packed(head) or crawl_tar.is_tar(head):
         crawler.look(site)
         return
-    if (packing := crawl_behind.packing(head, is_whole=True)) is not None:
+    if (packing := packing_of(head, is_whole=True)) is not None:
         crawler.found.packed(site, packing)
     # Archives and pickles stand behind each other in it; the metadata says where they start.
     crawl_zip.look_leniently(crawler, site)

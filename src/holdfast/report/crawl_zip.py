@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from holdfast.errors import FormatError, TruncatedError
 from holdfast.formats.zip_archive import Member, read_members
 from holdfast.io.source import Source
-from holdfast.report.findings import TOO_MANY
+from holdfast.report.findings import TOO_MANY, is_code
 from holdfast.report.unpack import RAW
 
 if TYPE_CHECKING:
@@ -78,8 +78,6 @@ def _end(source: Source) -> int:
     return 0 if at < 0 else min(source.size, start + at + _END_SIZE)
 
 
-#: Code that Python or its loader runs: torch.package keeps a model's source text beside it.
-_CODE = (".py", ".pyc", ".so", ".pyd", ".dll", ".dylib")
 #: What torch.export has called its program, from one version to the next.
 _EXPORTED = frozenset(
     {"archive_format", "models/model.json", "serialized_exported_program.json", "archive_version"}
@@ -100,9 +98,9 @@ def _note_programs(crawler: Crawler, site: Site, names: Iterable[str]) -> None:
     prefix = f"{site.member} > " if site.member else ""
     before = len(crawler.found.programs)
     for full, name in inner.items():
-        is_code = is_script and name.startswith("code/") and not name.endswith(".debug_pkl")
+        is_script_code = is_script and name.startswith("code/") and not name.endswith(".debug_pkl")
         is_graph = is_exported and name.startswith("models/")
-        if is_code or is_graph or name.startswith("data/aotinductor/") or name.endswith(_CODE):
+        if is_script_code or is_graph or name.startswith("data/aotinductor/") or is_code(name):
             crawler.found.program(prefix + full)
     if (is_script or is_exported) and len(crawler.found.programs) == before:
         crawler.found.program(prefix + next(iter(inner)))

@@ -12,6 +12,8 @@ from holdfast.report.site import Site
 
 #: Of archives that no directory orders: each member is looked for by its header.
 TOO_MANY = "it holds more members than can be looked through one by one"
+#: Code that Python or its loader runs, beside a model or in an archive (torch.package) with it.
+_CODE = (".py", ".pyc", ".so", ".pyd", ".dll", ".dylib")
 _MOST_PLACES = 10_000
 _MOST_PROBLEMS = 100
 _MOST_PROGRAMS = 10_000
@@ -95,3 +97,8 @@ def _named(symbol: Symbol, *, is_metadata: bool, is_program: bool) -> Named:
             module, name, ways, is_program=is_program, is_metadata=is_metadata
         ),
     )
+
+
+def is_code(name: str) -> bool:
+    """Whether a file or member of this name is code, in any case of letters."""
+    return name.lower().endswith(_CODE)

@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple
 from holdfast.report.facts import OpaqueFacts, Summary, TensorFacts, ValueFacts
 from holdfast.report.optimizers import GroupFacts, StateFacts
 from holdfast.report.paths import first_few
+from holdfast.spec.words import count
 
 Kind = Literal["part", "group", "tensor", "value", "opaque", "param_group", "state"]
 
@@ -167,9 +168,9 @@ def _state_row(state: StateFacts, level: int, name: str) -> Row:
 
 def _group_text(group: GroupFacts) -> str:
     names = f" ({first_few(group.names)})" if group.names else ""
-    count = f"{group.parameters:,} parameter{'' if group.parameters == 1 else 's'}{names}"
+    parameters = f"{count(group.parameters, 'parameter')}{names}"
     options = [f"{key} {text}" for key, text in group.options.items() if text not in _UNSET]
-    return "; ".join([count, ", ".join(options)]) if options else count
+    return "; ".join([parameters, ", ".join(options)]) if options else parameters
 
 
 #: Options of torch's optimizers that are not used say so.

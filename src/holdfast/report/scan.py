@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from holdfast.report.scan_words import HARMFUL, PROGRAM_CLASS, PROGRAM_PART
+from holdfast.spec.words import count, shortened
 
-#: Lines of text for one place, and names in one; JSON has all of them.
-_MOST_LINES, _LONGEST = 50, 120
+#: Lines of text for one place; JSON has all of them.
+_MOST_LINES = 50
 
 #: How grave a verdict is, from nothing at all on.
 VERDICTS = ("clean", "program", "broken", "unknown symbols", "harmful")
@@ -151,13 +152,13 @@ class ScanReport:
         for place in self.places:
             if place.symbols:
                 lines.append(
-                    f"  {_shown(_where(self.file, place.file, place.member) or 'symbols')}"
+                    f"  {shortened(_where(self.file, place.file, place.member) or 'symbols')}"
                 )
                 lines += _limited(_symbol_lines(place.symbols))
-        lines += _limited(f"  program: {_shown(name)}" for name in self.programs)
+        lines += _limited(f"  program: {shortened(name)}" for name in self.programs)
         for problem in self.problems[:_MOST_LINES]:
             where = _where(self.file, problem.file, problem.member)
-            lines.append(f"  not sure: {_shown(where) + ': ' if where else ''}{problem.what}")
+            lines.append(f"  not sure: {shortened(where) + ': ' if where else ''}{problem.what}")
         return "\n".join(lines)
 
     def _sentence(self) -> str:
@@ -174,18 +175,18 @@ class ScanReport:
             )
         if not self.pickles:
             return f"clean ({self.kind}): no pickle found, so torch and pickle run nothing of it"
-        count = f"{self.pickles} pickle{'s' if self.pickles > 1 else ''}"
+        found = count(self.pickles, "pickle")
         if not symbols:
             verb = "name" if self.pickles > 1 else "names"
-            return f"clean ({self.kind}): {count}, which {verb} nothing to call"
-        return f"clean ({self.kind}): {count}, all {len(symbols)} symbols in the closed table"
+            return f"clean ({self.kind}): {found}, which {verb} nothing to call"
+        return f"clean ({self.kind}): {found}, all {len(symbols)} symbols in the closed table"
 
 
 def _symbol_lines(symbols: Iterable[Named]) -> list[str]:
     ordered = sorted(symbols, key=lambda symbol: symbol.is_allowed)
     return [
-        f"    {'ok ' if symbol.is_allowed else 'NOT'} {_shown(symbol.symbol)}"
-        f"{f' (written {_shown(symbol.written)})' if symbol.written else ''}, "
+        f"    {'ok ' if symbol.is_allowed else 'NOT'} {shortened(symbol.symbol)}"
+        f"{f' (written {shortened(symbol.written)})' if symbol.written else ''}, "
         f"{' and '.join(symbol.how)}: {symbol.verdict}"
         for symbol in ordered
     ]
@@ -201,7 +202,3 @@ def _limited(lines: Iterable[str]) -> list[str]:
 def _where(whole: str, file: str, member: str) -> str:
     inner = file.removeprefix(whole).lstrip("/")
     return " > ".join(part for part in (inner, member) if part)
-
-
-def _shown(name: str) -> str:
-    return name if len(name) <= _LONGEST else f"{name[:80]}…{name[-30:]}"

@@ -14,7 +14,8 @@ class Site:
     """Bytes to be looked through: in which file, and the way to them inside it.
 
     ``name`` is the last step of that way; empty where the bytes were found without being named.
-    ``is_whole`` says that they are all of a file, which a reader may be handed as it is.
+    ``is_whole`` says that they are all of a file, which a reader may be handed as it is,
+    ``is_behind`` that they followed where something else ended.
     """
 
     source: Source
@@ -24,6 +25,7 @@ class Site:
     is_unpacked: bool = False
     name: str = ""
     is_whole: bool = False
+    is_behind: bool = False
 
     def inside(
         self, source: Source, name: str, *, is_unpacked: bool = False, is_whole: bool = False
@@ -36,11 +38,7 @@ class Site:
 
     def behind(self, at: int) -> Site:
         """What is left of this place from a position on."""
-        member = f"{self.member} > {BEHIND}" if self.member else BEHIND
+        behind = f"{self.member} > {BEHIND}" if self.member else BEHIND
+        member = self.member if self.is_behind else behind
         rest = self.source.window(at, self.source.size - at)
-        return replace(self, source=rest, member=self.member if self.is_behind else member, name="")
-
-    @property
-    def is_behind(self) -> bool:
-        """Whether this is what followed where something else ended."""
-        return self.member.endswith(BEHIND)
+        return replace(self, source=rest, member=member, name="", is_behind=True)

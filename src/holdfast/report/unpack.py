@@ -80,3 +80,40 @@ def is_packed(head: bytes) -> bool:
     if head[:3] == b"\x1f\x8b\x08":
         return True
     return len(head) > 2 and head[0] == 0x78 and int.from_bytes(head[:2], "big") % 31 == 0
+
+
+_PACKINGS = {
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"\xfd7zXZ\x00": "xz",
+    b"BZh": "bzip2",
+    b"7z\xbc\xaf\x27\x1c": "7z",
+    b"\x04\x22\x4d\x18": "lz4",
+}
+#: liblzma takes streams that say they unpack to less than this (alone_decoder.c).
+_MOST_LZMA = 1 << 38
+
+
+def packing_of(head: bytes, *, is_whole: bool) -> str | None:
+    """What some bytes are packed with that nothing here unpacks; None where they are not."""
+    for beginning, name in _PACKINGS.items():
+        if head.startswith(beginning):
+            return name
+    if head[1:4] == b"\x2a\x4d\x18" and head[0] >> 4 == 5:  # a frame to be passed over
+        return "zstd or lz4"
+    if is_whole and head.startswith(b"ZF0x"):
+        return "zlib, by an old joblib"
+    # It has no signature: numbers in the middle of a file look like it.
+    return "lzma" if is_whole and _is_lzma(head) else None
+
+
+def _is_lzma(head: bytes) -> bool:
+    """Whether bytes may be an LZMA stream: properties, size of the dictionary, unpacked size.
+
+    The first byte of the packed data is always 0.
+    """
+    if len(head) < 14 or head[0] >= 9 * 5 * 5 or head[13]:
+        return False
+    dictionary, nbytes = (int.from_bytes(head[a:b], "little") for a, b in ((1, 5), (5, 13)))
+    is_usual = bin(dictionary).count("1") <= 2 or dictionary == 0xFFFFFFFF
+    is_sized = 0 < nbytes < _MOST_LZMA or nbytes == 0xFFFFFFFFFFFFFFFF
+    return is_sized and (is_usual or head.startswith(b"]\0"))

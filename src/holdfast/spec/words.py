@@ -22,6 +22,6 @@ def count(number: int, word: str) -> str:
     return f"{number:,} {word}{'' if number == 1 else 's'}"
 
 
-def name(full: str) -> str:
+def shortened(full: str) -> str:
     """A name, with the middle left out where it is so long that it would hide all others."""
     return full if len(full) <= _LONGEST_NAME else f"{full[:100]}…{full[-50:]}"

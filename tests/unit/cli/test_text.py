@@ -36,8 +36,8 @@ def test_counts_shapes_numbers_moments() -> None:
 
 
 def test_long_names_lose_their_middle() -> None:
-    assert text.name("model.weight") == "model.weight"
-    assert text.name("a" * 1000 + "b" * 50) == "a" * 100 + "…" + "b" * 50
+    assert text.shortened("model.weight") == "model.weight"
+    assert text.shortened("a" * 1000 + "b" * 50) == "a" * 100 + "…" + "b" * 50
 
 
 def test_control_codes_cannot_reach_the_terminal() -> None:
