@@ -6,6 +6,7 @@ import bz2
 import contextlib
 import gzip
 import io
+import json
 import lzma
 import pickle
 import struct
@@ -28,6 +29,7 @@ from scanning import BENIGN, EVIL, members, scan, tar, torch_zip
 from torch.package import PackageExporter
 
 import holdfast
+from holdfast.errors import RefusedError
 from holdfast.io.source import Memory
 from holdfast.pickles.symbols import walk
 
@@ -142,6 +144,44 @@ def flatbuffer() -> bytes:
         return path.read_bytes()
 
 
+def fake_header_in_a_long_name() -> bytes:
+    """What looks like a header lies in the data of an extended one, and says nothing."""
+    fake = b"storages".ljust(512, b"\0") + header(b"x", b"")
+    return oldest(header(b"././@LongLink", fake, kind=b"L"))
+
+
+def small_header(name: bytes, data: bytes, field) -> bytes:
+    """A header with a name, a size and a checksum alone."""
+    made = bytearray(512)
+    made[: len(name)], made[124:135] = name, b"%011o" % len(data)
+    made[148:156] = b" " * 8
+    made[148:156] = field(sum(made))
+    return bytes(made) + data + bytes(-len(data) % 512)
+
+
+def sized_by_another_symbol() -> bytes:
+    """The class of a storage is an object with a type of its own: torch steps over more."""
+    swallowed = EVIL + pickle.dumps([], 2)
+    bytes_of = b"\x80\x02B" + struct.pack("<I", 153 + len(swallowed)) + b"\xff" * 153
+    storages = (
+        pickle.dumps(1, 2)
+        + b"\x80\x02(ctorch\nFloatStorage\nX\3\0\0\0cpuccollections\nOrderedDict\n)R}"
+        + b"X\6\0\0\0_dtypectorch\nfloat64\nsbt."
+        + struct.pack("<q", 40)
+        + bytes(160)
+        + bytes_of
+        + swallowed
+        + b"."
+    )
+    return tar_of(header(b"storages", storages), header(b"pickle", BENIGN))
+
+
+MEMO_KEPT = (
+    b"\x80\x04\x8c\x05posix\x94\x8c\x06abort_\x94\x86."
+    b"\x80\x04\x8c\x0bcollections\x94\x8c\x0bOrderedDict\x9400h\x00h\x01\x93)R."
+)
+
+
 def zip_of(**files: bytes) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
@@ -183,6 +223,18 @@ EVASIONS: dict[str, tuple[bytes, str]] = {
         torch_zip(extra={"b/DATA.PKL": b"\x80\x02cposix\nabort_\n\xff"}),
         "symbol",
     ),
+    "a memo's number with underscores": (b"K\0p" + b"0_" * 2200 + b"0\n0" + EVIL[2:], "symbol"),
+    "a memo's number of 5000 digits": (
+        b"K\0p" + b"1" * 5000 + b"\n0" + b"K\0q\0h\0p7\n0" + EVIL[2:],
+        "symbol",
+    ),
+    "a number that is NUL": (b"I\0\n0" + EVIL[2:], "symbol"),
+    "a number that is NUL, in a member": (deflated(x=b"\x80\x04I\0\n0" + EVIL[2:]), "symbol"),
+    "a number that is NUL, in a tar": (
+        tar(pickle=b"\x80\x02I\0\n0" + EVIL[2:], storages=b"", tensors=b""),
+        "symbol",
+    ),
+    "a memo kept from the pickle before": (MEMO_KEPT, "symbol"),
     # frames whose edges one reader does not see
     "a frame that ends in a name": (
         b"\x95" + struct.pack("<Q", 2) + b"cposix\nabort_\n.",
@@ -237,6 +289,13 @@ EVASIONS: dict[str, tuple[bytes, str]] = {
         oldest(name=b"storages", checksum=lambda s: b"\x1f%06o\0" % s),
         "symbol",
     ),
+    "a header inside a long name": (fake_header_in_a_long_name(), "symbol"),
+    "a checksum with rubbish behind its NUL": (
+        tar_of(small_header(b"pickle", EVIL, lambda s: (b"%o\0" % s).ljust(8, b"z")))
+        + small_header(b"other", EVIL, lambda s: (b"%o\0" % s).ljust(8, b"z")),
+        "symbol",
+    ),
+    "a class of a storage that is none": (sized_by_another_symbol(), "not sure"),
     "a size of pax before a long name": (resized(), "symbol"),
     "a link to the storages": (linked_storages(), "a link stands for"),
     "a list in place of a tuple": (listed_storage(), "not understood"),
@@ -250,6 +309,10 @@ EVASIONS: dict[str, tuple[bytes, str]] = {
     "lzma of other properties": (lzma_of(lc=0, lp=0, pb=0), "packed with lzma"),
     "joblib's oldest": (
         b"ZF" + hex(len(EVIL)).encode().ljust(19) + zlib.compress(EVIL),
+        "by an old joblib",
+    ),
+    "joblib's oldest, other digits": (
+        b"ZF" + b"%019x" % len(EVIL) + zlib.compress(EVIL),
         "by an old joblib",
     ),
     "a frame of zstd to be passed over": (b"\x50\x2a\x4d\x18\1\0\0\0x", "zstd or lz4"),
@@ -349,7 +412,70 @@ def test_folders_that_torch_may_read_otherwise(tmp_path):
         assert not holdfast.scan(tmp_path).ok
 
 
+@pytest.mark.parametrize("place", ["weights.bin", "sub/__0_0.distcp", "../up.bin", "gone.bin"])
+def test_a_slice_is_looked_at_wherever_the_description_says_it_lies(place, tmp_path):
+    folder = tmp_path / "folder"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that there is one process only
+        dcp.save({"w": torch.ones(3), "x": [1]}, checkpoint_id=folder)
+    data = (folder / "__0_0.distcp").read_bytes()
+    file = (folder / place).resolve()
+    file.parent.mkdir(exist_ok=True)
+    description = pickle.loads((folder / ".metadata").read_bytes())
+    info = next(i for key, i in description.storage_data.items() if key.fqn == "w")
+    info.relative_path, info.offset, info.length = place, 5000, len(EVIL)
+    (folder / ".metadata").write_bytes(pickle.dumps(description))
+    (folder / "__0_0.distcp").write_bytes(data)
+    if place != "gone.bin":
+        file.write_bytes(b"\xff" * 5000 + EVIL)
+    report = holdfast.scan(folder)
+    assert not report.ok
+    if place in ("weights.bin", "sub/__0_0.distcp"):
+        assert members(report)
+
+
+def test_the_files_of_a_listing_are_looked_at(tmp_path):
+    listing = tmp_path / "m" / "pytorch_model.bin.index.json"
+    listing.parent.mkdir()
+    for name, is_known in (("evil.bin", True), ("../up.bin", False), ("gone.bin", False)):
+        if name != "gone.bin":
+            (listing.parent / name).write_bytes(torch_zip(EVIL))
+        listing.write_text(json.dumps({"metadata": {}, "weight_map": {"w": name}}))
+        report = holdfast.scan(listing)
+        assert not report.ok
+        assert bool(members(report)) is is_known
+        if not is_known:
+            (listing.parent / "evil.bin").unlink(missing_ok=True)
+            assert not holdfast.scan(listing.parent).ok
+
+
+@pytest.mark.parametrize(
+    "number", [b"I020\n", b"I 5\n", b"I1_0\n", b"L020L\n", b"F1_0.0\n", b"F 1.0\n"]
+)
+def test_a_number_that_two_readers_read_in_two_ways_is_refused(number, tmp_path):
+    path = tmp_path / "a.pt"
+    path.write_bytes(torch_zip(b"\x80\x02" + number + b"\n."))
+    with pytest.raises(RefusedError, match="numbers are written as Python writes them"):
+        holdfast.load(path)
+
+
+def old_states(protocol: int) -> bytes:
+    buffer = io.BytesIO()
+    tree = {"a": torch.randn(5), "b": torch.randn(100)}
+    torch.save(tree, buffer, _use_new_zipfile_serialization=False, pickle_protocol=protocol)
+    return buffer.getvalue()
+
+
+def test_the_description_of_a_rank_alone_is_known(tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that there is one process only
+        dcp.save({"w": torch.ones(3)}, checkpoint_id=tmp_path)
+    (tmp_path / "__0.metadata").write_bytes((tmp_path / ".metadata").read_bytes())
+    assert holdfast.scan(tmp_path).ok
+
+
 HARMLESS = {
+    **{f"a legacy file of protocol {p}": old_states(p) for p in (2, 3, 4, 5)},
     "numbers that begin as an extension code": torch_zip(extra={"a/data/0": b"\x84\1\2\3\4."}),
     **{
         f"safetensors with a header of {nbytes} bytes": save(

@@ -14,8 +14,7 @@ from holdfast.io.source import Folder, Source
 HEAD = 512
 #: The beginning of five pickles in a row: the number 0x1950A86A20F9469CFC6C, alone in a pickle.
 _NUMBER = b"\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."
-LEGACY_MAGIC = b"\x80\x02" + _NUMBER
-#: The same by any protocol; newer ones have a frame around it.
+#: By any protocol; newer ones have a frame around it.
 _LEGACY = re.compile(rb"\x80[\x02-\x05](\x95.{8})?" + re.escape(_NUMBER), re.DOTALL)
 #: safetensors: at most this many bytes of JSON.
 LONGEST_JSON = 100_000_000
@@ -40,6 +39,11 @@ _OLDER_EXPORT = "serialized_exported_program.json"
 MODEL_FILES = ("model.safetensors", "pytorch_model.bin")
 #: What files beside them are called; one of them that is no checkpoint is worth a word.
 _SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".pkl")
+
+
+def is_legacy(head: bytes) -> bool:
+    """Whether a file begins as torch's did before 1.6."""
+    return bool(_LEGACY.match(head))
 
 
 def kind_of(source: Source) -> tuple[str, Mapping[str, Member]]:
@@ -86,8 +90,8 @@ def _kinds_of(head: bytes) -> list[str]:
         "zip": head.startswith(b"PK\x03\x04"),
         "safetensors": is_safe,
         "torch_tar": head[257:262] == b"ustar",
-        "torch_legacy": bool(_LEGACY.match(head)),
-        "pickle": bool(_PICKLE.match(head) or _OLD_PICKLE.match(head)) and not _LEGACY.match(head),
+        "torch_legacy": is_legacy(head),
+        "pickle": bool(_PICKLE.match(head) or _OLD_PICKLE.match(head)) and not is_legacy(head),
         "gzip": head.startswith(b"\x1f\x8b\x08"),
         "onnx": bool(_ONNX.match(head)),
     }

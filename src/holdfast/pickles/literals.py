@@ -8,6 +8,7 @@ Numbers and meanings: Lib/pickletools.py of CPython.
 from __future__ import annotations
 
 import codecs
+import re
 import struct
 from collections.abc import Callable
 from typing import Any
@@ -20,6 +21,9 @@ _int4 = struct.Struct("<i").unpack_from
 
 #: Decimal text of a longer integer takes quadratic time; Python itself draws the line here.
 _LONGEST_DECIMAL = 4300
+#: ``010`` is 8 to the reader in C and 10 to others, ``1_0`` and `` 1`` are numbers to some.
+_DECIMAL = re.compile(rb"-?(0|[1-9][0-9]*)")
+_FLOAT = re.compile(rb"-?([0-9]+(\.[0-9]+)?(e[-+]?[0-9]+)?|inf|nan)")
 
 
 def text(m: Machine, width: int) -> None:
@@ -79,6 +83,11 @@ def long_(m: Machine) -> None:
 def decimal(m: Machine, written: bytes) -> int:
     if len(written) > _LONGEST_DECIMAL:
         raise m.refused("decimal integers are short", found=f"{len(written):,} digits")
+    if not _DECIMAL.fullmatch(written):
+        raise m.refused(
+            "numbers are written as Python writes them: others are read in two ways",
+            found=repr(written[:50]),
+        )
     return int(written)
 
 
@@ -91,7 +100,13 @@ def long4(m: Machine) -> None:
 
 
 def float_(m: Machine) -> None:
-    m.stack.append(float(line(m)))
+    written = line(m)
+    if not _FLOAT.fullmatch(written):
+        raise m.refused(
+            "numbers are written as Python writes them: others are read in two ways",
+            found=repr(written[:50]),
+        )
+    m.stack.append(float(written))
 
 
 def binfloat(m: Machine) -> None:

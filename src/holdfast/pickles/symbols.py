@@ -58,7 +58,7 @@ class Walker:
     """The state of one walk: a window of the bytes, and an abstract stack and memo.
 
     ``is_guess`` says that nobody calls these bytes a pickle: the walk then ends where every reader
-    would stop.
+    would stop. ``memo`` is that of the pickle before, which some readers keep.
     """
 
     def __init__(
@@ -68,6 +68,7 @@ class Walker:
         allowance: Allowance,
         *,
         is_guess: bool,
+        memo: dict[int, Any] | None = None,
     ) -> None:
         self.source, self.is_guess = source, is_guess
         # A reader may keep the memo of the pickle before.
@@ -77,7 +78,8 @@ class Walker:
         self.frame_end: int | None = None
         self.stack: list[Any] = []
         self.marks: list[list[Any]] = []
-        self.memo: dict[int, Any] = {}
+        self.memo: dict[int, Any] = {} if memo is None else memo
+        self.uses_memo = self.memo_is_unsure = False
         self.protocol, self.has_protocol = 0, False
         self.has_cut_line = False
         self.problem: str | None = None
@@ -180,6 +182,11 @@ class Walker:
         if self.problem is None:
             self.problem = f"it does not fit at byte {self.at - 1:,}: {what}"
 
+    def doubt(self, what: str) -> None:
+        """Note what most readers stop at, and go on as those would that do not."""
+        if self.problem is None:
+            self.problem = f"it does not fit at byte {self.at - 1:,}: {what}"
+
     def give_up(self, what: str) -> None:
         """No reader and no walk can go on."""
         raise Ends(what)
@@ -212,21 +219,28 @@ class Walker:
         self.marks.append(self.stack)
         self.stack = []
 
-    def put(self, number: int) -> None:
-        """Keep the topmost value under a number."""
+    def put(self, number: int | None) -> None:
+        """Keep the topmost value under a number; None is one that is not known."""
         if not self.stack:
             self.misfit("it keeps what is not there")
             return
         if len(self.memo) >= _MOST_MEMOS:
             raise Limit("it keeps more objects than any checkpoint holds")
-        self.memo[number] = self.stack[-1]
+        self.uses_memo = True
+        if number is None:
+            self.memo_is_unsure = True
+        else:
+            self.memo[number] = self.stack[-1]
 
-    def get(self, number: int) -> None:
+    def get(self, number: int | None) -> None:
         """Push what was kept under a number."""
-        if number not in self.memo and not (self.is_guess and self.is_later):
+        self.uses_memo = True
+        is_unsure = self.memo_is_unsure or (self.is_guess and self.is_later)
+        if number is not None and number not in self.memo and not is_unsure:
             self.misfit("it gets what it never put")
         # A reader that goes on with an older memo would find something: it is not known what.
-        self.stack.append(self.memo.get(number, Made(None)))
+        found = Made(None) if number is None else self.memo.get(number, Made(None))
+        self.stack.append(Made(None) if self.memo_is_unsure else found)
 
     # ---- symbols
 
@@ -309,6 +323,7 @@ class Walker:
             tuple(self.constants),
             is_cut_short,
             is_short or self.has_cut_line,
+            self.memo if self.uses_memo else None,
         )
 
     def _go_on(self) -> None:
@@ -338,12 +353,15 @@ def walk(
     *,
     is_guess: bool = False,
     allowance: Allowance | None = None,
+    memo: dict[int, Any] | None = None,
 ) -> Walk:
     """Follow the pickle that begins at ``start``, run nothing, and tell what it names.
+
+    ``memo`` is what a reader kept of the pickle before; it is changed.
 
     Raises:
         FileError: the file system said no.
         TruncatedError: the file became shorter meanwhile.
     """
     allowance = Allowance() if allowance is None else allowance
-    return Walker(source, start, allowance, is_guess=is_guess).run()
+    return Walker(source, start, allowance, is_guess=is_guess, memo=memo).run()

@@ -111,24 +111,21 @@ def long(width: int) -> Callable[[Walker], None]:
     return push
 
 
-def _decimal(w: Walker, base: int) -> int:
+def _decimal(w: Walker, base: int) -> int | None:
     """The number of a line, as generously as any reader takes it; base 0 is that of literals.
 
-    CPython's reader in C stops at a NUL and takes ``010`` for 8 (Modules/_pickle.c: ``load_int``).
+    CPython's reader in C stops at a NUL, takes nothing for 0 and ``010`` for 8 (Modules/_pickle.c:
+    ``load_int``); how many digits are too many is a setting. None is a number that is not known.
     """
-    written = w.line().partition(b"\0")[0]
-    written = written.strip().removesuffix(b"L")
-    if len(written) > _LONGEST_DECIMAL:
-        if base == 10:
-            w.misfit("a number in it is too long")
-        return -1  # a value: which one makes no difference
-    for each in (base, 8):
-        try:
-            return int(written, each)
-        except ValueError:
-            continue
-    w.misfit("a number in it is none")
-    return -1
+    written = w.line().partition(b"\0")[0].strip().removesuffix(b"L")
+    if len(written) <= _LONGEST_DECIMAL:
+        for each in (base, 8):
+            try:
+                return int(written or b"0", each)
+            except ValueError:
+                continue
+    w.doubt("a number in it is none, or very long")
+    return None
 
 
 def decimal_value(w: Walker) -> None:
@@ -140,7 +137,7 @@ def float_line(w: Walker) -> None:
     try:
         float(w.line().partition(b"\0")[0])
     except ValueError:
-        w.misfit("a number in it is none")
+        w.doubt("a number in it is none")
     w.stack.append(None)
 
 

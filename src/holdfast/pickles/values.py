@@ -60,7 +60,8 @@ class Walk:
     pickle, None when it came to its STOP as a whole one does. ``is_finished`` says that STOP was
     reached. ``top`` is the value left. ``constants`` are the texts and bytes that may hold a pickle
     themselves. ``is_cut_short`` says that a limit ended the walk where a reader would go on,
-    ``is_short`` that the bytes ended before the pickle did.
+    ``is_short`` that the bytes ended before the pickle did. ``memo`` is what it kept, None if it
+    did not use it.
     """
 
     symbols: tuple[Symbol, ...]
@@ -72,6 +73,7 @@ class Walk:
     constants: tuple[Constant, ...] = ()
     is_cut_short: bool = False
     is_short: bool = False
+    memo: dict[int, object] | None = None
 
     @property
     def is_convincing(self) -> bool:

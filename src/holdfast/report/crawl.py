@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from typing import Any
 
 from holdfast.errors import FormatError, NotACheckpointError
 from holdfast.formats import sniff
-from holdfast.formats.sniff import LEGACY_MAGIC
+from holdfast.formats.sharded import is_listing
+from holdfast.formats.sniff import HEAD, is_legacy
 from holdfast.io.source import Folder, Memory, Source
 from holdfast.pickles.symbols import Allowance, walk
 from holdfast.pickles.values import Constant, Walk
@@ -107,7 +109,7 @@ class Crawler:
         An array of objects is a pickle behind a header: numpy.load runs it if it is allowed to.
         """
         source = site.source
-        if head.startswith(LEGACY_MAGIC):
+        if is_legacy(head):
             return crawl_behind.end_of_legacy(source)
         if not site.depth and crawl_behind.is_safetensors(source, head):
             return crawl_behind.end_of_safetensors(source)
@@ -179,30 +181,41 @@ class Crawler:
         ``is_pickle`` says that it is called one: it is then followed beyond what does not fit. The
         position behind the last one is given.
         """
-        size = min(site.source.size, len(LEGACY_MAGIC))
-        is_legacy = site.source.read_at(0, size) == LEGACY_MAGIC
-        sure, at, count = 5 if is_legacy else int(is_pickle), 0, 0
+        head = site.source.read_at(0, min(site.source.size, HEAD))
+        sure, at, count = 5 if is_legacy(head) else int(is_pickle), 0, 0
+        memo: dict[int, Any] | None = None
         while at < site.source.size:
             walked = self.walk(site, at, is_guess=count >= sure)
             if walked is None:
                 break
+            # One reader begins anew with each pickle, another keeps what it knew.
+            if memo and walked.memo is not None:
+                self.walk(site, at, is_guess=True, memo=memo)
+            elif walked.memo is not None:
+                memo = walked.memo
             at, count = walked.end, count + 1
             if not walked.is_finished:
                 break
         return at
 
-    def walk(self, site: Site, at: int, *, is_guess: bool) -> Walk | None:
-        """Follow one pickle and note what it names; None where there is none."""
+    def walk(
+        self, site: Site, at: int, *, is_guess: bool, memo: dict[int, Any] | None = None
+    ) -> Walk | None:
+        """Follow one pickle and note what it names; None where there is none.
+
+        With ``memo``, that of the pickle before, the same pickle is followed again.
+        """
         self.allowance.opcodes -= _PER_PICKLE
-        walked = walk(site.source, at, is_guess=is_guess, allowance=self.allowance)
+        allowance = self.allowance
+        walked = walk(site.source, at, is_guess=is_guess, allowance=allowance, memo=memo)
         if walked.is_cut_short or (walked.problem is not None and not is_guess):
             behind = f"the pickle at byte {at:,}: " if at else "the pickle: "
             self.found.problem(site, f"{behind}{walked.problem}")
         is_first = site.is_whole and not at and not site.is_behind
         if is_guess and not (walked.is_convincing or (is_first and walked.names_plainly)):
             return None
-        self.found.note(site, at, walked.symbols)
-        for constant in walked.constants:
+        self.found.note(site, at, walked.symbols, is_again=memo is not None)
+        for constant in walked.constants if memo is None else ():
             self._look_at_constant(site, constant)
         return walked
 
@@ -241,6 +254,8 @@ def scan_source(source: Source) -> ScanReport:
     else:
         crawler.allow(source.size)
         crawler.look(Site(source, source.name, is_whole=True))
+        if source.path is not None and is_listing(source):
+            crawl_folder.look_at_listed(crawler, source)
         if kind == "onnx":
             crawler.found.program("the graph")
     return ScanReport(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from holdfast.errors import HoldfastError
 from holdfast.formats.dcp.metadata import read_metadata
+from holdfast.formats.sharded import is_listing, read_listing
 from holdfast.io.source import Folder, Source, open_source
 from holdfast.report import crawl_tar, crawl_zip
 from holdfast.report.findings import is_code
@@ -25,7 +26,7 @@ _METADATA = ".metadata"
 
 def look(crawler: Crawler, folder: Folder) -> None:
     """Look through every file of a folder, also those that nothing in it names."""
-    starts: dict[str, list[int]] = {}
+    described = _Described(crawler, folder.name)
     for count, path in enumerate(_files(crawler, folder, folder.name, 0)):
         site = Site(folder, path)
         if count >= _MOST_FILES:
@@ -41,44 +42,108 @@ def look(crawler: Crawler, folder: Folder) -> None:
                     )
                     continue
                 crawler.allow(source.size)
-                home = os.path.dirname(path)  # noqa: PTH120
-                if home not in starts:
-                    starts[home] = _starts(home)
-                    _check_metadata(crawler, home)
-                _look_at(crawler, source, path, starts[home])
+                described.by(os.path.dirname(path))  # noqa: PTH120
+                _look_at(crawler, source, path, described)
         except HoldfastError as error:
             crawler.found.problem(site, error.what)
 
 
-def _look_at(crawler: Crawler, source: Source, path: str, starts: list[int]) -> None:
+def look_at_listed(crawler: Crawler, source: Source) -> None:
+    """Look through the files that a listing of shards names: whoever loads it loads them."""
+    home = os.path.dirname(source.path or source.name)  # noqa: PTH120
+    with open_source(home or ".") as folder:
+        for name in dict.fromkeys(read_listing(source).files.values()):
+            try:
+                assert isinstance(folder, Folder)
+                shard = folder.open(name)
+            except HoldfastError as error:
+                crawler.found.problem(Site(source, source.name), f"{error.what} ({name[:200]})")
+                continue
+            crawler.allow(shard.size)
+            crawler.look(Site(shard, shard.name, is_whole=True))
+
+
+def _look_at(crawler: Crawler, source: Source, path: str, described: _Described) -> None:
     site = Site(source, path, is_whole=True)
     head = source.read_at(0, min(source.size, 512))
-    if not path.endswith(".distcp") or is_packed(head) or crawl_tar.is_tar(head):
+    is_slices = path.endswith(".distcp")
+    if not is_slices or is_packed(head) or crawl_tar.is_tar(head):
         crawler.look(site)
-        return
-    if (packing := packing_of(head, is_whole=True)) is not None:
-        crawler.found.packed(site, packing)
-    # Archives and pickles stand behind each other in it; the metadata says where they start.
-    crawl_zip.look_leniently(crawler, site)
-    for start in starts or [0]:
-        if start < source.size and source.read_at(start, min(2, source.size - start)) != b"PK":
-            window = source.window(start, source.size - start)
-            crawler.look_for_pickles(site.inside(window, f"bytes at {start:,}"), is_pickle=False)
+    if is_listing(source):
+        described.check_listing(source)
+    slices = described.slices.get(path, [])
+    if is_slices:
+        if (packing := packing_of(head, is_whole=True)) is not None:
+            crawler.found.packed(site, packing)
+        # Archives and pickles stand behind each other in it; the metadata says where they start.
+        crawl_zip.look_leniently(crawler, site)
+        starts = described.starts.get(os.path.dirname(path), []) or [0]  # noqa: PTH120
+        slices = [*slices, *((start, source.size - start) for start in starts)]
+    for start, nbytes in dict.fromkeys(slices):
+        beginning = source.read_at(start, 2) if start + 2 <= source.size else b""
+        if start < source.size and not (is_slices and beginning == b"PK"):
+            window = source.window(start, min(nbytes, source.size - start))
+            is_sure = (start, nbytes) in described.slices.get(path, ())
+            inner = site.inside(window, f"bytes at {start:,}", is_whole=is_sure)
+            if is_sure:
+                crawler.look(inner)
+            else:
+                crawler.look_for_pickles(inner, is_pickle=False)
 
 
-def _check_metadata(crawler: Crawler, folder: str) -> None:
-    """Note metadata that torch may take for another than is seen here: where things lie is in it.
+class _Described:
+    """What the metadata in a folder and below it says of where slices lie.
 
     It is read by a reader that takes records of numbers and text as torch writes them, and nothing
-    that counts, calls or computes.
+    that counts, calls or computes; where that refuses, torch may see another thing.
     """
-    with open_source(folder) as source:
-        try:
+
+    def __init__(self, crawler: Crawler, folder: str) -> None:
+        self._crawler = crawler
+        self._met: set[str] = set()
+        #: By file: the offset and the bytes of each slice.
+        self.slices: dict[str, list[tuple[int, int]]] = {}
+        #: By folder: every number in its metadata.
+        self.starts: dict[str, list[int]] = {}
+        self.by(folder)
+
+    def by(self, folder: str) -> None:
+        """Read the metadata of a folder, once."""
+        if folder in self._met:
+            return
+        self._met.add(folder)
+        with open_source(folder) as source:
             if isinstance(source, Folder) and source.has(_METADATA):
-                read_metadata(source)
+                self.starts[folder] = _starts(folder)
+                self._read(source, folder)
+
+    def _read(self, source: Folder, folder: str) -> None:
+        site = Site(source, os.path.join(folder, _METADATA))  # noqa: PTH118
+        try:
+            places = read_metadata(source).places.values()
         except HoldfastError as error:
-            site = Site(source, os.path.join(folder, _METADATA))  # noqa: PTH118
-            crawler.found.problem(site, f"where its pieces lie is not sure: {error.what}")
+            problem = f"where its pieces lie is not sure: {error.what}"
+            self._crawler.found.problem(site, problem)
+            return
+        for place in places:
+            path = os.path.join(folder, place.file)  # noqa: PTH118
+            if path not in self.slices:
+                self._check(source, site, place.file)
+            self.slices.setdefault(path, []).append((place.offset, place.nbytes))
+
+    def check_listing(self, source: Source) -> None:
+        """Note files that a listing of shards names and that are not looked through here."""
+        with open_source(os.path.dirname(source.name) or ".") as folder:  # noqa: PTH120
+            site = Site(source, source.name)
+            for name in dict.fromkeys(read_listing(source).files.values()):
+                if isinstance(folder, Folder):
+                    self._check(folder, site, name)
+
+    def _check(self, folder: Folder, site: Site, name: str) -> None:
+        try:
+            folder.open(name)
+        except HoldfastError as error:
+            self._crawler.found.problem(site, f"{error.what} ({name[:200]})")
 
 
 def _starts(folder: str) -> list[int]:

@@ -31,10 +31,9 @@ _SPARSE_IN_PAX, _SIZE_IN_PAX = b"GNU.sparse", b" size="
 _MOST_HEADERS = 10_000
 #: In torch's oldest files, pickles and raw numbers take turns in these members.
 _MIXED = ("storages", "tensors")
-#: Bytes that a checksum may be written with: digits, spaces, signs, ``0o17`` and ``1_7``, or in
-#: binary behind 0x80. Others are hardly ever met there; most blocks are passed over so.
+#: Bytes that a checksum may be written with: digits, spaces, signs, ``0o17`` and ``1_7``.
 _LIKELY = np.zeros(256, bool)
-_LIKELY[[*b"01234567 \t\r\n\v\f\x1c\x1d\x1e\x1f+-oO_\0", 0x80, 0xFF]] = True
+_LIKELY[[*b"01234567 \t\r\n\v\f\x1c\x1d\x1e\x1f+-oO_"]] = True
 
 
 def is_tar(head: bytes) -> bool:
@@ -54,25 +53,18 @@ def look(crawler: Crawler, site: Site) -> None:
 
 @dataclass(slots=True)
 class _Said:
-    """What extended headers say of the member behind them; global ones of all that follow."""
+    """What extended headers say of members behind them.
+
+    It counts for all that follow: blocks that look like headers may lie in the headers themselves.
+    """
 
     names: set[str] = field(default_factory=set)
-    names_of_all: set[str] = field(default_factory=set)
     is_resized: bool = False
-    is_any_resized: bool = False
 
     def add(self, kind: bytes, data: bytes) -> None:
         """Take up an extended header."""
-        names = {each for each in _MIXED if each.encode() in data}
-        if kind == _GLOBAL:
-            self.names_of_all |= names
-        self.names |= names
+        self.names |= {each for each in _MIXED if each.encode() in data}
         self.is_resized |= kind in _PAX and _SIZE_IN_PAX in data
-        self.is_any_resized |= kind == _GLOBAL and _SIZE_IN_PAX in data
-
-    def next_member(self) -> None:
-        """Forget what was said of one member alone."""
-        self.names, self.is_resized = set(self.names_of_all), self.is_any_resized
 
 
 def _look_at_member(crawler: Crawler, site: Site, at: int, said: _Said) -> None:
@@ -80,13 +72,14 @@ def _look_at_member(crawler: Crawler, site: Site, at: int, said: _Said) -> None:
     kind, rest = header[156:157], site.source.size - start
     name = header[:100].partition(b"\0")[0].decode("utf-8", "replace")
     # An extended header may give the member another size than its own.
-    nbytes = rest if said.is_resized else min(_size(header), rest)
+    own = min(_size(header), rest)
+    nbytes = rest if said.is_resized else own
     inner = site.inside(site.source.window(start, nbytes), name)
     if kind in (*_PAX, *_LONG):
         data = _beginning(inner.source)
         if kind in _PAX and _SPARSE_IN_PAX in data:
             crawler.found.problem(inner, _SPARSE_WORDS)
-        if nbytes > len(data) and not said.is_resized:
+        if own > len(data):
             crawler.found.problem(
                 inner, "an extended header of more than 1 MiB is not looked through"
             )
@@ -95,7 +88,6 @@ def _look_at_member(crawler: Crawler, site: Site, at: int, said: _Said) -> None:
     if kind == _SPARSE:
         crawler.found.problem(inner, _SPARSE_WORDS)
     mixed = said.names | ({name.rpartition("/")[2]} & {*_MIXED})
-    said.next_member()
     if mixed and kind in _LINKS:
         crawler.found.problem(inner, "a link stands for what torch reads: unpack the tar first")
     for each in sorted(mixed):
@@ -110,15 +102,18 @@ def _headers(source: Source) -> Iterator[int]:
         nbytes = min(_WINDOW, source.size - base) // _BLOCK * _BLOCK
         data = source.read_at(base, nbytes)
         blocks = np.frombuffer(data, np.uint8).reshape(-1, _BLOCK)
-        for number in np.flatnonzero(_LIKELY[blocks[:, 148:154]].all(axis=1) & _is_any(blocks)):
+        for number in np.flatnonzero(_may_be_headers(blocks)):
             at = int(number) * _BLOCK
             if _has_checksum(data[at : at + _BLOCK]):
                 yield base + at
 
 
-def _is_any(blocks: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Which blocks say anything where the checksum stands: in empty ones nothing does."""
-    found: np.ndarray[Any, Any] = (blocks[:, 148:156] != 0).any(axis=1)
+def _may_be_headers(blocks: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Blocks whose checksum may be one: digits up to a NUL, or a number in binary."""
+    fields = blocks[:, 148:156]
+    is_behind_nul = np.logical_or.accumulate(fields == 0, axis=1)
+    is_text = (_LIKELY[fields] | is_behind_nul).all(axis=1) & (fields[:, 0] != 0)
+    found: np.ndarray[Any, Any] = is_text | (fields[:, 0] == 0x80) | (fields[:, 0] == 0xFF)
     return found
 
 
@@ -159,27 +154,34 @@ def _look_mixed(crawler: Crawler, site: Site) -> None:
         walked = crawler.walk(site, at, is_guess=at > 0)
         if walked is None:
             break
-        end = walked.end
-        at = end + (_raw_nbytes(site.source, walked, site.name) if walked.is_finished else 0)
+        end = at = walked.end
+        if walked.is_finished and (raw := _raw_nbytes(site.source, walked, site.name)) is None:
+            crawler.found.problem(site, f"how much lies behind byte {end:,} is not sure")
+        elif walked.is_finished:
+            at += raw or 0
     if at != site.source.size:
         if not crawl_behind.is_zeros(site.source, min(end, site.source.size)):
-            crawler.found.problem(
-                site, f"what follows its pickles at byte {end:,} is not understood"
-            )
+            unknown = f"what follows its pickles at byte {end:,} is not understood"
+            crawler.found.problem(site, unknown)
         _look_for_starts(crawler, site, end)
 
 
-def _raw_nbytes(source: Source, walked: Walk, name: str) -> int:
-    """The bytes between a pickle and the next: a storage's, or a tensor's numbers."""
+def _raw_nbytes(source: Source, walked: Walk, name: str) -> int | None:
+    """The bytes between a pickle and the next: a storage's, or a tensor's numbers.
+
+    None where the pickle does not say it as torch wrote it: two texts or numbers, and a class.
+    """
     top, at = walked.top, walked.end
     symbols = [part for part in top if isinstance(part, Symbol)] if isinstance(top, tuple) else []
-    if not symbols or at + 8 > source.size:
-        return 0
+    if not isinstance(top, tuple) and not walked.symbols:
+        return 0  # a count, or the list of views
+    if not isinstance(top, tuple) or len(top) != 3 or symbols != [top[2]] or at + 8 > source.size:
+        return None
     if name.rpartition("/")[2] == "tensors":
         return 16 + 16 * min(1 << 40, int(struct.unpack("<I", source.read_at(at, 4))[0]))
-    dtype: DType | None = STORAGES.get((symbols[-1].module, symbols[-1].name))
+    dtype: DType | None = STORAGES.get((symbols[0].module, symbols[0].name))
     numel = int.from_bytes(source.read_at(at, 8), "little")
-    return 8 + numel * (dtype.itemsize if dtype is not None else 1)
+    return None if dtype is None else 8 + numel * dtype.itemsize
 
 
 def _look_for_starts(crawler: Crawler, site: Site, start: int) -> None:

@@ -52,8 +52,10 @@ class Findings:
         if len(self.programs) < _MOST_PROGRAMS:
             self.programs[name] = None
 
-    def note(self, site: Site, at: int, symbols: Iterable[Symbol]) -> None:
-        """Note a pickle at a position of a place, and what it names."""
+    def note(
+        self, site: Site, at: int, symbols: Iterable[Symbol], *, is_again: bool = False
+    ) -> None:
+        """Note a pickle at a position of a place, and what it names; ``is_again``: seen before."""
         key = (site.file, site.member)
         found = self._places.get(key)
         if found is None:
@@ -62,7 +64,7 @@ class Findings:
                 key = (site.file, "many more places")
             offset = None if site.is_unpacked else site.source.origin + at
             found = self._places.setdefault(key, _Found(offset))
-        found.pickles += 1
+        found.pickles += not is_again
         self.recognised += 1
         for symbol in symbols:
             known = found.symbols.setdefault((symbol.module, symbol.name), symbol)
@@ -76,7 +78,8 @@ class Findings:
         )
 
     def _named(self, file: str, member: str, found: _Found) -> tuple[Named, ...]:
-        is_metadata = not member and file.endswith("/.metadata")
+        # Without collectives each rank writes its own: __0.metadata.
+        is_metadata = not member and file.endswith(".metadata")
         is_program = bool(self.programs)
         return tuple(
             _named(symbol, is_metadata=is_metadata, is_program=is_program)

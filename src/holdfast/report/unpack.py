@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zlib
 from dataclasses import dataclass
 
@@ -89,6 +90,8 @@ _PACKINGS = {
     b"7z\xbc\xaf\x27\x1c": "7z",
     b"\x04\x22\x4d\x18": "lz4",
 }
+#: The size in hexadecimal digits follows (joblib/numpy_pickle_compat.py).
+_OLD_JOBLIB = re.compile(rb"ZF[0-9a-fA-FxX_+ ]{19}")
 #: liblzma takes streams that say they unpack to less than this (alone_decoder.c).
 _MOST_LZMA = 1 << 38
 
@@ -100,7 +103,7 @@ def packing_of(head: bytes, *, is_whole: bool) -> str | None:
             return name
     if head[1:4] == b"\x2a\x4d\x18" and head[0] >> 4 == 5:  # a frame to be passed over
         return "zstd or lz4"
-    if is_whole and head.startswith(b"ZF0x"):
+    if is_whole and _OLD_JOBLIB.match(head):
         return "zlib, by an old joblib"
     # It has no signature: numbers in the middle of a file look like it.
     return "lzma" if is_whole and _is_lzma(head) else None

@@ -82,7 +82,7 @@ WRONG = {
     "too little on the stack before": "it does not fit at byte 2: it takes more than there is",
     "a missing memo before": "it does not fit at byte 1: it gets what it never put",
     "no mark before": "it does not fit at byte 0: it goes back to a mark that it never set",
-    "a bad number before": "it does not fit at byte 2: a number in it is none",
+    "a bad number before": "it does not fit at byte 2: a number in it is none, or very long",
     "a newer protocol": "it does not fit at byte 1: protocol 99 is newer than 5",
 }
 
