@@ -295,6 +295,35 @@ EVASIONS: dict[str, tuple[bytes, str]] = {
         + small_header(b"other", EVIL, lambda s: (b"%o\0" % s).ljust(8, b"z")),
         "symbol",
     ),
+    "an import in the pickle of a tar": (
+        tar(
+            storages=pickle.dumps(0, 2), tensors=pickle.dumps(0, 2), pickle=b"cposix\nabort_\n\xff"
+        ),
+        "symbol",
+    ),
+    "the same by a name of pax": (
+        tar_of(
+            header(b"storages", pickle.dumps(0, 2)),
+            header(b"p", pax(path="pickle"), kind=b"x"),
+            header(b"foo", b"cposix\nabort_\n\xff"),
+        ),
+        "symbol",
+    ),
+    "no class in a tar's tensors": (
+        tar_of(
+            header(
+                b"tensors",
+                pickle.dumps(1, 2)
+                + pickle.dumps((7, "k", None), 2)
+                + struct.pack("<ii", 74, 0)
+                + b"0B"
+                + struct.pack("<I", 148 * 8)
+                + bytes(148 * 8)
+                + EVIL,
+            )
+        ),
+        "not sure",
+    ),
     "a class of a storage that is none": (sized_by_another_symbol(), "not sure"),
     "a size of pax before a long name": (resized(), "symbol"),
     "a link to the storages": (linked_storages(), "a link stands for"),

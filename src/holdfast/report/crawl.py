@@ -31,7 +31,9 @@ _PER_PICKLE = 16
 _OPCODES, _PER_BYTE = 2_000_000, 4
 _LONGEST_TEXT = 256 << 20
 
-_PICKLE_NAME = re.compile(r"(^|/)(\.metadata|[^/]*\.(pkl|pickle|debug_pkl))\Z", re.IGNORECASE)
+_PICKLE_NAME = re.compile(
+    r"(^|/)(\.metadata|pickle|[^/]*\.(pkl|pickle|debug_pkl))\Z", re.IGNORECASE
+)
 #: TorchScript without an archive around it (torch/csrc/jit/serialization/mobile_bytecode.fbs).
 _FLATBUFFER = b"PTMF"
 _PICKLE_HEAD = re.compile(rb"\x80[\x02-\x05]")

@@ -31,6 +31,7 @@ _SPARSE_IN_PAX, _SIZE_IN_PAX = b"GNU.sparse", b" size="
 _MOST_HEADERS = 10_000
 #: In torch's oldest files, pickles and raw numbers take turns in these members.
 _MIXED = ("storages", "tensors")
+_PICKLE = "pickle"
 #: Bytes that a checksum may be written with: digits, spaces, signs, ``0o17`` and ``1_7``.
 _LIKELY = np.zeros(256, bool)
 _LIKELY[[*b"01234567 \t\r\n\v\f\x1c\x1d\x1e\x1f+-oO_"]] = True
@@ -59,11 +60,13 @@ class _Said:
     """
 
     names: set[str] = field(default_factory=set)
+    is_pickle: bool = False
     is_resized: bool = False
 
     def add(self, kind: bytes, data: bytes) -> None:
         """Take up an extended header."""
         self.names |= {each for each in _MIXED if each.encode() in data}
+        self.is_pickle |= _PICKLE.encode() in data
         self.is_resized |= kind in _PAX and _SIZE_IN_PAX in data
 
 
@@ -92,7 +95,9 @@ def _look_at_member(crawler: Crawler, site: Site, at: int, said: _Said) -> None:
         crawler.found.problem(inner, "a link stands for what torch reads: unpack the tar first")
     for each in sorted(mixed):
         _look_mixed(crawler, replace(inner, name=each))
-    if not mixed and kind != _FOLDER:
+    if said.is_pickle:
+        crawler.look_for_pickles(replace(inner, name=_PICKLE), is_pickle=True)
+    elif not mixed and kind != _FOLDER:
         crawler.look(inner)
 
 
