@@ -279,6 +279,7 @@ def _is_of_source(target: Path, checkpoint: Checkpoint) -> bool:
 def scan(path: str | os.PathLike[str]) -> ScanReport:
     """List what the pickles in ``path`` would call, were they loaded elsewhere; nothing is run.
 
+    Of a folder, of a run too, every file is looked through; ``RUN@best:loss`` is one checkpoint.
     It may be any file: what is no checkpoint, broken or hostile is looked through as far as its
     bytes allow. Archives and packed files inside it are looked through too.
 
@@ -288,7 +289,9 @@ def scan(path: str | os.PathLike[str]) -> ScanReport:
     """
     from holdfast.report.crawl import scan_source
 
-    with open_source(where.resolve(path)) as source:
+    found = where.parse(path)
+    whole = found.path if found.which is None and found.path.is_dir() else where.resolve(path)
+    with open_source(whole) as source:
         return scan_source(source)
 
 

@@ -513,6 +513,9 @@ HARMLESS = {
         for nbytes in (640, 896, 1152, 1408)
     },
     "a tar of pax": tar_of_pax(),
+    "numbers that begin as LZMA does": (
+        np.array([1, 64, -1], np.int64).tobytes() + np.arange(400.0).tobytes()
+    ),
     "an archive with entries for folders": folders(),
     "thirty arrays in one file": arrays(),
     "twelve states in one file": states(),
@@ -522,6 +525,13 @@ HARMLESS = {
     "a tar": tar(a=b"hello"),
     "a frame of each opcode": pickle.dumps({"a": [1, "x" * 70_000, b"y" * 70_000, "z"]}, 4),
 }
+
+
+def test_of_a_folder_every_file_is_looked_through(tmp_path):
+    (tmp_path / "step-0000010.pt").write_bytes(torch_zip())
+    assert holdfast.scan(tmp_path).ok
+    (tmp_path / "aaa.pt").write_bytes(torch_zip(EVIL))
+    assert members(holdfast.scan(tmp_path)) == ["a/data.pkl"]
 
 
 @pytest.mark.parametrize("name", HARMLESS)

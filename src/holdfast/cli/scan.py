@@ -12,7 +12,7 @@ _HELP = """\b
 Examples:
   holdfast scan model.pt
   holdfast scan downloads/*.bin downloads/*.ckpt
-  holdfast scan checkpoint-folder         every file in it
+  holdfast scan folder                    every file in it, of a run too
   holdfast scan model.pt --json
 
 List every class and function that the pickles in a file would call, were it loaded with torch.load

@@ -14,6 +14,8 @@ from holdfast.spec.tree import Path, children_of
 BUDGET = 1_000_000
 #: What a module's own name counts: it takes about as long as so many tensors.
 _MODULE = 4
+#: A module that was met before: real models share a few layers, and no layer very often.
+_AGAIN = 50
 
 _SLOTS = ("_parameters", "_buffers", "_modules")
 
@@ -126,6 +128,7 @@ def refused(rule: str, file: str | None, *, found: str | None = None) -> Refused
 def submodules(module: Opaque, names: Names) -> Iterator[Submodule]:
     """A module and all those in it, in the order of its state dict; one with two names twice."""
     open_ids: set[int] = set()
+    met: set[int] = set()
     stack: list[tuple[str, Any, bool]] = [("", module, False)]
     while stack:
         prefix, node, is_closing = stack.pop()
@@ -134,6 +137,9 @@ def submodules(module: Opaque, names: Names) -> Iterator[Submodule]:
         elif id(node) in open_ids:
             yield Submodule(prefix, node, None, is_inside_itself=True)
         else:
+            if id(node) in met:
+                names.count("", _AGAIN)
+            met.add(id(node))
             state = module_state(node)
             yield Submodule(prefix, node, state)
             if state is not None:

@@ -274,6 +274,8 @@ def _kind(source: Source) -> str:
     try:
         return sniff.kind_of(source)[0]
     except NotACheckpointError as error:
+        if source.is_folder:
+            return "a folder"
         return error.what.removeprefix("this is ")
     except FormatError:
         return "no whole file of a known format"

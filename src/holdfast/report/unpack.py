@@ -94,6 +94,7 @@ _PACKINGS = {
 _OLD_JOBLIB = re.compile(rb"ZF[0-9a-fA-FxX_+ ]{19}")
 #: liblzma takes streams that say they unpack to less than this (alone_decoder.c).
 _MOST_LZMA = 1 << 38
+_LZMA_MEMORY = 64 << 20
 
 
 def packing_of(head: bytes, *, is_whole: bool) -> str | None:
@@ -119,4 +120,18 @@ def _is_lzma(head: bytes) -> bool:
     dictionary, nbytes = (int.from_bytes(head[a:b], "little") for a, b in ((1, 5), (5, 13)))
     is_usual = bin(dictionary).count("1") <= 2 or dictionary == 0xFFFFFFFF
     is_sized = 0 < nbytes < _MOST_LZMA or nbytes == 0xFFFFFFFFFFFFFFFF
-    return is_sized and (is_usual or head.startswith(b"]\0"))
+    return is_sized and (is_usual or head.startswith(b"]\0")) and _unpacks_as_lzma(head)
+
+
+def _unpacks_as_lzma(head: bytes) -> bool:
+    """Whether the beginning of a stream unpacks: numbers that look like one are an error soon."""
+    try:
+        import lzma  # few files begin so, and not every Python has it
+    except ImportError:
+        return True
+    unpacker = lzma.LZMADecompressor(format=lzma.FORMAT_ALONE, memlimit=_LZMA_MEMORY)
+    try:
+        unpacker.decompress(head, max_length=_CHUNK)
+    except lzma.LZMAError as error:
+        return "memory" in str(error).lower()
+    return True

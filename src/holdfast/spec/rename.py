@@ -49,6 +49,12 @@ def rename(names: Iterable[str], rules: Rules) -> Renamed:
     Raises:
         UsageError: two names become one or one becomes empty, or a rule fits no name.
     """
+    if not callable(rules) and not _is_text(rules):
+        raise UsageError(
+            "rename= takes texts by texts, or a function",
+            wanted='{"old": "new"}',
+            found=repr(rules)[:100],
+        )
     if callable(rules):
         return Renamed(_checked({name: rules(name) for name in names}))
     compiled = [(old, _compiled(old, new)) for old, new in rules.items()]
@@ -71,6 +77,12 @@ def rename(names: Iterable[str], rules: Rules) -> Renamed:
             cure="holdfast show FILE lists the names.",
         )
     return Renamed(_checked(made), tuple(used))
+
+
+def _is_text(rules: object) -> bool:
+    return isinstance(rules, Mapping) and all(
+        isinstance(each, str) for pair in rules.items() for each in pair
+    )
 
 
 def _compiled(old: str, new: str) -> Callable[[str], str | None]:

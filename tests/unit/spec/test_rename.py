@@ -100,3 +100,9 @@ def test_a_prefix_can_be_put_on_and_taken_off_again(names, data):
     there = rename(names, {"": f"{prefix}."}).names
     back = rename(there.values(), {f"{prefix}.": ""}).names
     assert [back[there[name]] for name in names] == names
+
+
+@pytest.mark.parametrize("rules", [["a -> b"], {1: 2}, {"a": None}, "a -> b"])
+def test_rules_that_are_no_texts_get_a_letter(rules) -> None:
+    with pytest.raises(UsageError, match="rename= takes texts by texts, or a function"):
+        rename(["a"], rules)
