@@ -77,6 +77,8 @@ class Checkpoint:
             MissingPartError: nothing bears that name, or no tensor does, or several do.
             DamagedError: its bytes are not those that were saved.
             TruncatedError: the file ends before them.
+            RefusedError: it is an array of objects, or a rule for hostile files is broken.
+            UsageError: the checkpoint is closed, or NumPy has no such array (a meta tensor).
         """
         return self._reading().array(self._find(name))
 
@@ -127,14 +129,24 @@ class Checkpoint:
         return summarize(self.index, name=name, grep=grep)
 
     def verify(self) -> VerifyReport:
-        """Read all that has a CRC and say which members are not what they were when saved."""
+        """Read all that has a CRC and say which members are not what they were when saved.
+
+        Raises:
+            TruncatedError: the file became shorter meanwhile.
+            UsageError: the checkpoint is closed.
+        """
         from holdfast.report.verify import verify_index
 
         self._check_open()
         return verify_index(self.index, self._source)
 
     def scan(self) -> ScanReport:
-        """List what its pickles would call elsewhere, and say whether all of it is plain data."""
+        """List what its pickles would call elsewhere, and say whether all of it is plain data.
+
+        Raises:
+            TruncatedError: the file became shorter meanwhile.
+            UsageError: the checkpoint is closed.
+        """
         from holdfast.report.crawl import scan_source
 
         self._check_open()
@@ -188,6 +200,7 @@ def open(path: str | os.PathLike[str]) -> Checkpoint:
         NoCheckpointError: nothing is there.
         FormatError: it is no checkpoint, or a damaged one.
         FileError: it may not be read.
+        UsageError: ``path`` means nothing (``RUN@nonsense``).
     """
     found = where.resolve(path)
     source = open_source(found)
@@ -244,6 +257,8 @@ def convert(
         dry_run: write nothing, and say what would be.
 
     Raises:
+        NoCheckpointError: nothing is there.
+        FormatError: the source is no checkpoint, or a damaged one.
         UsageError: options that do not go together, or a tensor the format cannot hold.
         MissingPartError: nothing bears the name ``part``.
         DamagedError: the source's bytes are not those that were saved; nothing was written.

@@ -147,6 +147,11 @@ def _weights(
     return replace(report, left_out=chosen.left_out, notes=notes)
 
 
+def _quoted(rule: str) -> str:
+    """A rule as it is typed into a shell: names in brackets hold single quotes."""
+    return shlex.quote(rule) if any(each in rule for each in '"$`\\\\!') else f'"{rule}"'
+
+
 def _unread_by_libtorch(items: list[Item]) -> tuple[str, ...]:
     """Notes on element types younger than the reader in C++, which knows ``_rebuild_tensor_v2``."""
     found = {item.dtype.torch_name: item.name for item in items if not item.dtype.storage_class}
@@ -167,7 +172,7 @@ def _only_names_of_their_own(
             file=file,
             wanted="a name for each",
             found=", ".join(doubled[:5]),
-            cure=f"Rename: --rename {shlex.quote(f'{doubled[0]} -> …')}, or take one part: --part.",
+            cure=f"Rename: --rename {_quoted(f'{doubled[0]} -> …')}, or take one part: --part.",
         )
 
 
@@ -260,7 +265,7 @@ def _own_metadata(index: Index) -> dict[str, str]:
     return {
         key: text
         for key, text in index.metadata.items()
-        if key not in reserved and key not in index.tree and text not in index.tree
+        if key not in reserved and key not in index.tree
     }
 
 

@@ -1,51 +1,71 @@
-"""Which storages of a source a new torch file keeps as they are, with the views into them."""
+"""Which runs of a source's storages a new torch file keeps, with the views into them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from itertools import pairwise
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from holdfast.spec.identity import identity
 from holdfast.spec.index import TensorRef
 
+#: Where a tensor lies: its storage, and its first element and the one behind its last, of those.
+Place = tuple[str, int, int]
+#: The first element of a run, and the one behind its last.
+Run = tuple[int, int]
 
-def kept_whole(nodes: Iterable[Any]) -> set[str]:
-    """The keys of storages to be written whole: of the rest, only the elements that are used.
 
-    Kept are those whose tensors overlap (they are views of one another) and those that are not
-    larger than their tensors together (transposed and expanded ones among them). What remains are
-    slices of something larger, which torch.save would write whole.
+def kept_runs(nodes: Iterable[Any]) -> Mapping[Place, Run]:
+    """The runs to be written as they are, by the places of the tensors in them.
+
+    Tensors whose places overlap lie in one run, so that they share it in the new file, too; one
+    that is as large as its place or larger (transposed, expanded) keeps its strides. What is not
+    among them is written element by element: slices with gaps, conjugated and negated views, types
+    of less than a byte, and storages that tensors of two types look into.
     """
-    found: dict[str, list[TensorRef]] = {}
+    by_storage: dict[str, list[TensorRef]] = {}
     for node in nodes:
         if isinstance(node, TensorRef) and node.storage is not None and node.numel:
-            found.setdefault(node.storage.key, []).append(node)
-    return {key for key, refs in found.items() if _fits(refs) and _is_kept(refs)}
+            by_storage.setdefault(node.storage.key, []).append(node)
+    return {
+        place_of(ref): run
+        for refs in by_storage.values()
+        if _fits(refs)
+        for run, inside in _runs(refs)
+        if _is_kept(run, inside)
+        for ref in inside
+    }
+
+
+def place_of(ref: TensorRef) -> Place:
+    """Where a tensor lies."""
+    steps = zip(ref.shape, ref.stride, strict=True)
+    end = ref.offset + 1 + sum((size - 1) * step for size, step in steps)
+    return ("" if ref.storage is None else ref.storage.key, ref.offset, end)
 
 
 def _fits(refs: list[TensorRef]) -> bool:
-    """Whether the storage can be written as elements of one type, each as its bytes are."""
-    dtype, storage = refs[0].dtype, refs[0].storage
-    assert storage is not None
-    return (
-        dtype.bits >= 8
-        and storage.nbytes % dtype.itemsize == 0
-        and all(ref.dtype is dtype and not (ref.is_conj or ref.is_neg) for ref in refs)
+    """Whether all elements are of one type, and are as the bytes are."""
+    dtype = refs[0].dtype
+    return dtype.bits >= 8 and all(
+        ref.dtype is dtype and not (ref.is_conj or ref.is_neg) for ref in refs
     )
 
 
-def _is_kept(refs: list[TensorRef]) -> bool:
-    distinct = list({identity(ref): ref for ref in refs}.values())
-    storage = refs[0].storage
-    assert storage is not None
-    if storage.nbytes <= sum(ref.nbytes for ref in distinct):
-        return True
-    spans = sorted((ref.offset, _end(ref)) for ref in distinct)
-    return any(end > start for (_, end), (start, _) in pairwise(spans))
+def _runs(refs: list[TensorRef]) -> Iterator[tuple[Run, list[TensorRef]]]:
+    """The tensors whose places overlap, and the run that they cover together."""
+    inside: list[TensorRef] = []
+    start = end = 0
+    for ref in sorted(refs, key=lambda each: each.offset):
+        _, first, last = place_of(ref)
+        if inside and first >= end:
+            yield (start, end), inside
+            inside = []
+        start, end = (first, last) if not inside else (start, max(end, last))
+        inside.append(ref)
+    if inside:
+        yield (start, end), inside
 
 
-def _end(ref: TensorRef) -> int:
-    """Behind its last element, in elements of the storage."""
-    steps = zip(ref.shape, ref.stride, strict=True)
-    return ref.offset + 1 + sum((size - 1) * step for size, step in steps)
+def _is_kept(run: Run, inside: list[TensorRef]) -> bool:
+    distinct = {identity(ref): ref for ref in inside}
+    return len(distinct) > 1 or run[1] - run[0] <= inside[0].numel

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from holdfast.converting.items import Elements, Item
-from holdfast.converting.sharing import kept_whole
+from holdfast.converting.sharing import Run, kept_runs, place_of
 from holdfast.formats.torch_zip import members, write
 from holdfast.io.commit import Buffer
 from holdfast.pickles import writer
@@ -49,28 +49,30 @@ class Storages:
 
     def __init__(self, nodes: Iterable[Any] = ()) -> None:
         self.items: list[Item] = []
-        self._kept = kept_whole(nodes)
+        self._kept = kept_runs(nodes)
         self._made: dict[Hashable, StorageRef] = {}
 
     def add(self, item: Item) -> TensorRef:
         """The reference in the new file: a view as in the source, or contiguous."""
         node = item.node
         is_as_it_was = item.cast is None and isinstance(node, TensorRef)
-        if is_as_it_was and node.storage is not None and node.storage.key in self._kept:
-            storage = self._whole(item, node.storage)
-            ref = TensorRef(item.dtype, item.shape, node.stride, storage, node.offset)
+        run = self._kept.get(place_of(node)) if is_as_it_was and node.numel else None
+        if run is not None:
+            storage, offset = self._run(item, node.storage, run), node.offset - run[0]
+            ref = TensorRef(item.dtype, item.shape, node.stride, storage, offset)
         else:
             ref = TensorRef(item.dtype, item.shape, contiguous(item.shape), self._own(item))
         if is_as_it_was:
             ref.quantizer = self._quantizer(item, node.quantizer)
         return ref
 
-    def _whole(self, item: Item, found: StorageRef) -> StorageRef:
-        if found.key not in self._made:
-            shape = (found.nbytes // item.dtype.itemsize,)
-            everything = TensorRef(item.dtype, shape, (1,), found)
-            self._made[found.key] = self._new(replace(item, node=everything, shape=shape))
-        return self._made[found.key]
+    def _run(self, item: Item, found: StorageRef, run: Run) -> StorageRef:
+        key = ("run", found.key, run)
+        if key not in self._made:
+            shape = (run[1] - run[0],)
+            everything = TensorRef(item.dtype, shape, (1,), found, run[0])
+            self._made[key] = self._new(replace(item, node=everything, shape=shape))
+        return self._made[key]
 
     def _own(self, item: Item) -> StorageRef:
         key = ("elements", identity(item.node), item.dtype.name)

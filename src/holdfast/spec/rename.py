@@ -74,7 +74,7 @@ def rename(names: Iterable[str], rules: Rules) -> Renamed:
             "a rule renames nothing: no name fits it",
             wanted=repr(idle[0]),
             found=", ".join(list(made)[:5]) or "no names at all",
-            cure="holdfast show FILE lists the names.",
+            cure="A dry run without the rule lists the names as they are below the part.",
         )
     return Renamed(_checked(made), tuple(used))
 

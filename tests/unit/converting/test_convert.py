@@ -131,7 +131,7 @@ def test_each_tensor_has_a_checksum_that_verify_checks(training, tmp_path):
         checkpoint.array(damage.tensors[0])
 
 
-def test_every_bit_of_a_converted_file_is_covered(training, tmp_path):
+def test_every_byte_of_a_converted_file_is_covered(training, tmp_path):
     """The header carries a checksum of itself: a changed name or type is noticed as well."""
     path = tmp_path / "m.safetensors"
     holdfast.convert(training[0], path)
@@ -704,8 +704,9 @@ def test_metadata_of_others_is_kept(tmp_path):
     holdfast.convert(tmp_path / "a.safetensors", tmp_path / "b.safetensors", dtype="bf16")
     with safe_open(tmp_path / "b.safetensors", "pt") as file:
         assert file.metadata()["license"] == "mit"
+        assert file.metadata()["b"] == "w"
     report = holdfast.convert(tmp_path / "a.safetensors", tmp_path / "b.pt")
-    assert "the metadata has no place in a torch file: license" in report.notes
+    assert "the metadata has no place in a torch file: license, b" in report.notes
 
 
 def test_names_that_mean_something_else_in_the_metadata_are_no_ties(tmp_path):

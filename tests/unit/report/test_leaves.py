@@ -98,7 +98,9 @@ def test_modules_that_hold_the_one_below_twice_end_soon() -> None:
     started = time.process_time()
     found, is_complete = leaves(index.tree)
     assert not is_complete
-    assert len(found) < 100_000
+    count = len(found)
+    del found  # a message with a million leaves would take minutes
+    assert count < 100_000
     assert time.process_time() - started < 5
 
 

@@ -49,7 +49,7 @@ def test_a_prefix_is_whole_steps():
     assert str(caught.value) == (
         "a rule renames nothing: no name fits it\n"
         "  wanted 'enc', found enclosed\n"
-        "  holdfast show FILE lists the names."
+        "  A dry run without the rule lists the names as they are below the part."
     )
 
 
