@@ -124,8 +124,7 @@ def read_listing(source: Source) -> Listing:
         )
     about = values.get("metadata")
     metadata = _as_text(about) if isinstance(about, dict) else {}
-    plain = {name: file.removeprefix("./") for name, file in files.items()}
-    return Listing(source.name, source.size, plain, metadata)
+    return Listing(source.name, source.size, files, metadata)
 
 
 def join(

@@ -67,13 +67,6 @@ def test_all_tensors_come_in_the_order_of_the_listing(kind, tmp_path):
     assert index.file_nbytes == sum(file.stat().st_size for file in folder.iterdir())
 
 
-def test_files_may_be_written_as_beside_the_listing(tmp_path):
-    folder = write(tmp_path / "m", **{"layer.0.weight": "./model-00001-of-00002.safetensors"})
-    index = look(folder)
-    assert list(index.tree) == list(TENSORS)
-    assert len({extent.file for extent in index.extents.values()}) == 2
-
-
 @pytest.mark.parametrize("kind", SAVERS)
 def test_the_listing_itself_reads_the_folder_around_it(kind, tmp_path):
     folder = write(tmp_path / "m", kind)

@@ -290,10 +290,10 @@ def test_another_name_of_a_trusted_class_counts_where_its_module_is_imported(mon
     [
         ("fractions.Fraction", "'fractions.Fraction'"),
         (["fractions.Fraction"], "'fractions.Fraction'"),
-        ([3], "a int"),
+        ([3], "an object of class int"),
         ({"a.B": "c.D"}, "'c.D'"),
-        ({3: Plain}, "a int"),
-        (fractions.Fraction(1), "a Fraction"),
+        ({3: Plain}, "an object of class int"),
+        (fractions.Fraction(1), "an object of class Fraction"),
     ],
 )
 def test_names_are_not_trusted_as_they_would_have_to_be_imported(trust, found):
