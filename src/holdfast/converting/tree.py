@@ -30,6 +30,9 @@ from holdfast.spec.tree import Path, dotted
 _PLAIN = (int, float, complex, bool, str, bytes, bytearray, type(None))
 _REFERENCES = (DTypeRef, DeviceRef, LayoutRef, SizeRef)
 _LEFT_OUT = object()
+_ROOT = "the whole file"
+#: Why an entry is not in the dict of the new file.
+_ASIDE = "its key is no plain value, or is there twice"
 
 
 class Rebuilt:
@@ -83,20 +86,31 @@ class Rebuilt:
         if isinstance(node, SIZED):
             return self._tensor(node, path)
         if type(node) is Opaque and (node.pairs or _holds_tensors(node)):
-            self.changed[dotted(path)] = f"a {node.symbol}: a plain dict now"
-            return self._mapping(dict(inside(node)), path, key)
+            self.changed[dotted(path) or _ROOT] = f"a {node.symbol}: a plain dict now"
+            return self._mapping(self._entries(node, path), path, key)
         return _LEFT_OUT
 
     def _mapping(self, node: Mapping[Any, Any], path: Path, key: int) -> Any:
         made: dict[Any, Any] = StateDict() if isinstance(node, StateDict) else {}
         self._made[key] = made  # before its values, which may lead back to it
         for name, value in node.items():
+            if not _is_key(name):
+                self.left_out.append(f"{dotted((*path, name))} ({_ASIDE})")
+                continue
             child = self._build(value, (*path, name))
             if child is not _LEFT_OUT:
                 made[name] = child
         if isinstance(made, StateDict) and isinstance(node, StateDict):
             made.aside = node.aside
         return made
+
+    def _entries(self, node: Opaque, path: Path) -> dict[Any, Any]:
+        """What is in an object, by key; its own entries come before attributes of that name."""
+        made: dict[Any, Any] = {}
+        for step, value in reversed(inside(node)):
+            if not _is_key(step) or made.setdefault(step, value) is not value:
+                self.left_out.append(f"{dotted((*path, step))} ({_ASIDE})")
+        return dict(reversed(made.items()))
 
     def _sequence(self, node: Any, path: Path, key: int) -> Any:
         made: list[Any] = []
@@ -136,6 +150,13 @@ class Rebuilt:
         self._note_class(node, path)
         parts = {name: self._build(part, (*path, name)) for name, part in node.components.items()}
         return SparseRef(node.layout, node.shape, parts, node.is_coalesced)
+
+
+def _is_key(step: Any) -> bool:
+    """Whether a plain dict can have this key: numbers, text, types, and tuples of these."""
+    if type(step) is tuple:
+        return all(map(_is_key, step))
+    return isinstance(step, _REFERENCES) or (type(step) in _PLAIN and type(step) is not bytearray)
 
 
 def _holds_tensors(node: Opaque) -> bool:

@@ -179,8 +179,7 @@ class Walker:
             self.frame_end = None
         if self.is_guess:
             raise Ends(what)
-        if self.problem is None:
-            self.problem = f"it does not fit at byte {self.at - 1:,}: {what}"
+        self.doubt(what)
 
     def doubt(self, what: str) -> None:
         """Note what most readers stop at, and go on as those would that do not."""

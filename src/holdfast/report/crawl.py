@@ -73,7 +73,7 @@ class Crawler:
                 site, f"files inside files are looked through {_DEEPEST} levels deep"
             )
             return None
-        head = source.read_at(0, min(source.size, 512))
+        head = source.read_at(0, min(source.size, HEAD))
         if head[4:8] == _FLATBUFFER and site.is_whole:
             self.found.program("the flatbuffer")
         end, ends_as_zip = None, crawl_zip.is_zip(source, head, is_whole_file=site.is_whole)

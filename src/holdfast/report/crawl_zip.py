@@ -78,6 +78,8 @@ def _end(source: Source) -> int:
     return 0 if at < 0 else min(source.size, start + at + _END_SIZE)
 
 
+#: What is in every TorchScript archive, and in those of torch 1.0.
+_SCRIPTS = frozenset({"constants.pkl", "model.json"})
 #: What torch.export has called its program, from one version to the next.
 _EXPORTED = frozenset(
     {"archive_format", "models/model.json", "serialized_exported_program.json", "archive_version"}
@@ -91,9 +93,7 @@ def _note_programs(crawler: Crawler, site: Site, names: Iterable[str]) -> None:
     """
     inner = {name: name.partition("/")[2].lower() for name in names}
     kinds = {*inner.values(), *(name.lower() for name in inner)}
-    is_script = not kinds.isdisjoint(("constants.pkl", "model.json")) or any(
-        name.startswith("code/") for name in kinds
-    )
+    is_script = bool(kinds & _SCRIPTS) or any(name.startswith("code/") for name in kinds)
     is_exported = bool(kinds & _EXPORTED)
     prefix = f"{site.member} > " if site.member else ""
     before = len(crawler.found.programs)

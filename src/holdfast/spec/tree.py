@@ -59,11 +59,22 @@ def distinct(names: Sequence[str], path_of: Callable[[int], Path]) -> Sequence[s
     return [made.get(position, name) for position, name in enumerate(names)]
 
 
+def children_of(node: Any) -> list[tuple[Any, Any]]:
+    """The steps and values directly below a node; empty for a leaf."""
+    if isinstance(node, Mapping):
+        return list(node.items())
+    if isinstance(node, list | tuple):
+        return list(enumerate(node))
+    if isinstance(node, set | frozenset):
+        return list(enumerate(sorted(node, key=repr)))
+    return []
+
+
 def walk(
     tree: Any,
     path: Path = (),
     *,
-    below: Callable[[Any], list[tuple[Any, Any]]] | None = None,
+    below: Callable[[Any], list[tuple[Any, Any]]] = children_of,
 ) -> Iterator[tuple[Path, Any]]:
     """Yield every leaf with its path, depth first, in order; empty containers are leaves.
 
@@ -71,10 +82,9 @@ def walk(
     ``below`` may give other children: steps and values. A container met inside itself is yielded as
     a leaf, so that the walk ends.
     """
-    children_of = _children_of if below is None else below
     # A stack of our own: the nesting of somebody's object may be deeper than Python's. Each level
     # has one step of the path, so that deep trees cost no more than their depth.
-    if not (children := children_of(tree)):
+    if not (children := below(tree)):
         yield path, tree
         return
     above, steps = {id(tree)}, list(path)
@@ -87,7 +97,7 @@ def walk(
             above.discard(owner)
             del steps[len(path) + len(levels) - 1 :]
             continue
-        children = [] if id(node) in above else children_of(node)
+        children = [] if id(node) in above else below(node)
         if children:
             above.add(id(node))
             steps.append(step)
@@ -97,18 +107,3 @@ def walk(
 
 
 _END: tuple[Any, Any] = (object(), None)
-
-
-def _children_of(node: Any) -> list[tuple[Any, Any]]:
-    return children_of(node)
-
-
-def children_of(node: Any) -> list[tuple[Any, Any]]:
-    """The steps and values directly below a node; empty for a leaf."""
-    if isinstance(node, Mapping):
-        return list(node.items())
-    if isinstance(node, list | tuple):
-        return list(enumerate(node))
-    if isinstance(node, set | frozenset):
-        return list(enumerate(sorted(node, key=repr)))
-    return []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import enum
 import json
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file, load_model, save_file
+from scanning import torch_zip
 
 import holdfast
 from holdfast import looking
@@ -777,3 +779,41 @@ def test_the_text_of_a_report(training, tmp_path):
     text = holdfast.convert(tmp_path / "b.pt", target, dtype="fp8", dry_run=False).to_text()
     assert "Did not fit: 1 number of w0, now infinite, NaN or the type's largest" in text
     assert "  and 2 more tensors with such numbers (to_json and --json have all)" in text
+
+
+class Attributes(dict):
+    """Keys that are attributes, too, as many configurations have them."""
+
+
+def test_an_attribute_of_the_name_of_a_key_is_told_of(tmp_path):
+    config = Attributes(w=torch.ones(2))
+    config.w = torch.zeros(3)
+    torch.save({"c": config}, tmp_path / "a.pt")
+    report = holdfast.convert(tmp_path / "a.pt", tmp_path / "b.pt")
+    assert torch.load(tmp_path / "b.pt")["c"]["w"].tolist() == [1, 1]
+    assert report.left_out == ("c.w (its key is no plain value, or is there twice)",)
+
+
+def test_keys_that_are_none_are_told_of(tmp_path):
+    """``C()[[]] = 1``, as only a pickle made by hand has it."""
+    path = tmp_path / "a.pt"
+    path.write_bytes(torch_zip(b"\x80\x02c__main__\nC\n)\x81]K\x01s(K\x02K\x03u."))
+    report = holdfast.convert(path, tmp_path / "b.pt")
+    assert report.left_out == ("[] (its key is no plain value, or is there twice)",)
+    assert report.notes == ("the whole file was a __main__.C: a plain dict now",)
+    assert torch.load(tmp_path / "b.pt") == {2: 3}
+
+
+class Colour(enum.Enum):
+    """Members of it are keys, as people have them."""
+
+    RED = 1
+
+
+def test_entries_whose_keys_are_objects_are_told_of(tmp_path):
+    torch.save({"d": {Colour.RED: torch.ones(1), (1, "a"): torch.ones(2)}}, tmp_path / "a.pt")
+    report = holdfast.convert(tmp_path / "a.pt", tmp_path / "b.pt")
+    assert report.left_out == (
+        f"d.<{__name__}.Colour> (its key is no plain value, or is there twice)",
+    )
+    assert list(torch.load(tmp_path / "b.pt")["d"]) == [(1, "a")]
