@@ -12,9 +12,11 @@ import pickle
 import struct
 import tarfile
 import tempfile
+import time
 import warnings
 import zipfile
 import zlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -407,10 +409,10 @@ def states() -> bytes:
     return buffer.getvalue()
 
 
-def tar_of_pax() -> bytes:
+def tar_of_pax(name: str = "net.pt") -> bytes:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as archive:
-        info = tarfile.TarInfo("net.pt")
+        info = tarfile.TarInfo(name)
         info.size, info.mtime = len(torch_zip()), 1.5  # a time with a fraction needs pax
         archive.addfile(info, io.BytesIO(torch_zip()))
     return buffer.getvalue()
@@ -513,6 +515,7 @@ HARMLESS = {
         for nbytes in (640, 896, 1152, 1408)
     },
     "a tar of pax": tar_of_pax(),
+    "a tar of pax, of long names": tar_of_pax("pickles/storages_of/tensors/" + "x" * 120 + ".pt"),
     "numbers that begin as LZMA does": (
         np.array([1, 64, -1], np.int64).tobytes() + np.arange(400.0).tobytes()
     ),
@@ -525,6 +528,23 @@ HARMLESS = {
     "a tar": tar(a=b"hello"),
     "a frame of each opcode": pickle.dumps({"a": [1, "x" * 70_000, b"y" * 70_000, "z"]}, 4),
 }
+
+
+def test_slices_by_the_ten_thousand_take_no_long_time(tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that there is one process only
+        dcp.save({"w": torch.ones(3)}, checkpoint_id=tmp_path)
+    description = pickle.loads((tmp_path / ".metadata").read_bytes())
+    key, info = next(iter(description.storage_data.items()))
+    entry = description.state_dict_metadata[key.fqn]
+    for number in range(10_000):
+        name = f"w{number}"
+        description.state_dict_metadata[name] = entry
+        description.storage_data[replace(key, fqn=name)] = replace(info, offset=number)
+    (tmp_path / ".metadata").write_bytes(pickle.dumps(description))
+    started = time.process_time()
+    holdfast.scan(tmp_path)
+    assert time.process_time() - started < 30
 
 
 def test_of_a_folder_every_file_is_looked_through(tmp_path):

@@ -50,17 +50,27 @@ def look(crawler: Crawler, folder: Folder) -> None:
 
 def look_at_listed(crawler: Crawler, source: Source) -> None:
     """Look through the files that a listing of shards names: whoever loads it loads them."""
+    for shard in _listed(crawler, source):
+        crawler.allow(shard.size)
+        crawler.look(Site(shard, shard.name, is_whole=True))
+
+
+def _listed(crawler: Crawler, source: Source) -> Iterator[Source]:
+    """The files that a listing names; what is not there, or leads out, is a problem."""
     home = os.path.dirname(source.path or source.name)  # noqa: PTH120
-    with open_source(home or ".") as folder:
+    with Folder(home or ".") as folder:
         for name in dict.fromkeys(read_listing(source).files.values()):
-            try:
-                assert isinstance(folder, Folder)
-                shard = folder.open(name)
-            except HoldfastError as error:
-                crawler.found.problem(Site(source, source.name), f"{error.what} ({name[:200]})")
-                continue
-            crawler.allow(shard.size)
-            crawler.look(Site(shard, shard.name, is_whole=True))
+            if (shard := _opened(crawler, folder, Site(source, source.name), name)) is not None:
+                yield shard
+
+
+def _opened(crawler: Crawler, folder: Folder, site: Site, name: str) -> Source | None:
+    """A file of a folder; None, and a problem, where there is none of that name in it."""
+    try:
+        return folder.open(name)
+    except HoldfastError as error:
+        crawler.found.problem(site, f"{error.what} ({name[:200]})")
+        return None
 
 
 def _look_at(crawler: Crawler, source: Source, path: str, described: _Described) -> None:
@@ -70,22 +80,23 @@ def _look_at(crawler: Crawler, source: Source, path: str, described: _Described)
     if not is_slices or is_packed(head) or crawl_tar.is_tar(head):
         crawler.look(site)
     if is_listing(source):
-        described.check_listing(source)
-    slices = described.slices.get(path, [])
+        list(_listed(crawler, source))  # those in the folder are looked through in their turn
+    known = described.slices.get(path, {})
+    places = [*known]
     if is_slices:
         if (packing := packing_of(head, is_whole=True)) is not None:
             crawler.found.packed(site, packing)
         # Archives and pickles stand behind each other in it; the metadata says where they start.
         crawl_zip.look_leniently(crawler, site)
         starts = described.starts.get(os.path.dirname(path), []) or [0]  # noqa: PTH120
-        slices = [*slices, *((start, source.size - start) for start in starts)]
-    for start, nbytes in dict.fromkeys(slices):
+        places += [(start, source.size - start) for start in starts]
+    for start, nbytes in dict.fromkeys(places):
         beginning = source.read_at(start, 2) if start + 2 <= source.size else b""
         if start < source.size and not (is_slices and beginning == b"PK"):
             window = source.window(start, min(nbytes, source.size - start))
-            is_sure = (start, nbytes) in described.slices.get(path, ())
-            inner = site.inside(window, f"bytes at {start:,}", is_whole=is_sure)
-            if is_sure:
+            is_known = (start, nbytes) in known
+            inner = site.inside(window, f"bytes at {start:,}", is_whole=is_known)
+            if is_known:
                 crawler.look(inner)
             else:
                 crawler.look_for_pickles(inner, is_pickle=False)
@@ -101,8 +112,8 @@ class _Described:
     def __init__(self, crawler: Crawler, folder: str) -> None:
         self._crawler = crawler
         self._met: set[str] = set()
-        #: By file: the offset and the bytes of each slice.
-        self.slices: dict[str, list[tuple[int, int]]] = {}
+        #: By file: the offset and the bytes of each slice, in order.
+        self.slices: dict[str, dict[tuple[int, int], None]] = {}
         #: By folder: every number in its metadata.
         self.starts: dict[str, list[int]] = {}
         self.by(folder)
@@ -114,7 +125,7 @@ class _Described:
         self._met.add(folder)
         with open_source(folder) as source:
             if isinstance(source, Folder) and source.has(_METADATA):
-                self.starts[folder] = _starts(folder)
+                self.starts[folder] = _starts(source.open(_METADATA))
                 self._read(source, folder)
 
     def _read(self, source: Folder, folder: str) -> None:
@@ -128,32 +139,14 @@ class _Described:
         for place in places:
             path = os.path.join(folder, place.file)  # noqa: PTH118
             if path not in self.slices:
-                self._check(source, site, place.file)
-            self.slices.setdefault(path, []).append((place.offset, place.nbytes))
-
-    def check_listing(self, source: Source) -> None:
-        """Note files that a listing of shards names and that are not looked through here."""
-        with open_source(os.path.dirname(source.name) or ".") as folder:  # noqa: PTH120
-            site = Site(source, source.name)
-            for name in dict.fromkeys(read_listing(source).files.values()):
-                if isinstance(folder, Folder):
-                    self._check(folder, site, name)
-
-    def _check(self, folder: Folder, site: Site, name: str) -> None:
-        try:
-            folder.open(name)
-        except HoldfastError as error:
-            self._crawler.found.problem(site, f"{error.what} ({name[:200]})")
+                _opened(self._crawler, source, site, place.file)
+            self.slices.setdefault(path, {})[place.offset, place.nbytes] = None
 
 
-def _starts(folder: str) -> list[int]:
+def _starts(metadata: Source) -> list[int]:
     """Every number in the metadata of a folder: where something starts is one of them."""
-    metadata = os.path.join(folder, _METADATA)  # noqa: PTH118
-    if not os.path.isfile(metadata):  # noqa: PTH113
-        return []
     found: dict[int, None] = {0: None}
-    with open_source(metadata) as source:
-        data = source.read_at(0, source.size)
+    data = metadata.read_at(0, metadata.size)
     try:
         for _, value, _ in pickletools.genops(data):
             if isinstance(value, int) and value >= 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 _BLOCK = 512
 _WINDOW = 1 << 20
-_SPARSE, _FOLDER, _GLOBAL = b"S", b"5", b"g"
+_SPARSE, _FOLDER = b"S", b"5"
 #: Extended headers: of POSIX (pax), and names or targets of GNU tar that are too long.
 _PAX, _LONG = (b"x", b"g", b"X"), (b"L", b"K")
 _LINKS = (b"1", b"2")
@@ -30,8 +31,10 @@ _SPARSE_WORDS = "a sparse member is not looked through: unpack the tar first"
 _SPARSE_IN_PAX, _SIZE_IN_PAX = b"GNU.sparse", b" size="
 _MOST_HEADERS = 10_000
 #: In torch's oldest files, pickles and raw numbers take turns in these members.
-_MIXED = ("storages", "tensors")
+_MIXED = frozenset({"storages", "tensors"})
 _PICKLE = "pickle"
+#: One of the three as the last step of a path, in the data of an extended header.
+_NAMED = re.compile(rb"(?:^|[=/])(storages|tensors|pickle)(?:[\n\0]|$)")
 #: Bytes that a checksum may be written with: digits, spaces, signs, ``0o17`` and ``1_7``.
 _LIKELY = np.zeros(256, bool)
 _LIKELY[[*b"01234567 \t\r\n\v\f\x1c\x1d\x1e\x1f+-oO_"]] = True
@@ -60,13 +63,11 @@ class _Said:
     """
 
     names: set[str] = field(default_factory=set)
-    is_pickle: bool = False
     is_resized: bool = False
 
     def add(self, kind: bytes, data: bytes) -> None:
         """Take up an extended header."""
-        self.names |= {each for each in _MIXED if each.encode() in data}
-        self.is_pickle |= _PICKLE.encode() in data
+        self.names |= {found.decode() for found in _NAMED.findall(data)}
         self.is_resized |= kind in _PAX and _SIZE_IN_PAX in data
 
 
@@ -90,15 +91,14 @@ def _look_at_member(crawler: Crawler, site: Site, at: int, said: _Said) -> None:
         return
     if kind == _SPARSE:
         crawler.found.problem(inner, _SPARSE_WORDS)
-    mixed = said.names | ({name.rpartition("/")[2]} & {*_MIXED})
+    names = said.names | {name.rpartition("/")[2]}
+    mixed = names & _MIXED
     if mixed and kind in _LINKS:
         crawler.found.problem(inner, "a link stands for what torch reads: unpack the tar first")
     for each in sorted(mixed):
         _look_mixed(crawler, replace(inner, name=each))
-    if said.is_pickle:
-        crawler.look_for_pickles(replace(inner, name=_PICKLE), is_pickle=True)
-    elif not mixed and kind != _FOLDER:
-        crawler.look(inner)
+    if (not mixed or _PICKLE in names) and kind != _FOLDER:
+        crawler.look(replace(inner, name=_PICKLE) if _PICKLE in names else inner)
 
 
 def _headers(source: Source) -> Iterator[int]:
