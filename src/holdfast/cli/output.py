@@ -40,14 +40,21 @@ def answer_json(value: Any) -> None:
 
 def answer_table(rows: Iterable[Sequence[Cell]], *, indent: int = 0) -> None:
     """Rows in columns two spaces apart; no line is ever cut, so that a pipe gets all of it."""
-    table = [[_on_one_line(cell) for cell in row] for row in rows]
+    table = [row if _is_simple(row) else [_on_one_line(cell) for cell in row] for row in rows]
     if not table:
         return
     widths = _widths(table)
     is_colored = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-    lines = (" " * indent + _line(row, widths, is_colored) for row in table)
+    line = _styled_line if is_colored else _line
+    lines = (" " * indent + line(row, widths) for row in table)
     # Written at once: a hundred thousand writes would take seconds.
     click.echo("\n".join(lines), color=is_colored)
+
+
+def _is_simple(row: Sequence[Cell]) -> bool:
+    """Whether all that a row has is printable ASCII, as nearly all is."""
+    whole = "".join([cell[0] for cell in row])
+    return whole.isascii() and whole.isprintable()
 
 
 def _widths(table: Sequence[Sequence[Cell]]) -> list[int]:
@@ -55,29 +62,36 @@ def _widths(table: Sequence[Sequence[Cell]]) -> list[int]:
     widths = [0] * max(map(len, table))
     for row in table:
         for column, cell in enumerate(row[:-1]):
-            width = _width(cell.text)
+            width = _width(cell[0])
             if width > widths[column]:
                 widths[column] = width
     return widths
 
 
-def _line(row: Sequence[Cell], widths: Sequence[int], is_colored: bool) -> str:
-    padded = []
-    for cell, width in zip(row, widths, strict=False):
-        text = cell.text
-        if is_colored and text:
-            gap, text = " " * (width - _width(text)), _styled(cell)
-            padded.append(gap + text if cell.right else text + gap)
-        elif text.isascii():
-            padded.append(text.rjust(width) if cell.right else text.ljust(width))
-        else:
-            gap = " " * (width - _width(text))
-            padded.append(gap + text if cell.right else text + gap)
+def _line(row: Sequence[Cell], widths: Sequence[int]) -> str:
+    padded = [
+        (text.rjust(width) if is_right else text.ljust(width))
+        if text.isascii()
+        else _padded(text, text, width, is_right)
+        for (text, is_right, _, _, _), width in zip(row, widths, strict=False)
+    ]
     return "  ".join(padded).rstrip()
 
 
+def _styled_line(row: Sequence[Cell], widths: Sequence[int]) -> str:
+    columns = zip(row, widths, strict=False)
+    padded = [_padded(cell.text, _styled(cell), width, cell.right) for cell, width in columns]
+    return "  ".join(padded).rstrip()
+
+
+def _padded(text: str, shown: str, width: int, is_right: bool) -> str:
+    """``shown``, which takes the room of ``text``, in a column."""
+    gap = " " * (width - _width(text))
+    return gap + shown if is_right else shown + gap
+
+
 def _styled(cell: Cell) -> str:
-    if not (cell.bold or cell.dim or cell.fg):
+    if not cell.text or not (cell.bold or cell.dim or cell.fg):
         return cell.text
     return click.style(cell.text, bold=cell.bold or None, dim=cell.dim or None, fg=cell.fg)
 

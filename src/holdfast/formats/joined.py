@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import Any
 
 from holdfast.errors import RefusedError
@@ -49,8 +48,8 @@ class Joined:
         if prefix:
             _rename(index.tree, prefix)
         for key, extent in index.extents.items():
-            self._extents[prefix + key] = replace(extent, member=prefix + extent.member)
-        self._other += [replace(each, member=prefix + each.member) for each in index.other]
+            self._extents[prefix + key] = extent._replace(member=prefix + extent.member)
+        self._other += [each._replace(member=prefix + each.member) for each in index.other]
         self._symbols.update(dict.fromkeys(index.symbols))
         self._record = self._record or index.record
         self._nbytes += index.file_nbytes

@@ -106,9 +106,9 @@ class _Inside:
         place = f"torch file {number}"
         found = replace(ref, key=f"{number}/{ref.key}")
         extent = index.extents[ref.key]
-        self.extents[found.key] = replace(extent, member=f"{place}, {extent.member}")
+        self.extents[found.key] = extent._replace(member=f"{place}, {extent.member}")
         with_crc = (extent for extent in index.other if extent.expected_crc is not None)
-        self.other += [replace(each, member=f"{place}, {each.member}") for each in with_crc]
+        self.other += [each._replace(member=f"{place}, {each.member}") for each in with_crc]
         return found
 
 

@@ -18,6 +18,7 @@ from holdfast.formats.zip_directory import Entry, read_entries, refused
 from holdfast.io.source import Source
 
 _LOCAL = struct.Struct("<4s5H3I2H")
+_SEE_ZIP64 = 0xFFFFFFFF
 #: Local headers nearer than a page, which a disk gives whole, are read together, so many bytes.
 _NEAR, _WINDOW = 4 << 10, 1 << 20
 #: Members that are read whole, other than pickles, are small.
@@ -103,33 +104,26 @@ _header_offset = attrgetter("header_offset")
 
 
 def _locate(source: Source, entry: Entry, header: bytes, directory_offset: int) -> Member:
-    """The place of a member's data, which its local header alone says."""
-    offset = entry.header_offset + len(header) + _check_local(source, entry, header)
-    if offset + entry.nbytes > directory_offset:
-        raise refused(source, "members lie before the central directory", entry)
-    return Member(
-        entry.name, offset, entry.nbytes, entry.crc, entry.method == 0, entry.unpacked_nbytes
-    )
-
-
-def _check_local(source: Source, entry: Entry, header: bytes) -> int:
-    """Compare a local header with the central one; the bytes of its extra field."""
+    """The place of a member's data, which its local header alone says; both headers must agree."""
+    name, raw_name, start, nbytes, unpacked_nbytes, expected_crc, expected_method = entry
     signature, _, _, method, _, _, crc, packed, unpacked, name_size, extra_size = (
         _LOCAL.unpack_from(header)
     )
     if signature != b"PK\x03\x04":
         raise refused(source, "every member has a local header", entry)
-    if not header.endswith(entry.raw_name) or name_size != len(entry.raw_name):
+    if name_size != len(raw_name) or not header.endswith(raw_name):
         raise refused(source, "local and central headers name a member alike", entry)
-    if method != entry.method:
+    if method != expected_method:
         raise refused(source, "local and central headers agree on compression", entry)
     # Zero stands for "see the descriptor behind the data", all ones for "see the ZIP64 field".
-    for local, central in ((packed, entry.nbytes), (unpacked, entry.unpacked_nbytes)):
-        if local not in (0, 0xFFFFFFFF, central):
-            raise refused(source, "local and central headers agree on sizes", entry)
-    if crc not in (0, entry.crc):
+    if packed not in (0, _SEE_ZIP64, nbytes) or unpacked not in (0, _SEE_ZIP64, unpacked_nbytes):
+        raise refused(source, "local and central headers agree on sizes", entry)
+    if crc not in (0, expected_crc):
         raise refused(source, "local and central headers agree on the CRC", entry)
-    return int(extra_size)
+    offset = start + len(header) + extra_size
+    if offset + nbytes > directory_offset:
+        raise refused(source, "members lie before the central directory", entry)
+    return Member(name, offset, nbytes, expected_crc, method == 0, unpacked_nbytes)
 
 
 def read_member(source: Source, member: Member, *, most: int = SMALL) -> bytes:

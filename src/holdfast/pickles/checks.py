@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from holdfast.spec.dtypes import BY_NAME, DType
 from holdfast.spec.index import DTypeRef, Opaque, StorageRef, TensorRef
@@ -21,6 +21,33 @@ _BITS |= {"quint4x2": 4, "quint2x4": 2}
 
 #: What may be read several times over by an expanded tensor whose values must be looked at.
 _EXPANDED_NBYTES = 1 << 28
+
+
+class Box(NamedTuple):
+    """Sizes and strides that are right by themselves.
+
+    ``reach`` is how many elements past the first the last one lies; below 0 where there is none.
+    """
+
+    sizes: tuple[int, ...]
+    strides: tuple[int, ...]
+    reach: int
+
+
+def box(m: Machine, size: Any, stride: Any) -> Box:
+    """Sizes and strides, checked.
+
+    Raises:
+        RefusedError: they are no tuples of whole numbers, or of too many elements.
+    """
+    sizes, strides = geometry(m, size, stride)
+    reach, span = 0, 1
+    for count, step in zip(sizes, strides, strict=True):
+        span *= count or 1
+        reach += (count - 1) * step
+    if span >= _TOO_BIG:
+        raise m.refused("a tensor has fewer than 2**63 elements", found=m.shown(sizes))
+    return Box(sizes, strides, -1 if 0 in sizes else reach)
 
 
 def geometry(m: Machine, size: Any, stride: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -49,21 +76,19 @@ def view(m: Machine, dtype: DType, storage: Any, offset: Any, size: Any, stride:
     """
     if type(storage) is not StorageRef:
         raise m.refused("a tensor is a view of a storage", found=m.shown(storage))
+    return placed(m, dtype, storage, offset, box(m, size, stride))
+
+
+def placed(m: Machine, dtype: DType, storage: StorageRef, offset: Any, room: Box) -> TensorRef:
+    """A reference to the tensor of a box at an offset in a storage; raises like ``view``."""
     if type(offset) is not int or not 0 <= offset < _TOO_BIG:
         raise m.refused("a tensor's offset is a whole number from 0 on", found=m.shown(offset))
-    sizes, strides = geometry(m, size, stride)
-    numel, last, span = 1, offset, 1
-    for count, step in zip(sizes, strides, strict=True):
-        numel *= count
-        span *= count or 1
-        last += (count - 1) * step
-    if span >= _TOO_BIG:
-        raise m.refused("a tensor has fewer than 2**63 elements", found=m.shown(sizes))
-    bits = _BITS[dtype.name]
-    if numel and (last + 1) * bits > 8 * storage.nbytes:
+    sizes, strides, reach = room
+    if reach >= 0 and (offset + reach + 1) * _BITS[dtype.name] > 8 * storage.nbytes:
         raise m.refused(
             "every element of a tensor lies inside its storage",
-            wanted=f"{((last + 1) * bits + 7) // 8:,} bytes in storage {storage.key!r}",
+            wanted=f"{((offset + reach + 1) * _BITS[dtype.name] + 7) // 8:,} bytes "
+            f"in storage {storage.key!r}",
             found=f"{storage.nbytes:,}",
         )
     return TensorRef(dtype, sizes, strides, storage, offset)

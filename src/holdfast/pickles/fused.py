@@ -11,8 +11,9 @@ import struct
 from typing import Any
 
 from holdfast.errors import RefusedError
-from holdfast.pickles import opcodes
+from holdfast.pickles import checks, opcodes, plain, rebuild
 from holdfast.pickles.machine import Machine
+from holdfast.spec.index import StateDict, StorageRef
 
 _GET = rb"(h.|j....)"
 _PUT = rb"(q.|r....)"
@@ -24,14 +25,16 @@ _NUMBERS = (
 )  # fmt: skip
 
 #: function ((“storage”, class, key, location, numel[, None]) as a persistent id, offset, size,
-#: stride, False, OrderedDict()) called, each tuple and result put into the memo.
+#: stride, False, OrderedDict()) called, each tuple and result put into the memo. The opcode of a
+#: put grows with the memo: the one tensor where it does between the last two is left to the rest.
 _TENSOR = re.compile(
     _GET + rb"\(\(" + _GET + _GET + rb"X(.)\0\0\0([0-9]{1,20})" + _PUT + _GET + _INT + rb"(N?)t"
-    + _PUT + rb"Q" + _INT + _NUMBERS + _NUMBERS + rb"\x89" + _GET + rb"\)R" + _PUT + rb"t" + _PUT
-    + rb"R" + _PUT,
+    + _PUT + rb"Q" + _INT + _NUMBERS + _NUMBERS + rb"\x89" + _GET
+    + rb"\)R(q.tq.R|r....tr....R)" + _PUT,
     re.DOTALL,
 )  # fmt: skip
 _uint4 = struct.Struct("<I").unpack_from
+_two_puts = struct.Struct("<xI2xIx").unpack_from
 
 
 def binget(m: Machine) -> None:
@@ -53,7 +56,7 @@ def _tensor(m: Machine, start: int) -> bool:
     if found is None:
         return False
     (function, word, cls, length, key, key_put, location, numel, view, id_put, offset,
-     size, size_put, stride, stride_put, hooks_class, hooks_put, args_put, put,
+     size, size_put, stride, stride_put, hooks_class, two_puts, put,
     ) = found.groups()  # fmt: skip
     memo, numbers = m.memo, m.numbers
     sizes, strides = numbers[size], numbers[stride]
@@ -72,16 +75,42 @@ def _tensor(m: Machine, start: int) -> bool:
         memo[_place(size_put)] = sizes
     if stride_put is not None:
         memo[_place(stride_put)] = strides
-    memo[_place(hooks_put)] = hooks = _called(m, memo[numbers[hooks_class]], ())
+    hooks_put, args_put = _two_puts(two_puts) if len(two_puts) == 12 else (two_puts[1], two_puts[4])
+    memo[hooks_put] = hooks = _called(m, memo[numbers[hooks_class]], ())
     args = (storage, numbers[offset], sizes, strides, False, hooks)
-    memo[_place(args_put)] = args
-    memo[_place(put)] = made = _called(m, called, args)
+    memo[args_put] = args
+    if (
+        type(hooks) is StateDict
+        and type(storage) is StorageRef
+        and not storage.dtype.is_quantized
+        and m.call_of(called) is rebuild.tensor_v2
+    ):
+        made = _placed(m, args, (size, stride))
+    else:
+        made = _called(m, called, args)
+    memo[_place(put)] = made
     m.stack.append(made)
     return True
 
 
+def _placed(m: Machine, args: tuple[Any, ...], written: tuple[bytes | None, bytes | None]) -> Any:
+    """What ``rebuild.tensor_v2`` makes of these; sizes and strides are checked once for all."""
+    storage, offset, sizes, strides, _, _ = args
+    try:
+        m.count_object()
+        box = m.boxes.get(written)
+        if box is None:
+            box = m.boxes[written] = checks.box(m, sizes, strides)
+        return checks.placed(m, storage.dtype, storage, offset, box)
+    except RefusedError as error:
+        return m.flawed(error, args)
+
+
 def _called(m: Machine, function: Any, args: tuple[Any, ...]) -> Any:
     try:
+        if not args and m.call_of(function) is plain.ordered_dict:
+            m.count_object()
+            return StateDict()
         return m.call(function, args)
     except RefusedError as error:
         return m.flawed(error, args)

@@ -44,6 +44,8 @@ def check_tree(tree: Any, m: Machine) -> None:
             raise m.refused("a tree is not much larger than the pickle it comes from")
         if len(path) > DEEPEST:
             raise m.refused(f"a tree is at most {DEEPEST} levels deep")
+        if not children:
+            continue
         if type(node) is Opaque:
             met.add(id(node))
         open_ids.add(id(node))

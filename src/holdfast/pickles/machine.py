@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from holdfast.errors import FormatError, RefusedError
-from holdfast.pickles import arrays, keys, rebuild
+from holdfast.pickles import arrays, checks, keys, rebuild
 from holdfast.pickles.numbers import Numbers
 from holdfast.pickles.table import CALLS, Call, Symbol, is_known, nested_name
 from holdfast.spec.dtypes import BY_NAME
@@ -32,7 +32,7 @@ class Machine:
     __slots__ = (
         *("data", "pos", "end", "stack", "marks", "memo", "encoding", "persistent", "protocol"),
         *("file", "member", "symbols", "drafts", "key_hashes", "discarded"),
-        *("flaw", "flaw_nodes", "stepping_stones", "used", "numbers"),
+        *("flaw", "flaw_nodes", "stepping_stones", "used", "numbers", "boxes"),
         *("_globals", "_calls", "_more", "_left", "_objects_left"),
     )
 
@@ -58,6 +58,7 @@ class Machine:
         self.drafts: dict[int, Any] = {}
         self.key_hashes = keys.Hashes()
         self.numbers = Numbers()
+        self.boxes: dict[Any, checks.Box] = {}
         self.stepping_stones: set[str] = set()
         self.used: set[str] = set()
         self.flaw: RefusedError | None = None
@@ -160,12 +161,16 @@ class Machine:
             self.symbols[symbol.symbol] = None
         return symbol
 
+    def call_of(self, function: Any) -> Call | None:
+        """What calls of a symbol mean, where the table or the container says it."""
+        return self._calls.get(function) if type(function) is Opaque else None
+
     def call(self, function: Any, args: Any) -> Any:
         """REDUCE: a known symbol's value, or an opaque object."""
         self.count_object()
         if type(args) is not tuple:
             raise self.refused("arguments are a tuple", found=self.shown(args))
-        call = self._calls.get(function) if type(function) is Opaque else None
+        call = self.call_of(function)
         if call is not None:
             return call(self, args)
         inner = nested_name(function, args)

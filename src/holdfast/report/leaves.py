@@ -66,6 +66,9 @@ class Leaves(NamedTuple):
 #: A path from a leaf up to the root: its last step, and the path above, which siblings share.
 _Steps = tuple[Any, ...]
 
+#: A container being walked: its id, name, part and path (None above the root), and what is to come.
+_Level = tuple[int, str, "str | None", "_Steps | None", Iterator[tuple[Any, Any]]]
+
 
 def leaves(tree: Any, budget: int = BUDGET) -> Leaves:
     """Every leaf in order, depth first; a sequence of plain numbers and text is one leaf.
@@ -90,32 +93,35 @@ def _met(tree: Any, budget: int) -> Iterator[tuple[Leaf | None, _Steps]]:
     """The leaves and where they stand; None for one when the budget is spent."""
     open_ids: set[int] = set()
     met: set[int] = set()
-    parts = _parts(tree)
-    stack: list[tuple[str, str | None, Any, _Steps, bool]] = [("", None, tree, (), False)]
-    while stack:
-        name, part, node, steps, is_closing = stack.pop()
-        if is_closing:
-            open_ids.discard(id(node))
-            continue
-        budget -= 1 + len(name) // 64
-        if budget < 0:
-            yield None, ()
-            return
-        children = [] if id(node) in open_ids else inside(node)
-        if not children or isinstance(node, Opaque):
-            yield Leaf(name, part, node, name), steps
-        if children:
-            if id(node) in met:
-                budget -= _AGAIN
-            met.add(id(node))
-            open_ids.add(id(node))
-            stack.append((name, part, node, steps, True))
-            for position in range(len(children) - 1, -1, -1):
-                step, child = children[position]
-                text = step_text(step)
-                below = parts[position] if node is tree and parts and _is_part(child) else part
-                full = f"{name}.{text}" if steps else text
-                stack.append((full, below, child, (step, steps), False))
+    parts = iter(_parts(tree))
+    place: _Steps
+    levels: list[_Level] = [(0, "", None, None, iter([((), tree)]))]
+    while levels:
+        owner, above, part, steps, to_come = levels[-1]
+        for step, node in to_come:
+            name, place, here = above, (), part
+            if steps is not None:  # else it is the root itself
+                text = step if type(step) is str else step_text(step)
+                name, place = f"{above}.{text}" if steps else text, (step, steps)
+            if steps == ():
+                own = next(parts, None)
+                here = own if own is not None and _is_part(node) else None
+            budget -= 1 + len(name) // 64
+            if budget < 0:
+                yield None, ()
+                return
+            below = [] if type(node) in _LEAVES or id(node) in open_ids else inside(node)
+            if not below or isinstance(node, Opaque):
+                yield Leaf(name, here, node, name), place
+            if below:
+                budget -= _AGAIN if id(node) in met else 0
+                met.add(id(node))
+                open_ids.add(id(node))
+                levels.append((id(node), name, here, place, iter(below)))
+                break
+        else:
+            levels.pop()
+            open_ids.discard(owner)
 
 
 def _parts(tree: Any) -> Sequence[str]:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from holdfast.report.totals import Sum, Total, pieces_of
+from holdfast.report.totals import Sum, Total
 from holdfast.report.values import json_of, text_of
 from holdfast.spec.index import SIZED, ArrayRef, Index, Opaque
 
@@ -150,7 +150,7 @@ class _Counted:
         for item in value if type(value) in (list, tuple) else (value,):
             if type(item) in SIZED:
                 dtype = item.dtype_str if type(item) is ArrayRef else item.dtype.name
-                self._sums[name].add(pieces_of(item))
+                self._sums[name].add(item)
                 self._dtypes[name][dtype] = None
             else:
                 self._values[name] += 1

@@ -14,7 +14,7 @@ from holdfast.report.choosing import chosen
 from holdfast.report.facts import OpaqueFacts, Summary, TensorFacts, ValueFacts
 from holdfast.report.leaves import Leaf, leaves
 from holdfast.report.optimizers import find_optimizers
-from holdfast.report.totals import Sum, pieces_of, stored_numel
+from holdfast.report.totals import Sum, stored_numel
 from holdfast.report.values import json_of, text_of, type_of, whole_text_of
 from holdfast.spec.identity import identity
 from holdfast.spec.index import SIZED, ArrayRef, ChunkedRef, Index, Opaque, SparseRef, TensorRef
@@ -38,7 +38,7 @@ def summarize(index: Index, *, name: str | None = None, grep: str | None = None)
     found = chosen(everything, name, grep, index.file)
     sums, tensors, plain, opaque = _sorted(found)
     opaques = tuple(_opaque_facts(leaf) for leaf in opaque)
-    parts: dict[str | None, Sum] = {leaf.part: Sum() for leaf in found}
+    parts = {part: Sum() for part in dict.fromkeys(leaf.part for leaf in found)}
     dtypes: dict[str, Sum] = {dtype: Sum() for _, dtype in sums}
     whole = Sum()
     for (part, dtype), each in sums.items():
@@ -83,7 +83,7 @@ def _sorted(
         key = (facts.part, facts.dtype)
         if (total := sums.get(key)) is None:
             total = sums[key] = Sum()
-        total.add(pieces_of(value))
+        total.add(value)
     return sums, tensors, plain, opaque
 
 
@@ -94,49 +94,38 @@ class _Shared:
         self._in: dict[str, tuple[str, TensorRef]] = {}
         self._same: dict[Any, str] = {}
 
-    def with_earlier(self, name: str, ref: TensorRef) -> tuple[str | None, str | None]:
+    def with_earlier(self, name: str, key: str, ref: TensorRef) -> tuple[str | None, str | None]:
         """What lies in the same storage, and what is the same; None where nothing was before."""
-        key = ref.storage.key if ref.storage is not None else ""
-        if key not in self._in:
-            self._in[key] = (name, ref)
+        first, its = self._in.setdefault(key, (name, ref))
+        if first == name:
             return None, None
-        first, its = self._in[key]
         self._same.setdefault(identity(its), first)
         same = self._same.setdefault(identity(ref), name)
         return first, None if same == name else same
 
 
 def _tensor_facts(leaf: Leaf, ref: Any, shared: _Shared) -> TensorFacts:
+    name, part, _, _ = leaf
+    shape, kind = tuple(ref.shape), _kind(ref)
+    numel = math.prod(shape)
     if type(ref) is not TensorRef:
         dtype = f"numpy {ref.dtype_str}" if type(ref) is ArrayRef else ref.dtype.name
-        shape, numel = tuple(ref.shape), math.prod(ref.shape)
-        return TensorFacts(leaf.name, leaf.part, _kind(ref), shape, dtype, numel, ref.nbytes)
-    numel = ref.numel
-    storage = None if ref.storage is None else ref.storage.key
-    first, same = (None, None) if storage is None else shared.with_earlier(leaf.name, ref)
-    return TensorFacts(
-        leaf.name,
-        leaf.part,
-        _kind(ref),
-        ref.shape,
-        ref.dtype.name,
-        numel,
-        ref.dtype.nbytes_of(numel),
-        storage,
-        first,
-        0 in ref.stride and stored_numel(ref) < numel,
-        same,
-    )
+        return TensorFacts(name, part, kind, shape, dtype, numel, ref.nbytes)
+    dtype, nbytes = ref.dtype.name, ref.dtype.nbytes_of(numel)
+    key = None if ref.storage is None else ref.storage.key
+    first, same = (None, None) if key is None else shared.with_earlier(name, key, ref)
+    is_expanded = 0 in ref.stride and stored_numel(ref) < numel
+    return TensorFacts(name, part, kind, shape, dtype, numel, nbytes, key, first, is_expanded, same)
 
 
 def _kind(ref: Any) -> str:
-    if isinstance(ref, ArrayRef):
+    if type(ref) is ArrayRef:
         return "array"
-    if isinstance(ref, ChunkedRef):
+    if type(ref) is ChunkedRef:
         return "chunked"
     if ref.subclass is not None:
         return str(ref.subclass.symbol)
-    if isinstance(ref, SparseRef):
+    if type(ref) is SparseRef:
         return ref.layout
     if ref.storage is None:
         return "meta"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -23,15 +23,6 @@ class Total(NamedTuple):
     nbytes: int
 
 
-class Piece(NamedTuple):
-    """One dense run of elements that a tensor is made of, and the storage that holds it."""
-
-    view: Hashable
-    numel: int
-    storage: Hashable
-    nbytes: int
-
-
 @dataclass(slots=True)
 class Sum:
     """A total in the making."""
@@ -40,12 +31,20 @@ class Sum:
     elements: dict[Hashable, int] = field(default_factory=dict)
     storages: dict[Hashable, int] = field(default_factory=dict)
 
-    def add(self, pieces: list[Piece]) -> None:
-        """Count one tensor."""
+    def add(self, value: Any) -> None:
+        """Count one tensor, sparse tensor or array."""
         self.tensors += 1
-        for piece in pieces:
-            self.elements[piece.view] = piece.numel
-            self.storages[piece.storage] = piece.nbytes
+        if isinstance(value, ArrayRef):
+            self.elements[id(value)] = math.prod(value.shape)
+            self.storages[id(value)] = value.nbytes
+            return
+        for ref in _dense(value):
+            storage = ref.storage
+            if storage is None:
+                self.elements[id(ref)] = stored_numel(ref)
+            else:
+                self.elements[storage.key, ref.offset, ref.shape, ref.stride] = stored_numel(ref)
+                self.storages[storage.key] = storage.nbytes
 
     def merge(self, other: Sum) -> None:
         """Count the tensors of another sum; what both have is the same and counts once."""
@@ -58,23 +57,6 @@ class Sum:
         return Total(name, self.tensors, sum(self.elements.values()), sum(self.storages.values()))
 
 
-def pieces_of(value: Any) -> list[Piece]:
-    """What a tensor, sparse tensor or array is made of."""
-    if isinstance(value, TensorRef):
-        quantizer = value.quantizer
-        if quantizer is None:
-            return [_piece(value)]
-        extra = (quantizer.scale, quantizer.zero_point)
-        return [_piece(ref) for ref in (value, *extra) if isinstance(ref, TensorRef)]
-    if isinstance(value, SparseRef):
-        return [_piece(ref) for ref in value.components.values()]
-    if isinstance(value, ChunkedRef):
-        return [_piece(chunk.ref) for chunk in value.chunks]
-    if isinstance(value, ArrayRef):
-        return [Piece(id(value), math.prod(value.shape), id(value), value.nbytes)]
-    return []
-
-
 def stored_numel(ref: TensorRef) -> int:
     """The elements that have bytes of their own: an expanded axis (stride 0) counts as one."""
     if 0 not in ref.stride:
@@ -83,9 +65,15 @@ def stored_numel(ref: TensorRef) -> int:
     return math.prod(size if stride else min(size, 1) for size, stride in sizes)
 
 
-def _piece(ref: TensorRef) -> Piece:
-    storage = ref.storage
-    if storage is None:
-        return Piece(id(ref), stored_numel(ref), None, 0)
-    view = (storage.key, ref.offset, ref.shape, ref.stride)
-    return Piece(view, stored_numel(ref), storage.key, storage.nbytes)
+def _dense(value: Any) -> Sequence[TensorRef]:
+    """The dense runs of elements that a tensor or sparse tensor is made of."""
+    if isinstance(value, TensorRef):
+        if value.quantizer is None:
+            return (value,)
+        extra = (value.quantizer.scale, value.quantizer.zero_point)
+        return (value, *(ref for ref in extra if isinstance(ref, TensorRef)))
+    if isinstance(value, SparseRef):
+        return tuple(value.components.values())
+    if isinstance(value, ChunkedRef):
+        return tuple(chunk.ref for chunk in value.chunks)
+    return ()

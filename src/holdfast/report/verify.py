@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from holdfast.io.checksum import crc32_combine, crc32_of, crc32_of_deflated
@@ -170,7 +170,7 @@ def _ranges(extent: Extent) -> list[Extent]:
     if extent.is_deflated or extent.nbytes <= _RANGE:
         return [extent]
     return [
-        replace(extent, offset=extent.offset + at, nbytes=min(_RANGE, extent.nbytes - at))
+        extent._replace(offset=extent.offset + at, nbytes=min(_RANGE, extent.nbytes - at))
         for at in range(0, extent.nbytes, _RANGE)
     ]
 

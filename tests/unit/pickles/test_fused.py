@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import pickletools
 import re
+import struct
 import zipfile
 
 import pytest
@@ -35,6 +37,7 @@ EVERY = {
     "cube": torch.zeros(2, 3, 4),
     "six": torch.zeros(1, 2, 1, 2, 1, 2),
     "empty": torch.zeros(0, 3),
+    "empty and far": torch.empty_strided((0, 3), (1, 1 << 22)),
     "ints": torch.arange(3),
     "grad": torch.zeros(2, requires_grad=True),
     "state": {0: {"step": torch.tensor(1.0), "exp_avg": torch.zeros(300, 2)}},
@@ -80,7 +83,17 @@ def test_the_step_is_taken_for_nearly_every_tensor(monkeypatch) -> None:
 def test_same_tree_either_way(monkeypatch) -> None:
     fast, slow = both(pickle_of(EVERY), monkeypatch)
     assert fast == slow
-    assert fast.count("TensorRef(") == 72
+    assert fast.count("TensorRef(") == 73
+
+
+def test_what_is_put_into_the_memo_either_way(monkeypatch) -> None:
+    data = pickle_of([torch.zeros(n % 3, 2) for n in range(60)])
+    puts = [op.name for op, _, _ in pickletools.genops(data) if op.name.endswith("BINPUT")]
+    assert set(puts) == {"BINPUT", "LONG_BINPUT"}
+    gets = b"".join(b"j" + struct.pack("<I", place) for place in range(len(puts)))
+    fast, slow = both(data.removesuffix(b".") + b"0(" + gets + b"t.", monkeypatch)
+    assert fast == slow
+    assert fast.count("StateDict()") >= 60
 
 
 @settings(max_examples=400, deadline=None)

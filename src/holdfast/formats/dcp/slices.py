@@ -136,7 +136,7 @@ class _Reader:
             within = f"{place.file}@{offset}/"
             extent = index.extents[ref.storage.key]
             ref.storage = replace(ref.storage, key=within + name)
-            self.found.extents[within + name] = replace(extent, member=within + extent.member)
+            self.found.extents[within + name] = extent._replace(member=within + extent.member)
             self.found.trees[name, box] = ref
         self.found.byteorders.add(index.byteorder)
 

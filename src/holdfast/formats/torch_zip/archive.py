@@ -113,7 +113,8 @@ class Archive:
 
     def extents(self, storages: Storages) -> dict[str, Extent]:
         """Where the storages lie that a pickle names, by their keys."""
-        return {key: self.extent(self.members[storages.member_of(key)]) for key in storages.named}
+        members, extent, member_of = self.members, self.extent, storages.member_of
+        return {key: extent(members[member_of(key)]) for key in storages.named}
 
     def others(self, used: Mapping[str, Extent]) -> tuple[Extent, ...]:
         """Where all members lie that are not among the ``used`` storages."""

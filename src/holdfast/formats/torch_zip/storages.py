@@ -37,12 +37,13 @@ class Storages:
         Raises:
             RefusedError: it is no such id, or does not fit the member that holds its bytes.
         """
-        if type(pid) is not tuple or len(pid) != 5 or text(pid[0]) != "storage":
+        if type(pid) is not tuple or len(pid) != 5:
             raise m.refused("a persistent id names a storage", found=m.shown(pid))
-        _, cls, raw_key, raw_location, numel = pid
-        key, location = text(raw_key), text(raw_location)
+        word, cls, key, location, numel = pid
+        if type(key) is not str or type(location) is not str or word != "storage":
+            word, key, location = text(word), text(key), text(location)
         dtype = self._type_of(cls)
-        if key is None or location is None or dtype is None:
+        if word != "storage" or key is None or location is None or dtype is None:
             raise m.refused("a persistent id names a storage", found=m.shown(pid))
         key = self._prefix + key
         found = self.named.get(key)
@@ -54,11 +55,10 @@ class Storages:
 
     def _type_of(self, cls: Any) -> DType | None:
         """The element type of a storage class, which is one object for all storages of it."""
-        if type(cls) is not Opaque:
-            return None
-        if cls not in self._types:
-            self._types[cls] = element_type(cls)
-        return self._types[cls]
+        found = self._types.get(cls) if type(cls) is Opaque else None
+        if found is None and type(cls) is Opaque:
+            found = self._types[cls] = element_type(cls)
+        return found
 
     def _new(
         self, m: Machine, key: str, dtype: DType, numel: Any, location: str, is_untyped: bool
