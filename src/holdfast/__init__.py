@@ -10,7 +10,8 @@ import typing as _typing
 
 if _typing.TYPE_CHECKING:
     from holdfast import errors
-    from holdfast.looking import Checkpoint, convert, open, scan, verify
+    from holdfast.checkpoint import Checkpoint
+    from holdfast.looking import convert, open, scan, verify
     from holdfast.run import Run
     from holdfast.runs import keep
     from holdfast.runs.every import every
@@ -20,7 +21,7 @@ __version__ = "0.1.0"
 
 #: Where each public name lives; None: the name is a module itself.
 _HOMES: dict[str, tuple[str, str | None]] = {
-    "Checkpoint": ("holdfast.looking", "Checkpoint"),
+    "Checkpoint": ("holdfast.checkpoint", "Checkpoint"),
     "Run": ("holdfast.run", "Run"),
     "convert": ("holdfast.looking", "convert"),
     "describe": ("holdfast.training", "describe"),

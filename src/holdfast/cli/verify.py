@@ -32,7 +32,10 @@ Exit code 1 if any file is damaged or cannot be read.
 @click.command(help=_HELP, short_help="Are the bytes those that were saved?")
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
 @click.option("--all", "is_all", is_flag=True, help="Of a run: every checkpoint, not the latest.")
-@json_option("ok, files (each: path, ok, report, error)")
+@json_option(
+    "ok, files (each: path, ok, error, report: file, status, damages, checked_nbytes, members, "
+    "unknown_members, unknown, why)"
+)
 @click.pass_context
 def command(ctx: click.Context, paths: tuple[str, ...], is_all: bool, as_json: bool) -> None:
     """Verify checkpoints."""

@@ -12,9 +12,6 @@ from holdfast.spec.words import count, shortened
 #: Lines of text for one place; JSON has all of them.
 _MOST_LINES = 50
 
-#: How grave a verdict is, from nothing at all on.
-VERDICTS = ("clean", "program", "broken", "unknown symbols", "harmful")
-
 
 @dataclass(frozen=True, slots=True)
 class Named:
