@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,6 +16,9 @@ from holdfast.report.facts import Summary
 from holdfast.report.outline import Row, outline
 from holdfast.report.paths import first_few
 from holdfast.report.values import text_of
+
+if TYPE_CHECKING:
+    from holdfast.checkpoint import Checkpoint
 
 _HELP = """\b
 Examples:
@@ -163,7 +166,7 @@ def _is_one_value(summary: Summary, name: str) -> bool:
     return [each.name for each in summary.values] == [name] and not summary.tensors
 
 
-def _numbers(checkpoint: looking.Checkpoint, summary: Summary, name: str | None) -> dict[str, Any]:
+def _numbers(checkpoint: Checkpoint, summary: Summary, name: str | None) -> dict[str, Any]:
     if name is None or not _is_one_tensor(summary, name):
         return {}
     return {"numbers": checkpoint.numbers(name)}
