@@ -13,18 +13,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from walking import found, look
 
-from holdfast.io.source import Memory
-from holdfast.pickles.symbols import Allowance, Walk, walk
-
-
-def look(data: bytes, **options) -> Walk:
-    return walk(Memory(data, "x"), **options)
-
-
-def found(data: bytes, **options) -> list[tuple[str, str, tuple[str, ...]]]:
-    return [(s.module, s.name, tuple(s.ways)) for s in look(data, **options).symbols]
-
+from holdfast.pickles.symbols import Allowance
 
 CALLED = [("posix", "system", ("called",))]
 TEXT = b"\x8c\x05posix", b"\x8c\x06system"
@@ -177,6 +168,57 @@ def test_limits_are_told():
     named = b"".join(b"ca\nb%d\n0" % number for number in range(10_001))
     assert "more symbols" in look(named).problem
     assert len(look(named).symbols) == 10_000
+
+
+def test_a_limit_is_told_also_where_something_did_not_fit_before():
+    walked = look(b"R" + b"N" * 100, allowance=Allowance(50))
+    assert walked.is_cut_short
+    assert "longer than any" in walked.problem
+
+
+def test_texts_that_may_hold_pickles_are_kept_up_to_a_limit(monkeypatch):
+    """The limit itself takes a hundred megabytes to reach."""
+    monkeypatch.setattr("holdfast.pickles.symbols._MOST_CONSTANTS", 10)
+    assert look(b"C\1\n0" * 10 + b"N.").problem is None
+    walked = look(b"C\1\n0" * 11 + b"N.")
+    assert (len(walked.constants), walked.is_cut_short) == (10, True)
+    assert "more texts with line breaks than any" in walked.problem
+
+
+def frame(nbytes: int) -> bytes:
+    return b"\x95" + nbytes.to_bytes(8, "little")
+
+
+FRAMES = {
+    "ends in a name": (
+        b"\x80\4" + frame(2) + b"cposix\nabort_\n.",
+        "a frame ends where no opcode does, near byte 25",
+    ),
+    "begins in another": (
+        b"\x80\4" + frame(30) + frame(2) + b"N." + b"x" * 19,
+        "a frame ends where no opcode does, near byte 20",
+    ),
+    "is longer than the file": (
+        b"\x80\4" + frame(3) + b"N.",
+        "it cannot be followed behind byte 2: its frame ends with the file",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FRAMES)
+def test_a_frame_that_two_readers_take_otherwise_is_told(name):
+    data, problem = FRAMES[name]
+    walked = look(data)
+    assert (walked.problem, walked.is_finished) == (problem, True)
+    # Bytes that one reader drops may name anything; a frame that is cut off drops none.
+    names = [each[:2] for each in found(data)]
+    assert (("", "unknown") in names) == (name != "is longer than the file")
+
+
+def test_bytes_are_kept_aside_for_each_opcode_that_names_a_symbol():
+    held = b"\n", b"\x93", b"\x82", b"\x83", b"\x84"
+    data = b"".join(b"C\1" + each for each in (b"a", *held, b"\x85")) + b"."
+    assert [data[c.offset : c.offset + 1] for c in look(data).constants] == list(held)
 
 
 GAMES = {
