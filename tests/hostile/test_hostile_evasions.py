@@ -27,7 +27,7 @@ import torch.distributed.checkpoint as dcp
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save
-from scanning import BENIGN, EVIL, members, scan, tar, torch_zip
+from scanning import BENIGN, EVIL, before_directory, local_member, members, scan, tar, torch_zip
 from torch.package import PackageExporter
 
 import holdfast
@@ -525,6 +525,10 @@ HARMLESS = {
     "gzip and zeros": gzip.compress(BENIGN) + bytes(10),
     "int64 numbers like lzma": torch_zip(extra={"a/data/0": struct.pack("<4q", 93, 1, 2, 3)}),
     "text": b"cat\n dog\nInk\n",
+    "text that begins with the first byte of zlib": b"xyz\n",
+    "a signature of zip members by chance": before_directory(
+        torch_zip(), local_member(b"x", b"", method=0x1234)
+    ),
     "a tar": tar(a=b"hello"),
     "a frame of each opcode": pickle.dumps({"a": [1, "x" * 70_000, b"y" * 70_000, "z"]}, 4),
 }

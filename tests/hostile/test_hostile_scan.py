@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
-from scanning import BENIGN, EVIL, members, scan, tar, torch_zip
+from scanning import BENIGN, EVIL, before_directory, local_member, members, scan, tar, torch_zip
 
 import holdfast
 
@@ -27,10 +27,8 @@ def text(data: bytes) -> bytes:
     return b"\x80\x02X" + struct.pack("<I", len(data)) + data + b"."
 
 
-def member_of_the_local_header_only() -> bytes:
-    """The directory says ``a/data.pkl`` lies elsewhere than where a header of that name stands."""
-    header = struct.pack("<4s5H3I2H", b"PK\x03\x04", 20, 0, 0, 0, 0, 0, len(EVIL), len(EVIL), 10, 0)
-    return header + b"a/data.pkl" + EVIL
+#: The directory says ``a/data.pkl`` lies elsewhere than where a header of that name stands.
+UNLISTED = local_member(b"a/data.pkl", EVIL)
 
 
 def shifted(data: bytes, by: int) -> bytes:
@@ -139,12 +137,17 @@ HIDDEN = {
     "in the comment": (with_comment(torch_zip(), torch_zip(EVIL)), ["a/data.pkl"]),
     "behind the archive": (torch_zip() + torch_zip(EVIL), ["a/data.pkl"]),
     "before the archive": (
-        member_of_the_local_header_only()
-        + shifted(torch_zip(), len(member_of_the_local_header_only())),
+        UNLISTED + shifted(torch_zip(), len(UNLISTED)),
         ["a/data.pkl"],
     ),
-    "before the archive, unsaid": (member_of_the_local_header_only() + torch_zip(), ["a/data.pkl"]),
+    "before the archive, unsaid": (UNLISTED + torch_zip(), ["a/data.pkl"]),
     "an archive behind a pickle": (BENIGN + torch_zip(EVIL), ["a/data.pkl"]),
+    "behind an archive without members": (b"PK\5\6" + bytes(18) + EVIL, ["behind its end"]),
+    "behind an archive without members, in a zip": (
+        torch_zip(extra={"a/x": b"PK\5\6" + bytes(18) + EVIL}),
+        ["a/x > behind its end"],
+    ),
+    "before the directory": (before_directory(torch_zip(), UNLISTED), ["a/data.pkl"]),
     "an archive without an end": (torch_zip(EVIL)[:-40], ["a/data.pkl"]),
     "a deflated archive without an end": (
         torch_zip(EVIL, compression=zipfile.ZIP_DEFLATED)[:-40],
@@ -171,6 +174,7 @@ AMBIGUOUS = [
     "behind the archive",
     "before the archive",
     "before the archive, unsaid",
+    "before the directory",
 ]
 
 

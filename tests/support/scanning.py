@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 import tarfile
 import zipfile
 
@@ -31,6 +32,20 @@ def torch_zip(data_pkl: bytes = BENIGN, extra: dict[str, bytes] | None = None, *
         for name, data in (extra or {}).items():
             archive.writestr(name, data)
     return buffer.getvalue()
+
+
+def local_member(name: bytes, data: bytes, *, method: int = 0) -> bytes:
+    """A member of a zip as its local header alone tells it."""
+    sizes = len(data), len(data), len(name), 0
+    return struct.pack("<4s5H3I2H", b"PK\3\4", 20, 0, method, 0, 0, 0, *sizes) + name + data
+
+
+def before_directory(data: bytes, between: bytes) -> bytes:
+    """The same archive with bytes between its last member and its directory."""
+    end = data.rindex(b"PK\5\6")
+    start = struct.unpack_from("<I", data, end + 16)[0]
+    offset = struct.pack("<I", start + len(between))
+    return data[:start] + between + data[start : end + 16] + offset + data[end + 20 :]
 
 
 def tar(**files: bytes) -> bytes:
