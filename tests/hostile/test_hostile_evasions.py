@@ -27,7 +27,20 @@ import torch.distributed.checkpoint as dcp
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save
-from scanning import BENIGN, EVIL, before_directory, local_member, members, scan, tar, torch_zip
+from scanning import (
+    BENIGN,
+    EVIL,
+    before_directory,
+    header,
+    local_member,
+    members,
+    oldest,
+    pax,
+    scan,
+    tar,
+    tar_of,
+    torch_zip,
+)
 from torch.package import PackageExporter
 
 import holdfast
@@ -36,47 +49,9 @@ from holdfast.io.source import Memory
 from holdfast.pickles.symbols import walk
 
 
-def header(name: bytes, data: bytes, *, kind: bytes = b"0", link: bytes = b"", checksum=None):
-    """A member of a tar archive, byte by byte."""
-    made = bytearray(512)
-    made[: len(name)] = name
-    made[100:108], made[108:116], made[116:124] = b"0000644\0", b"0000000\0", b"0000000\0"
-    made[124:136], made[136:148] = b"%011o\0" % len(data), b"%011o\0" % 0
-    made[156:157], made[157 : 157 + len(link)], made[257:265] = kind, link, b"ustar\x0000"
-    made[148:156] = b" " * 8
-    made[148:156] = checksum(sum(made)) if checksum else b"%06o\0 " % sum(made)
-    return bytes(made) + data + bytes(-len(data) % 512)
-
-
-def tar_of(*members_: bytes) -> bytes:
-    return b"".join(members_) + bytes(1024)
-
-
-def pax(**values: str) -> bytes:
-    made = b""
-    for key, value in values.items():
-        text = f" {key.replace('_', '.', 1)}={value}\n"
-        size = len(text) + 2
-        made += f"{size + (len(str(size)) > 2)}{text}".encode()
-    return made
-
-
 def linked_storages() -> bytes:
     storages = pickle.dumps(1, 2) + b"\x80\x02]X\x01\0\0\0ka." + struct.pack("<q", 0) + EVIL[2:]
     return tar_of(header(b"foo", storages), header(b"storages", b"", kind=b"1", link=b"foo"))
-
-
-def oldest(*first: bytes, name: bytes = b"foo", checksum=None) -> bytes:
-    """A tar of torch 0.1: ``storages``, with a payload behind a storage, then the rest."""
-    storages = (
-        pickle.dumps(1, 2)
-        + b"\x80\x02(X\1\0\0\0kX\3\0\0\0cpuctorch\nFloatStorage\nt."
-        + struct.pack("<q3f", 3, 1, 2, 3)
-        + EVIL[2:]
-    )
-    rest = [(b"tensors", pickle.dumps(0, 2)), (b"pickle", BENIGN)]
-    members_ = [header(each, data, checksum=checksum) for each, data in rest]
-    return tar_of(*first, header(name, storages, checksum=checksum), *members_)
 
 
 def resized() -> bytes:
