@@ -310,8 +310,16 @@ EVASIONS: dict[str, tuple[bytes, str]] = {
         deflated(x=b"X" + struct.pack("<I", 70_000) + b"a" * 70_000 + b"0" + EVIL),
         "symbol",
     ),
+    "a long text in quotes in a deflated member": (
+        deflated(x=b"S'" + b"a" * 70_000 + b"'\n0" + EVIL[2:]),
+        "symbol",
+    ),
     "a directory that knows better": (packed_otherwise_by_the_directory(), "cannot be looked"),
     "lzma of a small dictionary": (lzma_of(dict_size=4096), "packed with lzma"),
+    "lzma of an odd dictionary": (
+        lzma_of()[:1] + struct.pack("<I", 0x123400) + lzma_of()[5:],
+        "packed with lzma",
+    ),
     "lzma of other properties": (lzma_of(lc=0, lp=0, pb=0), "packed with lzma"),
     "joblib's oldest": (
         b"ZF" + hex(len(EVIL)).encode().ljust(19) + zlib.compress(EVIL),
