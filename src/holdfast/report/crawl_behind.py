@@ -85,7 +85,8 @@ def array_in(source: Source, head: bytes) -> tuple[int, int | None] | None:
 
 def _literal(text: str) -> Any:
     """The value of a Python literal; None of what is none."""
-    if re.search(r"[-+~]\s*[-+~]", text):  # chains of signs exhaust the parser
+    outside = re.sub(r"'[^']*'|\"[^\"]*\"", "''", text)
+    if re.search(r"[-+~]\s*[-+~]", outside):  # chains of signs exhaust the parser
         return None
     try:
         return ast.literal_eval(text.strip())

@@ -143,9 +143,12 @@ def _number(field: bytes) -> int | None:
 
 
 def _size(header: bytes) -> int:
-    """The size that a header gives; where it gives none, more than any file has."""
+    """The size that a header gives; where it gives none, more than any file has.
+
+    Of a negative one ``tarfile`` takes what is left over of whole blocks, thousands of bytes.
+    """
     found = _number(header[124:136])
-    return 1 << 62 if found is None else max(0, found)
+    return 1 << 62 if found is None or found < 0 else found
 
 
 def _beginning(source: Source) -> bytes:

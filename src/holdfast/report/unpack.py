@@ -48,7 +48,7 @@ def unpack(source: Source, most: int, window_bits: int) -> Unpacked:
             part = unpacker.decompress(packed, min(left, 1 << 20))
         except zlib.error:
             return Unpacked(b"".join(parts), False, True)
-        if not packed and not part and not unpacker.eof:
+        if not packed and not part:
             return Unpacked(b"".join(parts), False, True)
         parts.append(part)
         left -= len(part)
@@ -80,7 +80,9 @@ def is_packed(head: bytes) -> bool:
     """Whether bytes begin as gzip or zlib do."""
     if head[:3] == b"\x1f\x8b\x08":
         return True
-    return len(head) > 2 and head[0] == 0x78 and int.from_bytes(head[:2], "big") % 31 == 0
+    # One that needs a dictionary from elsewhere unpacks nowhere; text, "x = 1", looks like it.
+    is_zlib = len(head) > 2 and head[0] == 0x78 and not head[1] & 0x20
+    return is_zlib and int.from_bytes(head[:2], "big") % 31 == 0
 
 
 _PACKINGS = {

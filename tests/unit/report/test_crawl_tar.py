@@ -117,3 +117,11 @@ def test_what_is_not_understood_is_searched_for_pickles(nbytes):
 def test_how_much_follows_a_class_that_is_none_of_storages_is_not_sure():
     made = b"\x80\x02(X\1\0\0\0kX\3\0\0\0cpuctorch\nTensor\nt." + struct.pack("<q3f", 3, 1, 2, 3)
     assert "how much lies behind byte 38 is not sure" in whats(storages(COUNT + made + COUNT))
+
+
+@pytest.mark.parametrize("size", [b"-1", b"-777", b"\xff" * 12])
+def test_what_a_reader_takes_of_a_member_of_a_negative_size_is_looked_through(size):
+    """tarfile of Python 3.11.7 takes ``size % 16384`` bytes, and torch.load follows them."""
+    storages = header(b"storages", EVIL, size=size)
+    data = tar_of(header(b"tensors", COUNT), header(b"pickle", BENIGN), storages) + bytes(20_000)
+    assert scan(data).verdict == "harmful"

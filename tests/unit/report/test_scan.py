@@ -411,3 +411,11 @@ def test_a_pickle_of_plain_values_names_nothing():
     assert scan(pickle.dumps([1, 2])).to_text() == (
         "file: clean (pickle): 1 pickle, which names nothing to call"
     )
+
+
+def test_names_of_fields_may_hold_what_is_no_literal_outside():
+    import numpy as np
+
+    buffer = io.BytesIO()
+    np.save(buffer, np.zeros(3, [("a--b", "<f4"), ('c"+ +', "<i4")]))
+    assert scan(buffer.getvalue()).verdict == "clean"

@@ -10,7 +10,7 @@ import pytest
 from scanning import EVIL, members, scan
 
 from holdfast.io.source import Memory
-from holdfast.report.unpack import RAW, WRAPPED, Unpacked, unpack
+from holdfast.report.unpack import RAW, WRAPPED, Unpacked, is_packed, unpack
 
 
 class Counted(Memory):
@@ -53,3 +53,15 @@ def test_many_small_members_of_gzip_are_not_read_again_and_again():
     source = Counted(gzip.compress(b"N.") * 5000)
     assert unpack(source, 1 << 20, WRAPPED).data == b"N." * 5000
     assert source.nbytes_read < 100 * source.size
+
+
+@pytest.mark.parametrize("text", [b"x = 1\n", b"x? y", b"x}{"])
+def test_text_that_begins_somewhat_like_zlib_is_text(text):
+    """A stream that asks for a dictionary from elsewhere is none that anybody unpacks."""
+    assert not is_packed(text)
+    assert scan(text).verdict == "clean"
+
+
+@pytest.mark.parametrize("level", range(10))
+def test_every_stream_of_zlib_is_packed(level):
+    assert is_packed(zlib.compress(b"abc", level))
