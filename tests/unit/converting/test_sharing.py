@@ -40,6 +40,23 @@ def test_one_tensor_with_gaps_is_written_element_by_element():
     assert kept_runs([expanded]) == {place_of(expanded): (3, 7)}
 
 
+def test_what_lies_behind_a_view_in_the_middle_is_still_in_the_run():
+    whole, middle, behind = ref(0, 20), ref(2, 3), ref(10, 5)
+    assert set(kept_runs([whole, middle, behind]).values()) == {(0, 20)}
+
+
+def test_tensors_that_only_touch_lie_in_runs_of_their_own():
+    first, second = ref(0, 5), ref(5, 5)
+    assert kept_runs([second, first]) == {place_of(first): (0, 5), place_of(second): (5, 10)}
+
+
+def test_empty_tensors_share_nothing():
+    gaps = ref(0, 5, stride=(7,))
+    assert kept_runs([gaps, ref(0, 0)]) == {}
+    empty = TensorRef(BY_NAME["int32"], (0,), (1,), STORAGE, 0)
+    assert kept_runs([ref(0, 4), empty]) == {place_of(ref(0, 4)): (0, 4)}
+
+
 def test_two_types_over_one_storage_are_written_apart():
     other = TensorRef(BY_NAME["int32"], (2,), (1,), STORAGE, 0)
     assert kept_runs([ref(0, 4), other]) == {}
