@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import time
 
+import pytest
 import torch
 from torch import nn
 
@@ -10,6 +11,8 @@ from holdfast.formats import read_index
 from holdfast.io.source import open_source
 from holdfast.report.leaves import leaves
 from holdfast.spec.index import Opaque, TensorRef
+
+SHARED = {"a": 1}
 
 
 def leaves_of(obj) -> dict[str, object]:
@@ -117,3 +120,27 @@ def test_the_objects_that_a_model_holds_are_listed_with_what_is_in_them() -> Non
     assert (found["m.config.depth"], found["m.config.names"]) == (12, ["a"])
     assert found["m.act"].symbol == "torch._C._VariableFunctionsClass.relu"
     assert tensors_of(found) == ["m.weight", "m.bias"]
+
+
+@pytest.mark.parametrize(
+    ("tree", "cost"),
+    [
+        ([{"a": 1, "b": 2}], 4),
+        ({"x" * 63: 1}, 2),
+        ({"x" * 640: 1}, 12),
+        ({"x" * 600: {"y" * 100: 1}}, 1 + 10 + 11),
+        ([SHARED, SHARED], 1 + 2 + 102),
+        ([SHARED, SHARED, SHARED], 1 + 2 + 102 + 102),
+    ],
+)
+def test_long_names_and_containers_met_again_count_more(tree, cost) -> None:
+    assert leaves(tree, budget=cost).is_complete
+    found, is_complete = leaves(tree, budget=cost - 1)
+    assert not is_complete
+    assert found == leaves(tree).found[: len(found)]
+
+
+@pytest.mark.parametrize("key", ["", "a", 1])
+def test_every_key_at_the_top_is_a_part_the_empty_one_in_brackets(key) -> None:
+    [leaf] = leaves({key: {"w": 1}}).found
+    assert leaf.part == (str(key) or "['']")
