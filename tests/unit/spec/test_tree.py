@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from holdfast.spec.tree import dotted, walk
+from holdfast.spec.tree import distinct, dotted, step_text, walk
 
 TREES = st.recursive(
     st.integers() | st.text(max_size=3),
@@ -59,3 +60,33 @@ def test_depth_does_not_matter() -> None:
     [(path, leaf)] = list(walk(tree))
     assert leaf == 7
     assert len(path) == 5000
+
+
+class Named:
+    """A key that looks like another."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@pytest.mark.parametrize(
+    ("keys", "names"),
+    [
+        (["a", "b"], ["a", "b"]),
+        ([Named("a"), "b", Named("a")], ["[a]", "b", "[a]#2"]),
+        ([Named("a")] * 4, ["[a]", "[a]#2", "[a]#3", "[a]#4"]),
+        ([Named("a")] * 3 + ["[a]#2"], ["[a]", "[a]#3", "[a]#4", "[a]#2"]),
+        (["a", Named("a"), "['a']"], ["['a']", "[a]", "[\"['a']\"]"]),
+    ],
+)
+def test_names_alike_are_in_brackets_then_numbered_from_two_past_names_in_use(keys, names) -> None:
+    assert distinct([str(key) for key in keys], lambda position: (keys[position],)) == names
+
+
+@pytest.mark.parametrize("bits", [4096, 4097, 100_000])
+def test_a_number_of_thousands_of_digits_is_told_by_its_length(bits) -> None:
+    number = (1 << bits) - 1
+    assert step_text(number) == (str(number) if bits <= 4096 else f"<integer of {bits} bits>")
