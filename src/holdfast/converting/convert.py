@@ -15,7 +15,7 @@ from typing import Any
 
 from holdfast.arrays.read import Reader
 from holdfast.converting import safetensors_file, torch_file, types
-from holdfast.converting.items import Elements, Item, items_of
+from holdfast.converting.items import Elements, Item, check_for_torch, items_of
 from holdfast.converting.report import ConvertReport
 from holdfast.converting.select import weights_of
 from holdfast.converting.tree import Rebuilt
@@ -110,6 +110,7 @@ def _whole(
     index: Index, tree: Any, target: Path, elements: Elements, options: Options
 ) -> ConvertReport:
     rebuilt = Rebuilt(tree, index.file)
+    check_for_torch(rebuilt.items, index.file)
     files = _put_torch(index, rebuilt.tree, rebuilt.storages, target, elements, options)
     report = _report(index, "torch_zip", None, files, tuple(rebuilt.items), options)
     notes = tuple(f"{name} was {what}" for name, what in rebuilt.changed.items())
@@ -128,6 +129,7 @@ def _weights(
     if not _is_torch(target):
         items = safetensors_file.with_own_names(items)
     if _is_torch(target):
+        check_for_torch(items, index.file)
         aside = None if options.rules or options.is_plain else chosen.aside
         files = _write_torch(index, items, aside, target, elements, options)
     elif options.shard_size is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,7 +15,7 @@ from holdfast.converting.casting import cast
 from holdfast.converting.types import dtype_of, target_of
 from holdfast.errors import UsageError
 from holdfast.io.commit import Buffer
-from holdfast.spec.dtypes import DType
+from holdfast.spec.dtypes import BY_NAME, DType
 from holdfast.spec.identity import identity
 from holdfast.spec.index import SparseRef, TensorRef
 
@@ -88,6 +88,17 @@ def _item(name: str, old: str, node: Any, wanted: DType | None, file: str) -> It
     if isinstance(node, TensorRef) and node.storage is None and node.numel:
         raise _unfit(old, file, "a meta tensor, without values", "Save it from a real device.")
     return Item(name, old, node, tuple(node.shape), found, cast or found, cast)
+
+
+def check_for_torch(items: Iterable[Item], file: str) -> None:
+    """Refuse tensors of a type that torch lacks.
+
+    Raises:
+        UsageError: one is.
+    """
+    for item in items:
+        if item.dtype.name not in BY_NAME:
+            raise _unfit(item.old_name, file, item.dtype.name, "Convert it: --dtype float32.")
 
 
 def _unfit(name: str, file: str, found: str, cure: str) -> UsageError:

@@ -113,7 +113,7 @@ def _part(tree: Any, part: str, index: Index) -> _Chosen:
     if any(dotted(path).startswith(f"{part}.") for path, _ in leaves):
         return _Chosen(part, tree, f"{part}.")
     names = [step_text(step) for step, _ in inside(tree)]
-    close = closest(part, [*names, *(dotted(path) for path, _ in leaves)])
+    close = closest(part, list(dict.fromkeys([*names, *(dotted(path) for path, _ in leaves)])))
     raise MissingPartError(
         f"nothing in this checkpoint is called {part!r}",
         file=index.file,
@@ -207,7 +207,8 @@ def _is_mapping(node: Any) -> bool:
 
 
 def _is_optimizer(node: Any) -> bool:
-    return isinstance(node, Mapping) and "state" in node and "param_groups" in node
+    keys = {key for key, _ in node.pairs if type(key) is str} if type(node) is Opaque else node
+    return _is_mapping(node) and "state" in keys and "param_groups" in keys
 
 
 def _is_tensor(node: Any) -> bool:

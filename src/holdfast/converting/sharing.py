@@ -46,9 +46,7 @@ def place_of(ref: TensorRef) -> Place:
 def _fits(refs: list[TensorRef]) -> bool:
     """Whether all elements are of one type, and are as the bytes are."""
     dtype = refs[0].dtype
-    return dtype.bits >= 8 and all(
-        ref.dtype is dtype and not (ref.is_conj or ref.is_neg) for ref in refs
-    )
+    return all(ref.dtype is dtype and not (ref.is_conj or ref.is_neg) for ref in refs)
 
 
 def _runs(refs: list[TensorRef]) -> Iterator[tuple[Run, list[TensorRef]]]:

@@ -231,3 +231,19 @@ def test_tensors_in_dicts_of_other_classes_are_taken(target, tmp_path):
     torch.save({"state_dict": config, "epoch": 1}, tmp_path / "a.pt")
     report = holdfast.convert(tmp_path / "a.pt", tmp_path / "c.safetensors")
     assert (report.part, report.left_out) == ("state_dict", ("epoch",))
+
+
+class State(dict):
+    """A dict of somebody's own."""
+
+
+def test_an_optimizer_in_a_dict_of_another_class_is_none_of_several_parts(tmp_path):
+    torch.save({"net": WEIGHTS, "opt": State(OPTIMIZER)}, tmp_path / "a.pt")
+    assert holdfast.convert(tmp_path / "a.pt", tmp_path / "b.safetensors").part == "net"
+
+
+def test_names_that_come_close_to_a_mistyped_part_are_given_once(tmp_path):
+    torch.save({"0.weight": torch.ones(1), "1.weight": torch.ones(1)}, tmp_path / "a.pt")
+    with pytest.raises(MissingPartError) as caught:
+        holdfast.convert(tmp_path / "a.pt", tmp_path / "b.pt", part="1.wieght")
+    assert caught.value.found == "1.weight, 0.weight"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import struct
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -58,3 +61,25 @@ def test_what_is_no_type(name):
         "  wanted fp64, fp32, fp16, bf16, fp8_e4m3 or fp8_e5m2 (or torch's names), "
         f"found {name!r}"
     )
+
+
+@pytest.mark.parametrize("options", [{}, {"plain": True}])
+def test_numbers_of_six_bits_are_no_tensors_of_torch(tmp_path, options):
+    header = {
+        "a": {"dtype": "F6_E2M3", "shape": [4], "data_offsets": [0, 3]},
+        "b": {"dtype": "F32", "shape": [1], "data_offsets": [3, 7]},
+    }
+    text = json.dumps(header).encode()
+    source = tmp_path / "a.safetensors"
+    source.write_bytes(struct.pack("<Q", len(text)) + text + b"abc" + bytes(4))
+    with pytest.raises(UsageError) as caught:
+        holdfast.convert(source, tmp_path / "b.pt", **options)
+    assert str(caught.value) == (
+        "this tensor cannot stand in a file of weights\n"
+        f"  in {source}, tensor 'a'\n"
+        "  found float6_e2m3fn\n"
+        "  Convert it: --dtype float32."
+    )
+    holdfast.convert(source, tmp_path / "c.pt", dtype="float32", **options)
+    made = torch.load(tmp_path / "c.pt", weights_only=True)
+    assert made["a"].tolist() == holdfast.open(source).array("a").astype("f4").tolist()
