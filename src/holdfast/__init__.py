@@ -15,7 +15,7 @@ if _typing.TYPE_CHECKING:
     from holdfast.run import Run
     from holdfast.runs import keep
     from holdfast.runs.every import every
-    from holdfast.training import describe, load, load_state, save, save_state
+    from holdfast.training import describe, load, load_model, load_state, save, save_state
 
 __version__ = "0.1.0"
 
@@ -29,6 +29,7 @@ _HOMES: dict[str, tuple[str, str | None]] = {
     "every": ("holdfast.runs.every", "every"),
     "keep": ("holdfast.runs.keep", None),
     "load": ("holdfast.training", "load"),
+    "load_model": ("holdfast.training", "load_model"),
     "load_state": ("holdfast.training", "load_state"),
     "open": ("holdfast.looking", "open"),
     "save": ("holdfast.training", "save"),
@@ -46,6 +47,7 @@ __all__ = [
     "every",
     "keep",
     "load",
+    "load_model",
     "load_state",
     "open",
     "save",

@@ -34,7 +34,7 @@ class Checkpoint:
 
     def __init__(self, path: Path, index: Index, source: Source) -> None:
         self.path, self.index = path, index
-        self._source = source
+        self.source = source
         self._reader: Reader | None = None
         self._by_name: ByName | None = None
         self._close = weakref.finalize(self, source.close)
@@ -110,7 +110,7 @@ class Checkpoint:
                 "Checkpoint.tensor() needs torch, which is not installed",
                 cure='pip install "holdfast[torch]", or take a NumPy array: .array(name).',
             ) from error
-        return tensor(self.index, self._source, node)
+        return tensor(self.index, self.source, node)
 
     def summary(self, *, name: str | None = None, grep: str | None = None) -> Summary:
         """What it holds, or what of it bears ``name`` or matches ``grep``, as facts.
@@ -131,7 +131,7 @@ class Checkpoint:
         from holdfast.report.verify import verify_index
 
         self._check_open()
-        return verify_index(self.index, self._source)
+        return verify_index(self.index, self.source)
 
     def scan(self) -> ScanReport:
         """List what its pickles would call elsewhere, and say whether all of it is plain data.
@@ -143,7 +143,7 @@ class Checkpoint:
         from holdfast.report.crawl import scan_source
 
         self._check_open()
-        return scan_source(self._source)
+        return scan_source(self.source)
 
     def close(self) -> None:
         """Close the file; tensors can be read no more. A second call does nothing."""
@@ -162,7 +162,7 @@ class Checkpoint:
         from holdfast.arrays.read import Reader
 
         if self._reader is None:
-            self._reader = Reader(self.index, self._source)
+            self._reader = Reader(self.index, self.source)
         return self._reader
 
     def _named(self) -> ByName:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from holdfast.errors import FileError, FormatError, NoCheckpointError, UntrustedError, UsageError
 from holdfast.looking import is_whole
+from holdfast.restoring import load_parts, step_behind
 from holdfast.runs import finding, prune, where
 from holdfast.runs import keep as keeping
 from holdfast.runs.entry import Entry
@@ -21,10 +22,11 @@ from holdfast.saving.metrics import check_metrics
 from holdfast.saving.signals import StopSignals
 from holdfast.saving.stepping import Stepping, whole
 from holdfast.saving.writing import RunWriter
+from holdfast.spec.rename import Rules
 from holdfast.state.capture import check
+from holdfast.state.match import Options
 from holdfast.state.parts import as_parts
 from holdfast.state.report import LoadReport
-from holdfast.training import load_parts, step_behind
 
 if TYPE_CHECKING:
     from holdfast.saving.pending import PendingSave
@@ -46,8 +48,8 @@ class Run(RunFolder):
         every: when a call of ``save`` does save; None: always.
         background: save behind the training (so far every save is done when ``save`` returns).
         name: the template of the file names, with ``{step}`` and ``{time:...}``.
-        strict: only True so far: names, shapes and dtypes must agree.
-        rename: only None so far.
+        strict: how restoring matches, as in ``load_state``.
+        rename: rules for names in checkpoints, as in ``load_state``.
         start_from: a checkpoint to begin from while the run has none of its own.
         start_step: the first step then, where that checkpoint does not say.
         grace: seconds a step may last after a stop signal before that is warned of.
@@ -66,8 +68,8 @@ class Run(RunFolder):
         every: Every | None = None,
         background: bool = True,
         name: str = "step-{step:08d}",
-        strict: bool = True,
-        rename: None = None,
+        strict: bool | str = True,
+        rename: Rules | None = None,
         start_from: str | os.PathLike[str] | None = None,
         start_step: int | None = None,
         grace: float = 30,
@@ -82,6 +84,7 @@ class Run(RunFolder):
         if start_step is not None:
             start_step = whole(start_step, "start_step is a whole number from 0 on")
         self._start_from, self._start_step = start_from, start_step
+        self._options = Options(strict=strict, rename=rename)
         self._writer = RunWriter(self.folder, keep, every, Template(name))
         self._stepping = Stepping(self._parts, lambda: self.extra, StopSignals(grace))
         #: Whether resume() was called and no step was begun since.
@@ -148,9 +151,10 @@ class Run(RunFolder):
             log.warning("went back to %s (step %s)", entry.path, entry.step)
 
     def _restore(self, entry: Entry) -> LoadReport:
-        report = load_parts(entry.path, self._parts, rng=True)
+        report = load_parts(entry.path, self._parts, self._options, rng=True)
         self.extra.clear()
-        self.extra.update(report.extra)
+        if report.id is not None:  # what other code stored is in the report, and not saved again
+            self.extra.update(report.extra)
         self._writer.begin(entry)
         for what in report.not_restored:
             log.warning("not restored: %s", what)
@@ -175,7 +179,7 @@ class Run(RunFolder):
     def _begin_from(self, source: str | os.PathLike[str]) -> None:
         path = where.resolve(source)
         first = self._start_step if self._start_step is not None else step_behind(path)
-        report = load_parts(path, self._parts, rng=False)
+        report = load_parts(path, self._parts, self._options, rng=False)
         self._writer.begin(None, parent=report.id, first_step=first, source=path)
         log.info("started from %s at step %d", path, first)
 
@@ -193,7 +197,7 @@ class Run(RunFolder):
                 'run.resume("best:loss")',
             )
         entry = self._find(which)
-        return load_parts(entry.path, as_parts(parts), rng=False)
+        return load_parts(entry.path, as_parts(parts), self._options, rng=False)
 
     def steps(self, stop: int) -> Iterator[int]:
         """Resume now, and return an iterator over the steps still to do, up to ``stop`` - 1.

@@ -6,37 +6,26 @@ import os
 import time
 import uuid
 from collections.abc import Mapping
-from contextlib import closing
-from dataclasses import replace
 from datetime import datetime, timezone
-from pathlib import Path
 from typing import Any, BinaryIO
 
-from holdfast.errors import DamagedError, UsageError
-from holdfast.formats import read_index
-from holdfast.io.source import open_source
-from holdfast.report.verify import verify_index
+from torch import nn
+
+from holdfast.errors import UsageError
+from holdfast.restoring import State, load_parts
 from holdfast.runs import provenance, where
-from holdfast.runs.reading import read_headers
 from holdfast.saving.foreground import SaveInfo, save_encoded, warn_of_slices
 from holdfast.saving.metrics import as_metrics
-from holdfast.saving.options import refuse_not_yet
-from holdfast.spec.index import Index
 from holdfast.spec.record import Record
 from holdfast.spec.record import encode as encode_record
+from holdfast.spec.rename import Rules
 from holdfast.state.capture import capture, check
 from holdfast.state.describe import Description, describe_parts
-from holdfast.state.match import match
+from holdfast.state.match import Options
 from holdfast.state.parts import Part, as_parts
 from holdfast.state.report import LoadReport
-from holdfast.state.restore import restore
-from holdfast.state.unplain import from_plain
 from holdfast.tensors.encode import encode
 from holdfast.tensors.load import load_file
-from holdfast.tensors.materialise import materialise
-
-#: Where other code keeps its count of steps or epochs, at the top of the tree.
-STEP_KEYS = ("step", "global_step", "iteration", "epoch")
 
 #: Options of torch.save and torch.load that are left out on purpose, with what to do instead.
 _REFUSED = {
@@ -156,11 +145,11 @@ def save_state(
 
 
 def load_state(
-    source: str | os.PathLike[str],
+    source: State,
     *,
-    strict: bool = True,
-    rename: None = None,
-    select: None = None,
+    strict: bool | str = True,
+    rename: Rules | None = None,
+    select: Mapping[str, str] | None = None,
     cast: bool = False,
     map_location: Any = "cpu",
     rng: bool = False,
@@ -169,20 +158,43 @@ def load_state(
 ) -> LoadReport:
     """Restore live objects from a checkpoint, all of them or none.
 
-    ``source`` is a file, ``RUN`` (its latest), ``RUN@best:loss`` or ``RUN@100``. Names, shapes and
-    dtypes must agree: ``strict``, ``rename``, ``select`` and ``cast`` take their defaults only, so
-    far. With ``rng`` the global generators are restored too, last of all.
+    A part takes the state that bears its name (``model``, ``model_state_dict``), or what is
+    customary (``state_dict``, ``module``), or the one mapping that fits its names and shapes; the
+    report says which and why. Names that DataParallel, DistributedDataParallel and torch.compile
+    prefix are handled on either side. An optimizer's state goes by the names of its parameters.
+
+    Args:
+        source: a file of any format holdfast reads, ``RUN`` (its latest), ``RUN@best:loss``,
+            ``RUN@100``, an open ``Checkpoint``, or a dict such as ``torch.load`` gives.
+        strict: True: all names and shapes agree; ``"shapes"``: what has another shape, or no
+            counterpart, is skipped and reported; False: names on one side only are taken, too.
+        rename: ``{"old": "new"}`` with exact names, prefixes or ``*`` patterns, or a function.
+        select: places in the checkpoint by part: ``{"G": "modelA_state_dict"}``.
+        cast: take tensors of another element type.
+        map_location: where tensors go that no live part has a place for, as in torch.load.
+        rng: restore the global generators, too, last of all.
+        trust: classes and functions that may be built, as in ``load``.
+        parts: the live objects by name; those that are None are left out.
 
     Raises:
-        MissingPartError: the checkpoint lacks a part.
+        MissingPartError: the checkpoint lacks a part, or several places fit one.
         MismatchError: a part does not fit; nothing has changed, and the error has the report.
         FormatError: the file is damaged or is no checkpoint; nothing has changed.
+        UsageError: an option means nothing, or a rule renames nothing.
     """
-    refuse_not_yet(
-        strict=(strict, True), rename=(rename, None), select=(select, None), cast=(cast, False)
-    )
     live = _some(as_parts(parts), "load_state")
-    return load_parts(where.resolve(source), live, rng=rng, map_location=map_location, trust=trust)
+    options = Options(strict, rename, select, cast)
+    return load_parts(source, live, options, rng=rng, map_location=map_location, trust=trust)
+
+
+def load_model(source: State, model: nn.Module, **options: Any) -> LoadReport:
+    """Load weights into a model for inference: the weights only, then ``model.eval()``.
+
+    Takes the options of ``load_state``, and raises like it.
+    """
+    report = load_state(source, **options, model=model)
+    model.eval()
+    return report
 
 
 def describe(**parts: Any) -> Description:
@@ -204,94 +216,3 @@ def _some(live: dict[str, Part], function: str) -> dict[str, Part]:
             cure=f"Give them by name: holdfast.{function}(..., model=model, optimizer=optimizer)",
         )
     return live
-
-
-def load_parts(
-    path: Path,
-    parts: Mapping[str, Part],
-    *,
-    rng: bool,
-    map_location: Any = "cpu",
-    trust: Any = (),
-) -> LoadReport:
-    """Read headers, match, compare every CRC, and only then restore the parts.
-
-    Raises:
-        MismatchError: a part does not fit, or refused its state; nothing has changed.
-        FormatError: the file is damaged or is no checkpoint; nothing has changed.
-    """
-    with closing(open_source(path)) as source:
-        index = read_index(source)
-        reports = match(index, parts)
-        verified = verify_index(index, source)
-        if verified.damages:
-            raise _damaged(index, verified.damages[0])
-        wanted = {name: index.tree[name] for name in _wanted(index, parts, rng)}
-        states = materialise(
-            replace(index, tree=wanted), source, map_location=map_location, trust=trust
-        )
-    notes = index.record.converted if index.record is not None else {}
-    states = {
-        name: from_plain(state, (name,), notes, file=index.file) for name, state in states.items()
-    }
-    left = restore(parts, states, states.get("rng") if rng else None)
-    if rng and "rng" not in states:
-        left.append("the random generators: the checkpoint does not have them")
-    return LoadReport(
-        source=str(path),
-        step=step_of(index),
-        id=None if index.record is None else index.record.id,
-        parts=reports,
-        not_asked=tuple(str(key) for key in index.tree if key not in {*parts, *_ours(index)}),
-        not_restored=tuple(left),
-        extra=states.get("extra") or {},
-        metrics={} if index.record is None else index.record.metrics,
-    )
-
-
-def _ours(index: Index) -> tuple[str, ...]:
-    """What stands in a checkpoint beside its parts; other code may use these names otherwise."""
-    return () if index.record is None else ("extra", "rng")
-
-
-def _wanted(index: Index, parts: Mapping[str, Part], rng: bool) -> list[str]:
-    names = {*parts, *_ours(index), *(["rng"] if rng else [])}
-    return [name for name in index.tree if name in names]
-
-
-def _damaged(index: Index, damage: Any) -> DamagedError:
-    return DamagedError(
-        "the bytes are not those that were saved; nothing was restored",
-        file=index.file,
-        member=damage.member,
-        tensor=damage.tensors[0] if damage.tensors else None,
-        wanted=f"CRC {damage.expected_crc:08x}",
-        found="no bytes that unpack" if damage.found_crc is None else f"{damage.found_crc:08x}",
-        cure="Go back to an earlier checkpoint; holdfast verify lists all that is damaged.",
-    )
-
-
-def step_behind(path: Path) -> int:
-    """The step to begin with behind a checkpoint.
-
-    Raises:
-        UsageError: it holds no step.
-    """
-    found = step_of(read_headers(path))
-    if found is None:
-        raise UsageError(
-            "start_from= holds no step, so where to start is not known",
-            file=path,
-            wanted=f"a whole number at its top, under {', '.join(map(repr, STEP_KEYS))}",
-            cure="Say it: start_step=0.",
-        )
-    return found + 1
-
-
-def step_of(index: Index) -> int | None:
-    """The step a checkpoint holds: the record's, else what other code stored; None if neither."""
-    if index.record is not None and index.record.step is not None:
-        return index.record.step
-    tree = index.tree if isinstance(index.tree, Mapping) else {}
-    counts = (tree.get(key) for key in STEP_KEYS)
-    return next((c for c in counts if isinstance(c, int) and not isinstance(c, bool)), None)

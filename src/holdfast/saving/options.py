@@ -11,6 +11,7 @@ from holdfast.errors import UsageError
 from holdfast.runs.every import Every
 from holdfast.runs.keep import Keep
 from holdfast.state.capture import stray_tensors
+from holdfast.state.match import Options
 from holdfast.state.parts import Part
 
 log = logging.getLogger("holdfast")
@@ -36,7 +37,7 @@ def check_options(
             wanted="such as holdfast.every(steps=100)",
             found=repr(every),
         )
-    refuse_not_yet(strict=(strict, True), rename=(rename, None))
+    Options(strict=strict, rename=rename).check()
     if start[0] is None and start[1] is not None:
         raise UsageError(
             "start_step= says where start_from= begins, and there is no start_from=",
@@ -45,21 +46,6 @@ def check_options(
         )
     if isinstance(grace, bool) or not isinstance(grace, int | float):
         raise UsageError("grace= is a number of seconds", found=repr(grace))
-
-
-def refuse_not_yet(**options: tuple[Any, Any]) -> None:
-    """Take options of the settled signatures with their default only, as (value, default).
-
-    Raises:
-        UsageError: another value; matching other than by exact names is not there yet.
-    """
-    for name, (value, default) in options.items():
-        if value is not default:
-            raise UsageError(
-                f"{name}={value!r} is not there yet: so far names, shapes and dtypes must agree",
-                wanted=f"{name}={default!r}",
-                cure="Rename or select in plain Python: holdfast.load(path) gives the dict.",
-            )
 
 
 def keep_not_given(folder: Path) -> UsageError:

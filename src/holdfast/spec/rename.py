@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from holdfast.errors import UsageError
+from holdfast.spec.naming import closest
 
 Rules: TypeAlias = Mapping[str, str] | Callable[[str], str]
 
@@ -16,10 +17,13 @@ _ARROW = re.compile(r"\s*(?:→|->|=>)\s*")
 
 @dataclass(frozen=True, slots=True)
 class Renamed:
-    """New names by old ones, in order, and the rules that changed one of them."""
+    """New names by old ones, in order, and the rule that each of those went by that fits one.
+
+    A rule is the text on its left side; of a function it is the function's name.
+    """
 
     names: Mapping[str, str]
-    used: tuple[str, ...] = ()
+    rules: Mapping[str, str] = field(default_factory=dict)
 
 
 def parse(text: str) -> tuple[str, str]:
@@ -39,7 +43,7 @@ def parse(text: str) -> tuple[str, str]:
     return sides[0], sides[1]
 
 
-def rename(names: Iterable[str], rules: Rules) -> Renamed:
+def rename(names: Iterable[str], rules: Rules, *, may_be_idle: bool = False) -> Renamed:
     """New names for all of ``names``: the first rule that fits one renames it, the rest stay.
 
     A rule's left side is an exact name, a prefix (``module.`` or ``module``: whole steps, never
@@ -47,7 +51,35 @@ def rename(names: Iterable[str], rules: Rules) -> Renamed:
     is put back in order for the ``*`` of the right side.
 
     Raises:
-        UsageError: two names become one or one becomes empty, or a rule fits no name.
+        UsageError: two names become one or one becomes empty, or a rule fits no name, unless it
+            ``may_be_idle``.
+    """
+    check(rules)
+    if callable(rules):
+        made = {name: rules(name) for name in names}
+        by = getattr(rules, "__name__", "the function")
+        return Renamed(_checked(made), {old: by for old, new in made.items() if new != old})
+    compiled = [(old, _compiled(old, new)) for old, new in rules.items()]
+    made = {}
+    used: dict[str, str] = {}
+    for name in names:
+        made[name] = name
+        for old, apply in compiled:
+            new = apply(name)
+            if new is not None:
+                made[name] = new
+                used[name] = old
+                break
+    if not may_be_idle:
+        refuse_idle(rules, used.values(), list(made))
+    return Renamed(_checked(made), used)
+
+
+def check(rules: object) -> None:
+    """Refuse what is no rules.
+
+    Raises:
+        UsageError: it is neither a function nor texts by texts.
     """
     if not callable(rules) and not _is_text(rules):
         raise UsageError(
@@ -55,28 +87,34 @@ def rename(names: Iterable[str], rules: Rules) -> Renamed:
             wanted='{"old": "new"}',
             found=repr(rules)[:100],
         )
+
+
+def refuse_idle(rules: Rules, used: Iterable[str], names: Sequence[str]) -> None:
+    """Refuse rules that fitted none of ``names``: such a rule is probably mistyped.
+
+    Raises:
+        UsageError: one is not among the ``used`` ones; the names nearest to it are given.
+    """
     if callable(rules):
-        return Renamed(_checked({name: rules(name) for name in names}))
-    compiled = [(old, _compiled(old, new)) for old, new in rules.items()]
-    made: dict[str, str] = {}
-    used: dict[str, None] = {}
+        return
+    idle = [old for old in rules if old not in {*used}]
+    if not idle:
+        return
+    raise UsageError(
+        "a rule renames nothing: no name fits it",
+        wanted=repr(idle[0]),
+        found=", ".join(_near(idle[0], names) or names[:5]) or "no names at all",
+        cure="A rule has the name as it is in the file, or whole steps from its beginning, or a *.",
+    )
+
+
+def _near(old: str, names: Sequence[str]) -> list[str]:
+    """Names that begin somewhat like the left side of a rule, however long they are."""
+    steps = old.rstrip(".").count(".") + 1
+    heads: dict[str, str] = {}
     for name in names:
-        made[name] = name
-        for old, apply in compiled:
-            new = apply(name)
-            if new is not None:
-                made[name] = new
-                used[old] = None
-                break
-    idle = [old for old in rules if old not in used]
-    if idle:
-        raise UsageError(
-            "a rule renames nothing: no name fits it",
-            wanted=repr(idle[0]),
-            found=", ".join(list(made)[:5]) or "no names at all",
-            cure="A dry run without the rule lists the names as they are below the part.",
-        )
-    return Renamed(_checked(made), tuple(used))
+        heads.setdefault(".".join(name.split(".")[:steps]), name)
+    return [heads[head] for head in closest(old, list(heads))]
 
 
 def _is_text(rules: object) -> bool:

@@ -3,134 +3,244 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
-
-from holdfast.errors import MismatchError, MissingPartError
-from holdfast.spec.index import Index, SparseRef, TensorRef
+from holdfast.errors import MismatchError, MissingPartError, UsageError
+from holdfast.spec.index import Index
+from holdfast.spec.rename import Rules, refuse_idle
+from holdfast.spec.rename import check as check_rules
 from holdfast.spec.tree import walk
-from holdfast.state.capture import optimizer_names
+from holdfast.state import module_match
+from holdfast.state.choose import Found, Wanted, choose
+from holdfast.state.module_match import ModuleMatch
+from holdfast.state.names import known_names, parameter_names
+from holdfast.state.optimizer_match import Names, match_optimizer
 from holdfast.state.optimizers import other_kind
-from holdfast.state.parts import ModulePart, OptimizerPart, Part, SchedulerPart
-from holdfast.state.report import LoadReport, PartReport
+from holdfast.state.parts import (
+    ModulePart,
+    OptimizerPart,
+    Part,
+    ScalerPart,
+    SchedulerPart,
+    modules_of,
+)
+from holdfast.state.recipe import Recipe
+from holdfast.state.report import LoadReport, PartReport, parts_in
 
 
-def match(index: Index, parts: Mapping[str, Part]) -> tuple[PartReport, ...]:
-    """Match every live part with the checkpoint: same names, shapes and dtypes throughout.
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How a checkpoint is matched with live parts.
+
+    ``strict`` True: all names and shapes must agree; ``"shapes"``: what has another shape is
+    skipped; False: names on one side only are taken, too. ``cast``: another element type is taken.
+    """
+
+    strict: bool | str = True
+    rename: Rules | None = None
+    select: Mapping[str, str] | None = None
+    cast: bool = False
+
+    def check(self) -> None:
+        """Refuse values that mean nothing.
+
+        Raises:
+            UsageError: one does.
+        """
+        if not isinstance(self.strict, bool) and self.strict != "shapes":
+            raise UsageError("strict= is True, False or 'shapes'", found=repr(self.strict)[:100])
+        if self.rename is not None:
+            check_rules(self.rename)
+        if self.select is not None and not _is_text(self.select):
+            raise UsageError(
+                "select= takes places in the checkpoint by parts",
+                wanted='{"model": "modelA_state_dict"}',
+                found=repr(self.select)[:100],
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Matched:
+    """What will be restored: a recipe for each part that the checkpoint has, and all reports."""
+
+    reports: tuple[PartReport, ...]
+    recipes: Mapping[str, Recipe]
+
+
+def match(index: Index, parts: Mapping[str, Part], options: Options | None = None) -> Matched:
+    """Match every live part with the checkpoint: which state is its, and what of that fits.
 
     Raises:
-        MissingPartError: the checkpoint lacks a part that was asked for.
+        MissingPartError: the checkpoint lacks a part that was asked for, or has several for one.
         MismatchError: a part does not fit; the error carries the whole report.
+        UsageError: an option means nothing, or a rule renames nothing.
     """
-    saved = index.tree if isinstance(index.tree, Mapping) else {}
-    missing = [name for name in parts if saved.get(name) is None]
-    if missing:
-        raise _no_such_part(index, missing, saved)
-    names = optimizer_names(parts)
-    recorded = index.record.parameters if index.record is not None else {}
-    reports = tuple(
-        _match_part(part, saved[name], names.get(name), recorded.get(name))
-        for name, part in parts.items()
+    options = options or Options()
+    options.check()
+    wants = [_wanted(part) for part in parts.values()]
+    found = choose(index.tree, wants, select=options.select, rules=options.rename, file=index.file)
+    missing = [name for name, place in found.items() if place is None]
+    if missing and (options.strict is True or len(missing) == len(parts)):
+        raise _no_such_part(index, missing)
+    matching = _Matching(index, parts, {n: f for n, f in found.items() if f is not None}, options)
+    matched = matching.run()
+    if not all(report.fits for report in matched.reports):
+        raise _does_not_fit(index, matched.reports)
+    return matched
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, Mapping) and all(
+        isinstance(each, str) for pair in value.items() for each in pair
     )
-    if not all(report.fits for report in reports):
-        raise _does_not_fit(index, reports)
-    return reports
 
 
-def _match_part(
-    part: Part,
-    saved: Any,
-    names: Sequence[Sequence[str | None]] | None,
-    recorded: Sequence[Sequence[str | None]] | None,
-) -> PartReport:
+def _wanted(part: Part) -> Wanted:
     if isinstance(part, ModulePart):
-        return _match_module(part, saved)
+        return module_match.wanted(part)
     if isinstance(part, OptimizerPart):
-        return _match_optimizer(part, saved, names or [], recorded)
-    live = part.capture() if isinstance(part, SchedulerPart) else None
-    problem = other_kind(saved, live)
-    return PartReport(part.name, part.kind, loaded=sum(1 for _ in walk(saved)), problem=problem)
+        count = sum(len(group["params"]) for group in part.live.param_groups)
+        return Wanted(part.name, part.kind, {}, count)
+    return Wanted(part.name, part.kind, {})
 
 
-def _match_module(part: ModulePart, saved: Any) -> PartReport:
-    live = part.capture()
-    if not isinstance(saved, Mapping):
-        found = type(saved).__name__
-        return PartReport(part.name, part.kind, problem=f"no state dict, but a {found}")
-    differing = tuple(
-        (key, was, now)
-        for key, value in live.items()
-        if key in saved and (was := _describe(saved[key])) != (now := _describe(value))
-    )
-    return PartReport(
-        part.name,
-        part.kind,
-        loaded=len(saved),
-        missing=tuple(key for key in live if key not in saved),
-        unexpected=tuple(str(key) for key in saved if key not in live),
-        differing=differing,
-    )
+class _Matching:
+    """One match: modules first, as optimizers go by their names."""
+
+    def __init__(
+        self, index: Index, parts: Mapping[str, Part], found: Mapping[str, Found], options: Options
+    ) -> None:
+        self._index, self._parts, self._found, self._options = index, parts, found, options
+        self._modules: dict[str, ModuleMatch] = {}
+        self._recipes: dict[str, Recipe] = {}
+
+    def run(self) -> Matched:
+        """Match all parts; reports come in the order in which the parts were given."""
+        reports: dict[str, PartReport] = {}
+        for part in sorted(self._parts.values(), key=lambda part: not isinstance(part, ModulePart)):
+            reports[part.name] = self._part(part)
+        self._refuse_idle_rules()
+        return Matched(tuple(reports[name] for name in self._parts), self._recipes)
+
+    def _part(self, part: Part) -> PartReport:
+        options = self._options
+        blank = PartReport(part.name, part.kind, strict=options.strict, casts=options.cast)
+        found = self._found.get(part.name)
+        if found is None:
+            return replace(blank, notes=("the checkpoint has none: it stays as it is",))
+        blank = replace(blank, found=found.place, why=found.why)
+        if isinstance(part, ModulePart):
+            return self._module(part, found, blank)
+        if isinstance(part, OptimizerPart):
+            return self._optimizer(part, found, blank)
+        return self._other(part, found, blank)
+
+    def _module(self, part: ModulePart, found: Found, blank: PartReport) -> PartReport:
+        if not isinstance(found.state, Mapping):
+            return replace(blank, problem=f"no state dict, but a {type(found.state).__name__}")
+        matched = module_match.match_module(part, found, blank, self._options.rename)
+        self._modules[part.name] = matched
+        self._recipes[part.name] = matched.recipe
+        return matched.report
+
+    def _optimizer(self, part: OptimizerPart, found: Found, blank: PartReport) -> PartReport:
+        names = known_names(part.live, parameter_names(modules_of(self._parts)))
+        live = [name for group in names for name in group]
+        saved_names = self._saved_names(found, {name for name in live if name is not None})
+        report, recipe = match_optimizer(blank, part.live, names, found, saved_names)
+        if recipe is not None:
+            recast = frozenset(self._recast(live))
+            self._recipes[part.name] = replace(recipe, recast=recast)
+        return report
+
+    def _recast(self, live: Sequence[str | None]) -> list[int]:
+        """The positions of parameters whose saved element type is another one."""
+        changed = {
+            f"{part}.{name}"
+            for part, matched in self._modules.items()
+            for name, _, _ in matched.report.cast
+        }
+        return [at for at, name in enumerate(live) if name in changed]
+
+    def _saved_names(self, found: Found, live: set[str]) -> Names:
+        """The names of an optimizer's saved parameters, as the live parts call them."""
+        record = self._index.record
+        recorded = None
+        if record is not None and len(found.path) == 1:
+            recorded = record.parameters.get(found.path[0])
+        if recorded is not None:
+            return [[self._with_part(name) for name in group] for group in recorded]
+        groups = found.state.get("param_groups") if isinstance(found.state, Mapping) else None
+        given = [_names_in(group) for group in groups] if isinstance(groups, list) else []
+        return [[self._without_part(name, live) for name in group] for group in given]
+
+    def _with_part(self, name: str | None) -> str | None:
+        """The live name of ``part.parameter``, where the part may be called otherwise now."""
+        if name is None:
+            return None
+        saved_part, _, parameter = name.partition(".")
+        for part, matched in self._modules.items():
+            if self._found[part].path == (saved_part,):
+                return f"{part}.{matched.live_name(parameter)}"
+        return name
+
+    def _without_part(self, name: str | None, live: set[str]) -> str | None:
+        """The live name of a parameter that is named without its part; None if several are."""
+        if name is None:
+            return None
+        names = [f"{part}.{each.live_name(name)}" for part, each in self._modules.items()]
+        there = [each for each in names if each in live]
+        return there[0] if len(there) == 1 else name if not there else None
+
+    def _other(self, part: Part, found: Found, blank: PartReport) -> PartReport:
+        if isinstance(part, ScalerPart) and not found.state:
+            return replace(blank, skipped=(("its state", "the saved scaler was disabled"),))
+        self._recipes[part.name] = Recipe(found.path, found.state)
+        live = part.capture() if isinstance(part, SchedulerPart) else None
+        problem = other_kind(found.state, live)
+        loaded = sum(1 for _ in walk(found.state))
+        notes = part.notes()
+        return replace(blank, loaded=loaded, problem=problem, notes=notes)
+
+    def _refuse_idle_rules(self) -> None:
+        rules = self._options.rename
+        if rules is None or not self._modules:
+            return
+        used = [rule for each in self._modules.values() for rule in each.pairing.rules]
+        names = [
+            name for part in self._modules for name in self._found[part].state if type(name) is str
+        ]
+        refuse_idle(rules, used, names)
 
 
-def _describe(value: Any) -> str:
-    """Shape and dtype in words; other values are all alike (their class's own code takes them)."""
-    if isinstance(value, torch.Tensor):
-        return f"{tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}"
-    if isinstance(value, TensorRef | SparseRef):
-        return f"{tuple(value.shape)} {value.dtype.name}"
-    return "a value"
+def _names_in(group: Any) -> list[str | None]:
+    """The names that a group of a saved optimizer gives its parameters, or that are their keys."""
+    if not isinstance(group, Mapping):
+        return []
+    keys = list(group.get("params", ()))
+    names = list(group.get("param_names") or ())
+    given = names if len(names) == len(keys) else keys
+    return [name if isinstance(name, str) else None for name in given]
 
 
-def _match_optimizer(
-    part: OptimizerPart,
-    saved: Any,
-    names: Sequence[Sequence[str | None]],
-    recorded: Sequence[Sequence[str | None]] | None,
-) -> PartReport:
-    groups = saved.get("param_groups") if isinstance(saved, Mapping) else None
-    if not isinstance(groups, list) or "state" not in saved:
-        return PartReport(part.name, part.kind, problem="not the state of an optimizer")
-    was = [len(group.get("params", ())) for group in groups]
-    now = [len(group) for group in names]
-    if was != now:
-        problem = f"parameters per group: saved {was}, here {now}"
-        return PartReport(part.name, part.kind, problem=problem)
-    for group, live in zip(groups, part.live.param_groups, strict=True):
-        if (other := other_kind(group, live)) is not None:
-            return PartReport(part.name, part.kind, problem=other)
-    loaded = len(saved["state"])
-    if recorded is None or [list(group) for group in recorded] == [list(g) for g in names]:
-        return PartReport(part.name, part.kind, loaded=loaded)
-    before, after = ({name for group in side for name in group} for side in (recorded, names))
-    if before == after:
-        problem = "the same parameters in another order or in other groups"
-        return PartReport(part.name, part.kind, problem=problem)
-    return PartReport(
-        part.name,
-        part.kind,
-        missing=tuple(sorted(str(name) for name in after - before)),
-        unexpected=tuple(sorted(str(name) for name in before - after)),
-    )
-
-
-def _no_such_part(index: Index, missing: list[str], saved: Mapping[Any, Any]) -> MissingPartError:
+def _no_such_part(index: Index, missing: list[str]) -> MissingPartError:
+    saved = index.tree if isinstance(index.tree, Mapping) else {}
     there = [repr(key) for key, value in saved.items() if value is not None]
     return MissingPartError(
         f"the checkpoint has no part {' or '.join(map(repr, missing))}",
         file=index.file,
         wanted=", ".join(map(repr, missing)),
-        found=", ".join(there) or "no parts at all",
+        found=", ".join(there[:10]) or "no parts at all",
         cure="Leave that part out of this call, or load a checkpoint that was saved with it.",
     )
 
 
 def _does_not_fit(index: Index, reports: tuple[PartReport, ...]) -> MismatchError:
-    lines = [line for report in reports if not report.fits for line in report.lines()]
     error = MismatchError(
         "the checkpoint does not fit the live parts; nothing was changed",
         file=index.file,
-        cure="\n".join(lines),
+        cure=parts_in(reports),
     )
     error.report = LoadReport(index.file, parts=reports)
     return error

@@ -79,6 +79,13 @@ def optimizer_names(
     return result
 
 
+def known_names(
+    optimizer: torch.optim.Optimizer, names: Mapping[int, str]
+) -> list[list[str | None]]:
+    """The names of an optimizer's parameters; None for those that belong to no part."""
+    return [[names.get(id(p)) for p in group["params"]] for group in optimizer.param_groups]
+
+
 def _homeless(part: str, group: int, parameter: Any) -> UsageError:
     return UsageError(
         f"{part!r} steps a parameter that belongs to no part: group {group}, "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from itertools import chain
 from typing import Any
 
@@ -12,18 +12,33 @@ import torch
 _INCIDENTAL = {"params", "param_names", "initial_lr", "swa_lr"}
 
 
-def restore_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
+def restore_optimizer(
+    optimizer: torch.optim.Optimizer,
+    state: Mapping[str, Any],
+    *,
+    recast: Container[int] = frozenset(),
+) -> None:
     """Load a state; floating-point state keeps its saved dtype, on its parameter's device.
 
     torch turns it into the parameter's dtype, so that the float32 state of a bfloat16 parameter
-    would come back rounded. A class with a ``load_state_dict`` of its own is left to it.
+    would come back rounded; that is right only for parameters at the positions in ``recast``, which
+    have another dtype than they were saved with. A class with a ``load_state_dict`` of its own is
+    left to it. Options that a saved group does not have stay as the live one has them.
     """
-    optimizer.load_state_dict(dict(state))
+    optimizer.load_state_dict({**state, "param_groups": _with_live_options(optimizer, state)})
     if type(optimizer).load_state_dict is torch.optim.Optimizer.load_state_dict:
         saved = chain.from_iterable(group["params"] for group in state["param_groups"])
         live = chain.from_iterable(group["params"] for group in optimizer.param_groups)
-        for index, parameter in zip(saved, live, strict=True):
-            _keep_dtypes(optimizer.state.get(parameter, {}), state["state"].get(index, {}))
+        for position, (index, parameter) in enumerate(zip(saved, live, strict=True)):
+            if position not in recast:
+                _keep_dtypes(optimizer.state.get(parameter, {}), state["state"].get(index, {}))
+
+
+def _with_live_options(
+    optimizer: torch.optim.Optimizer, state: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    groups = zip(optimizer.param_groups, state["param_groups"], strict=True)
+    return [{**live, **saved} for live, saved in groups]
 
 
 def _keep_dtypes(live: Any, saved: Any) -> None:

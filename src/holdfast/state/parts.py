@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -15,6 +16,7 @@ from torch import nn
 from holdfast.errors import CaptureError, UsageError
 from holdfast.state import names
 from holdfast.state.optimizers import restore_optimizer
+from holdfast.state.recipe import Recipe
 from holdfast.state.rng import pack_python, unpack_python
 
 #: Names that are options somewhere or have a meaning of their own in a checkpoint.
@@ -69,9 +71,13 @@ class Part:
     def _read(self) -> Any:
         return self.live.state_dict()
 
-    def restore(self, state: Any) -> None:
-        """Put a captured state back into the live object."""
+    def restore(self, state: Any, recipe: Recipe | None = None) -> None:
+        """Put a captured state back into the live object; ``recipe`` says what of it there is."""
         self.live.load_state_dict(state)
+
+    def notes(self) -> tuple[str, ...]:
+        """What a report should say of putting a state back into it."""
+        return ()
 
     def left_out(self, state: Any) -> str | None:
         """What of the live object no state can put back, in words; None when it is whole."""
@@ -94,11 +100,15 @@ class ModulePart(Part):
         state = Part(self.name, names.unwrap(self.live)).capture()
         return _renamed(state, self._plain_names(state))
 
-    def restore(self, state: Any) -> None:
+    def restore(self, state: Any, recipe: Recipe | None = None) -> None:
         """Load the plain names into the module, wrapped or not."""
         plain = names.unwrap(self.live)
         to_live = {new: old for old, new in self._plain_names(plain.state_dict()).items()}
-        plain.load_state_dict(_renamed(state, {key: to_live.get(key, key) for key in state}))
+        renamed = _renamed(state, {key: to_live.get(key, key) for key in state})
+        # A class with a load_state_dict of its own need not know strict=.
+        plain.load_state_dict(
+            renamed, **({"strict": False} if recipe and recipe.is_partial else {})
+        )
 
     def _plain_names(self, state: Mapping[str, Any]) -> dict[str, str]:
         wrappers = names.wrapper_prefixes(names.unwrap(self.live))
@@ -122,17 +132,44 @@ class OptimizerPart(Part):
     __slots__ = ()
     kind = "optimizer"
 
-    def restore(self, state: Any) -> None:
-        """Load the state; it keeps its saved dtypes."""
-        restore_optimizer(self.live, state)
+    def restore(self, state: Any, recipe: Recipe | None = None) -> None:
+        """Load the state; it keeps its saved dtypes where its parameter has kept its own."""
+        restore_optimizer(self.live, state, recast=recipe.recast if recipe else frozenset())
 
 
 class SchedulerPart(Part):
-    """A learning rate scheduler or a gradient scaler: small, and stepped by hand."""
+    """A learning rate scheduler: small, and stepped by hand."""
 
     __slots__ = ()
     kind = "scheduler"
     is_watched = True
+
+
+#: What disabled scalers were given: they keep no state themselves, and save it again.
+_given: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
+
+
+class ScalerPart(SchedulerPart):
+    """A gradient scaler; a disabled one (on a CPU) hands on the state that it was given."""
+
+    __slots__ = ()
+    kind = "scaler"
+
+    def _read(self) -> Any:
+        return self.live.state_dict() if self.live.is_enabled() else _given.get(self.live, {})
+
+    def restore(self, state: Any, recipe: Recipe | None = None) -> None:
+        """Set the scale and its counts; a disabled scaler keeps them for the next save."""
+        if self.live.is_enabled():
+            self.live.load_state_dict(state)
+        else:
+            _given[self.live] = state
+
+    def notes(self) -> tuple[str, ...]:
+        """That a disabled scaler does nothing with its state."""
+        if self.live.is_enabled():
+            return ()
+        return ("the live scaler is disabled: the state is kept, and saved again",)
 
 
 class LoaderPart(Part):
@@ -143,7 +180,7 @@ class LoaderPart(Part):
     stage = 3
     is_watched = True
 
-    def restore(self, state: Any) -> None:
+    def restore(self, state: Any, recipe: Recipe | None = None) -> None:
         """Load the position, then create the iterator that ``iter()`` will use.
 
         Creating it draws from the global generators, so it must happen before they are restored.
@@ -176,7 +213,7 @@ class TorchGeneratorPart(Part):
     def _read(self) -> Any:
         return self.live.get_state()
 
-    def restore(self, state: Any) -> None:
+    def restore(self, state: Any, recipe: Recipe | None = None) -> None:
         """Set the generator's state."""
         self.live.set_state(state)
 
@@ -193,7 +230,7 @@ class NumpyGeneratorPart(Part):
     def _read(self) -> Any:
         return self.live.bit_generator.state
 
-    def restore(self, state: Any) -> None:
+    def restore(self, state: Any, recipe: Recipe | None = None) -> None:
         """Set the generator's state."""
         self.live.bit_generator.state = state
 
@@ -210,7 +247,7 @@ class PythonRandomPart(Part):
     def _read(self) -> Any:
         return pack_python(self.live.getstate())
 
-    def restore(self, state: Any) -> None:
+    def restore(self, state: Any, recipe: Recipe | None = None) -> None:
         """Set the generator's state."""
         self.live.setstate(unpack_python(state))
 
@@ -225,7 +262,7 @@ _CLASSES: tuple[tuple[type | tuple[type, ...], type[Part]], ...] = (
         (torch.optim.lr_scheduler.LRScheduler, torch.optim.lr_scheduler.ReduceLROnPlateau),
         SchedulerPart,
     ),
-    (torch.amp.GradScaler, SchedulerPart),
+    (torch.amp.GradScaler, ScalerPart),
 )
 
 

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
 
 from holdfast.errors import MismatchError
 from holdfast.state.parts import LoaderPart, OptimizerPart, Part
+from holdfast.state.recipe import Recipe
 from holdfast.state.rng import capture_rng, restore_rng
 
 
 def restore(
-    parts: Mapping[str, Part], states: Mapping[str, Any], rng: Mapping[str, Any] | None
+    parts: Mapping[str, Part],
+    states: Mapping[str, Any],
+    rng: Mapping[str, Any] | None,
+    recipes: Mapping[str, Recipe] = MappingProxyType({}),
 ) -> list[str]:
     """Restore every part from its state, then the global generators; name what was left.
 
@@ -29,7 +34,7 @@ def restore(
     try:
         for part in sorted(parts.values(), key=lambda part: part.stage):
             undo[repr(part.name)] = _undoing(part)
-            _restore_part(part, states[part.name])
+            _restore_part(part, states[part.name], recipes.get(part.name))
         left = _restore_rng(rng) if rng is not None else []
     except BaseException as error:  # an interruption must not leave half of it either
         _undo_all(undo, error)
@@ -64,9 +69,9 @@ def _undo_all(undo: dict[str, Callable[[], object]], error: BaseException) -> No
         ) from error
 
 
-def _restore_part(part: Part, state: Any) -> None:
+def _restore_part(part: Part, state: Any, recipe: Recipe | None) -> None:
     try:
-        part.restore(state)
+        part.restore(state, recipe)
     except Exception as error:  # the part's own code, or torch's
         setter = f"{type(part.live).__qualname__}.{part.methods[1]}"
         raise MismatchError(

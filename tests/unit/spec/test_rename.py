@@ -49,8 +49,31 @@ def test_a_prefix_is_whole_steps():
     assert str(caught.value) == (
         "a rule renames nothing: no name fits it\n"
         "  wanted 'enc', found enclosed\n"
-        "  A dry run without the rule lists the names as they are below the part."
+        "  A rule has the name as it is in the file, or whole steps from its beginning, or a *."
     )
+
+
+@pytest.mark.parametrize(
+    ("rule", "near"),
+    [("modul.head.", "module.head.bias"), ("*.wieght", "enclosed"), ("encloses", "enclosed")],
+)
+def test_a_rule_that_fits_nothing_gets_the_names_nearest_to_it(rule, near):
+    with pytest.raises(UsageError) as caught:
+        rename(NAMES, {rule: "x"})
+    assert near in str(caught.value).splitlines()[1]
+
+
+def test_a_rule_may_be_idle_where_others_may_use_it():
+    made = rename(NAMES, {"nothing": "x", "module": "net"}, may_be_idle=True)
+    assert list(made.names.values())[2:] == ["net.head.bias", "enclosed"]
+    assert made.rules == dict.fromkeys(NAMES[:3], "module")
+
+
+def test_of_a_function_the_names_it_changed_are_known():
+    def upper_head(name):
+        return name.upper() if "head" in name else name
+
+    assert rename(NAMES, upper_head).rules == {"module.head.bias": "upper_head"}
 
 
 def test_two_names_never_become_one():

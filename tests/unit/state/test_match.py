@@ -37,25 +37,28 @@ class Model(nn.Module):
 
 
 def test_shapes_and_dtypes_that_differ_are_listed(tmp_path):
-    path = saved(tmp_path, model=Model())
-    live = Model(width=4)
+    path = saved(tmp_path, model=Model(names=("fc", "out")))
+    live = Model(width=4, names=("fc", "out"))
     live.fc.bias.data = live.fc.bias.data.double()
+    live.out = nn.Linear(2, 3, dtype=torch.float64)
     error = refused(path, model=live)
     assert str(error) == (
         "the checkpoint does not fit the live parts; nothing was changed\n"
         f"  in {path}\n"
-        "  model: 2 of another shape or dtype\n"
+        "  model: 2 of another shape, 2 of another dtype\n"
         "    fc.weight: saved (3, 2) float32, here (4, 2) float32\n"
-        "    fc.bias: saved (3,) float32, here (4,) float64"
+        "    fc.bias: saved (3,) float32, here (4,) float64\n"
+        "    not cast: out.weight from float32 to float64\n"
+        "    not cast: out.bias from float32 to float64"
     )
-    assert error.report.parts[0].differing[0] == (
+    assert error.report["model"].differing[0] == (
         "fc.weight",
         "(3, 2) float32",
         "(4, 2) float32",
     )
 
 
-def test_names_on_one_side_only_are_listed(tmp_path):
+def test_names_on_one_side_only_are_listed_with_the_rule_that_joins_them(tmp_path):
     path = saved(tmp_path, model=Model(names=("fc", "old")))
     error = refused(path, model=Model(names=("fc", "new")))
     assert str(error) == (
@@ -65,16 +68,18 @@ def test_names_on_one_side_only_are_listed(tmp_path):
         "    missing in the checkpoint: new.weight\n"
         "    missing in the checkpoint: new.bias\n"
         "    only in the checkpoint: old.weight\n"
-        "    only in the checkpoint: old.bias"
+        "    only in the checkpoint: old.bias\n"
+        "    try rename={'old.': 'new.'}  # names that begin otherwise: 2 more would match"
     )
+    holdfast.load_state(path, model=Model(names=("fc", "new")), rename={"old.": "new."})
 
 
 def test_twenty_lines_say_enough(tmp_path):
-    path = saved(tmp_path, model=Model(names=()))
+    path = saved(tmp_path, model=Model(names=["l0"]))
     error = refused(path, model=Model(names=[f"l{i}" for i in range(30)]))
     lines = str(error).splitlines()
-    assert lines[2] == "  model: 60 missing"
-    assert lines[-1] == "    and 40 more"
+    assert lines[2] == "  model: 58 missing"
+    assert lines[-1] == "    and 38 more"
     assert len(lines) == 24
 
 
@@ -110,43 +115,97 @@ def test_parts_nobody_asked_for_are_no_error_and_are_reported(tmp_path):
     assert str(report) == f"{path}\n  model: 2 loaded\n  not asked for: optimizer"
 
 
+def momenta(model, optimizer):
+    """The momentum of every parameter by name, after a step that gives each its own."""
+    return {name: optimizer.state[p]["momentum_buffer"] for name, p in model.named_parameters()}
+
+
+def stepped(model, parameters, **options):
+    optimizer = SGD(parameters, lr=1, momentum=0.9, **options)
+    for number, parameter in enumerate(model.parameters()):
+        parameter.grad = torch.full_like(parameter, number)
+    optimizer.step()
+    return optimizer
+
+
 def test_optimizer_state_is_matched_by_name(tmp_path):
     """pytorch #1489: by position, the momentum of one parameter went to another."""
     model = Model(names=("a", "b"))
-    path = saved(tmp_path, model=model, optimizer=SGD(model.parameters(), lr=1))
+    optimizer = stepped(model, model.parameters())
+    path = saved(tmp_path, model=model, optimizer=optimizer)
     live = Model(names=("a", "b"))
-    optimizer = SGD([*live.b.parameters(), *live.a.parameters()], lr=2)
-    assert str(refused(path, model=live, optimizer=optimizer)) == (
-        "the checkpoint does not fit the live parts; nothing was changed\n"
-        f"  in {path}\n"
-        "  optimizer: the same parameters in another order or in other groups"
-    )
+    other = SGD([*live.b.parameters(), *live.a.parameters()], lr=2, momentum=0.5)
+    report = holdfast.load_state(path, model=live, optimizer=other)
+    assert same(momenta(live, other), momenta(model, optimizer))
+    assert (other.param_groups[0]["lr"], other.param_groups[0]["momentum"]) == (1, 0.9)
+    assert str(report["optimizer"].lines()) == "['optimizer: 4 loaded']"
 
 
-def test_other_parameters_of_an_optimizer_are_named(tmp_path):
+def test_parameters_that_are_new_and_those_that_are_gone_are_named(tmp_path):
+    model = Model(names=("a", "b", "c"))
+    optimizer = stepped(model, [*model.a.parameters(), *model.b.parameters()])
+    path = saved(tmp_path, model=model, optimizer=optimizer)
+    live = Model(names=("a", "b", "c"))
+    other = SGD([*live.c.parameters(), *live.b.parameters()], lr=1)
+    report = holdfast.load_state(path, model=live, optimizer=other)
+    assert report["optimizer"].lines() == [
+        "optimizer: 2 loaded, 2 skipped, 2 fresh",
+        "  skipped: model.a.weight (the live optimizer has no such parameter)",
+        "  skipped: model.a.bias (the live optimizer has no such parameter)",
+        "  starts fresh: model.c.weight",
+        "  starts fresh: model.c.bias",
+    ]
+    assert live.c.weight not in other.state
+    assert same(other.state[live.b.bias], optimizer.state[model.b.bias])
+
+
+def test_an_optimizer_of_which_nothing_matches_is_refused(tmp_path):
     model = Model(names=("a", "b"))
-    path = saved(tmp_path, model=model, optimizer=SGD(model.a.parameters(), lr=1))
+    path = saved(tmp_path, model=model, optimizer=stepped(model, model.a.parameters()))
     live = Model(names=("a", "b"))
     assert str(refused(path, model=live, optimizer=SGD(live.b.parameters(), lr=1))) == (
         "the checkpoint does not fit the live parts; nothing was changed\n"
         f"  in {path}\n"
-        "  optimizer: 2 missing, 2 unexpected\n"
-        "    missing in the checkpoint: model.b.bias\n"
-        "    missing in the checkpoint: model.b.weight\n"
-        "    only in the checkpoint: model.a.bias\n"
-        "    only in the checkpoint: model.a.weight"
+        "  optimizer: 2 skipped, 2 fresh; nothing of it matches\n"
+        "    skipped: model.a.weight (the live optimizer has no such parameter)\n"
+        "    skipped: model.a.bias (the live optimizer has no such parameter)\n"
+        "    starts fresh: model.b.weight\n"
+        "    starts fresh: model.b.bias"
     )
 
 
-def test_another_count_of_parameters_is_said_per_group(tmp_path):
+def test_groups_may_be_others_and_keep_the_options_that_most_of_theirs_had(tmp_path):
     model = Model(names=("a", "b"))
-    path = saved(tmp_path, model=model, optimizer=SGD(model.parameters(), lr=1))
-    groups = [{"params": model.a.parameters()}, {"params": [model.b.weight]}]
-    assert str(refused(path, model=model, optimizer=SGD(groups, lr=1))) == (
-        "the checkpoint does not fit the live parts; nothing was changed\n"
-        f"  in {path}\n"
-        "  optimizer: parameters per group: saved [4], here [2, 1]"
+    groups = [{"params": [*model.a.parameters()], "lr": 3}, {"params": [*model.b.parameters()]}]
+    optimizer = stepped(model, groups)
+    path = saved(tmp_path, model=model, optimizer=optimizer)
+    live = Model(names=("a", "b"))
+    other = SGD(
+        [{"params": [live.b.bias]}, {"params": [*live.a.parameters(), live.b.weight]}], lr=9
     )
+    holdfast.load_state(path, model=live, optimizer=other)
+    assert same(momenta(live, other), momenta(model, optimizer))
+    assert [group["lr"] for group in other.param_groups] == [1, 3]
+
+
+def test_by_position_only_where_counts_and_shapes_allow_it(tmp_path):
+    model = Model(names=("a", "b"))
+    optimizer = stepped(model, model.parameters())
+    torch.save({"optimizer": optimizer.state_dict()}, tmp_path / "theirs.pt")
+    live = Model(names=("a", "b"))
+    other = SGD(live.parameters(), lr=2)
+    report = holdfast.load_state(tmp_path / "theirs.pt", optimizer=other)
+    assert same(momenta(live, other), momenta(model, optimizer))
+    assert report["optimizer"].notes == (
+        "matched by position: no model in this call gives names of its parameters",
+    )
+    groups = [{"params": [*model.a.parameters()]}, {"params": [model.b.weight]}]
+    assert "parameters per group: saved [4], here [2, 1], and no names to go by" in str(
+        refused(tmp_path / "theirs.pt", optimizer=SGD(groups, lr=1))
+    )
+    turned = SGD(reversed([*live.parameters()]), lr=1)
+    assert "parameter 0 is (3,) here, its saved state (3, 2)" not in str(turned)
+    assert "parameter 1 is (3, 2) here" not in str(turned)
 
 
 def test_a_module_and_an_optimizer_are_not_taken_for_each_other(tmp_path):
@@ -154,13 +213,11 @@ def test_a_module_and_an_optimizer_are_not_taken_for_each_other(tmp_path):
     path = saved(tmp_path, model=model, optimizer=SGD(model.parameters(), lr=1))
     swapped = tmp_path / "swapped.pt"
     tree = torch.load(path, weights_only=True)
-    torch.save({"model": [1], "optimizer": tree["model"]}, swapped)
-    assert str(refused(swapped, model=model, optimizer=SGD(model.parameters(), lr=1))) == (
-        "the checkpoint does not fit the live parts; nothing was changed\n"
-        f"  in {swapped}\n"
-        "  model: no state dict, but a list\n"
-        "  optimizer: not the state of an optimizer"
-    )
+    torch.save({"model": tree["optimizer"], "optimizer": tree["model"]}, swapped)
+    with pytest.raises(MismatchError, match="only in the checkpoint: param_groups"):
+        holdfast.load_state(swapped, model=model)
+    with pytest.raises(MissingPartError, match="has no part 'optimizer'"):
+        holdfast.load_state(swapped, model=model, optimizer=SGD(model.parameters(), lr=1))
 
 
 def test_other_codes_files_are_matched_too(tmp_path):
@@ -172,7 +229,8 @@ def test_other_codes_files_are_matched_too(tmp_path):
     report = holdfast.load_state(
         tmp_path / "theirs.pt", model=live, optimizer=SGD(live.parameters(), lr=2)
     )
-    assert (report.step, report.id, report.not_asked) == (4, None, ("epoch",))
+    assert (report.step, report.id, report.not_asked) == (4, None, ())
+    assert report.extra == {"epoch": 4}
     assert same(model.state_dict(), live.state_dict())
 
 
@@ -187,8 +245,9 @@ def test_what_nobody_asked_for_is_not_even_built(tmp_path):
     torch.save(tree, tmp_path / "theirs.pt")
     live = Model()
     report = holdfast.load_state(tmp_path / "theirs.pt", model=live)
-    assert report.extra == {}
-    assert report.not_asked == ("args", "extra", "rng")
+    assert report.extra == {"rng": 5}
+    name = f"{__name__}.Settings"
+    assert (report.not_asked, report.opaque) == ((), (f"args ({name})", f"extra ({name})"))
     assert same(model.state_dict(), live.state_dict())
 
 
@@ -220,6 +279,12 @@ def test_a_file_that_is_no_dict_has_no_parts(tmp_path):
     )
 
 
+LISTS = (
+    *("missing", "unexpected", "differing", "cast", "renamed", "tied", "skipped", "fresh"),
+    *("suggestions", "notes"),
+)
+
+
 def test_the_report_is_json_and_text(tmp_path):
     import json
 
@@ -233,16 +298,14 @@ def test_the_report_is_json_and_text(tmp_path):
         "id": report.id,
         "parts": [
             {
-                "name": "model",
-                "kind": "module",
-                "loaded": 2,
-                "missing": [],
-                "unexpected": [],
-                "differing": [],
-                "problem": None,
+                **{"name": "model", "kind": "module", "found": "model", "why": None},
+                **{"fits": True, "loaded": 2, "problem": None},
+                **{key: [] for key in LISTS},
             }
         ],
         "not_asked": [],
+        "opaque": [],
         "not_restored": [],
+        "extra": ["n"],
         "metrics": {"loss": 0.5},
     }

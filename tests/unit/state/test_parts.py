@@ -38,7 +38,7 @@ KINDS = {
     "module": lambda: torch.nn.Linear(1, 1),
     "optimizer": optimizer,
     "scheduler": lambda: torch.optim.lr_scheduler.StepLR(optimizer(), 1),
-    "scheduler ": lambda: torch.amp.GradScaler("cpu"),
+    "scaler": lambda: torch.amp.GradScaler("cpu"),
     "scheduler  ": lambda: torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer()),
     "loader": lambda: StatefulDataLoader([1, 2]),
     "generator": torch.Generator,
@@ -53,7 +53,7 @@ def test_each_kind_is_known(kind):
     assert as_part("x", KINDS[kind]()).kind == kind.strip()
 
 
-@pytest.mark.parametrize("kind", ["scheduler", "scheduler ", "loader", "generator"])
+@pytest.mark.parametrize("kind", ["scheduler", "scaler", "loader", "generator"])
 def test_what_is_small_and_stepped_by_hand_is_watched(kind):
     assert as_part("x", KINDS[kind]()).is_watched
     assert not as_part("x", KINDS["module"]()).is_watched

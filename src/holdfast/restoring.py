@@ -1,0 +1,180 @@
+"""Restore live parts from a checkpoint, an open one, or a dict: match, verify, build, put back."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from holdfast.checkpoint import Checkpoint
+from holdfast.errors import DamagedError, UsageError
+from holdfast.formats import read_index
+from holdfast.io.source import Source, open_source
+from holdfast.pickles.modules import with_state_dicts
+from holdfast.report.verify import verify_index
+from holdfast.runs import where
+from holdfast.runs.reading import read_headers
+from holdfast.spec.index import Index
+from holdfast.state.leftovers import Leftovers, leftovers
+from holdfast.state.match import Matched, Options, match
+from holdfast.state.parts import Part
+from holdfast.state.report import LoadReport
+from holdfast.state.restore import restore
+from holdfast.state.unplain import from_plain
+from holdfast.tensors.materialise import materialise
+from holdfast.tensors.trust import Trust
+from holdfast.tensors.whole import has_modules
+
+#: What ``load_state`` and its like take: a path, an open checkpoint, or what is in one.
+State = str | os.PathLike[str] | Checkpoint | Mapping[str, Any]
+
+#: Where other code keeps its count of steps or epochs, at the top of the tree.
+STEP_KEYS = ("step", "global_step", "iteration", "epoch")
+
+
+def load_parts(
+    source: State,
+    parts: Mapping[str, Part],
+    options: Options | None = None,
+    *,
+    rng: bool,
+    map_location: Any = "cpu",
+    trust: Any = (),
+) -> LoadReport:
+    """Read headers, match, compare every CRC, and only then restore the parts.
+
+    Raises:
+        MissingPartError: the checkpoint lacks a part.
+        MismatchError: a part does not fit, or refused its state; nothing has changed.
+        FormatError: the file is damaged or is no checkpoint; nothing has changed.
+        UsageError: an option means nothing.
+    """
+    with _opened(source) as (index, opened):
+        matched = match(index, parts, options)
+        rest = leftovers(index, matched, Trust(trust))
+        wanted = _wanted(index, matched, rest, rng=rng)
+        if opened is None:
+            values = _copied(wanted)
+        else:
+            _verify(index, opened)
+            values = materialise(
+                replace(index, tree=wanted), opened, map_location=map_location, trust=trust
+            )
+    values = _unplain(index, matched, values)
+    states = {
+        name: recipe.arrange(values["parts"][name]) for name, recipe in matched.recipes.items()
+    }
+    there = {name: part for name, part in parts.items() if name in states}
+    left = restore(there, states, values["rng"], matched.recipes)
+    if rng and values["rng"] is None:
+        left.append("the random generators: the checkpoint does not have them")
+    return LoadReport(
+        source=index.file,
+        step=step_of(index),
+        id=None if index.record is None else index.record.id,
+        parts=matched.reports,
+        not_asked=rest.not_asked,
+        opaque=rest.opaque,
+        not_restored=tuple(left),
+        extra=values["extra"],
+        metrics={} if index.record is None else index.record.metrics,
+    )
+
+
+@contextmanager
+def _opened(source: State) -> Iterator[tuple[Index, Source | None]]:
+    """The index of what is given, and where its bytes are; None where it has live tensors."""
+    if isinstance(source, Mapping):
+        yield Index(file="the dict given", format="dict", tree=source, extents={}), None
+    elif isinstance(source, Checkpoint):
+        yield _with_weights(source.index), source.source
+    else:
+        with open_source(where.resolve(source)) as opened:
+            yield _with_weights(read_index(opened)), opened
+
+
+def _with_weights(index: Index) -> Index:
+    """The same with the state dicts of models that were pickled whole in their places."""
+    if not index.symbols and not has_modules(index.tree):
+        return index
+    return replace(index, tree=with_state_dicts(index.tree, file=index.file))
+
+
+def _wanted(index: Index, matched: Matched, rest: Leftovers, *, rng: bool) -> dict[str, Any]:
+    """What of the checkpoint is built: the states that parts take, the generators', and extra."""
+    return {
+        "parts": {name: recipe.saved for name, recipe in matched.recipes.items()},
+        "rng": index.tree.get("rng") if rng and isinstance(index.tree, Mapping) else None,
+        "extra": rest.extra,
+    }
+
+
+def _copied(wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """The same with tensors of its own: a state that is loaded is never that of two objects."""
+    return copy.deepcopy(dict(wanted))
+
+
+def _unplain(index: Index, matched: Matched, values: Mapping[str, Any]) -> dict[str, Any]:
+    """What was made plain when it was saved as it was before: NumPy's arrays and numbers."""
+    if index.record is None or not index.record.converted:
+        return dict(values)
+    notes, file = index.record.converted, index.file
+    return {
+        "parts": {
+            name: from_plain(values["parts"][name], recipe.path, notes, file=file)
+            for name, recipe in matched.recipes.items()
+        },
+        "rng": from_plain(values["rng"], ("rng",), notes, file=file),
+        "extra": from_plain(values["extra"], ("extra",), notes, file=file),
+    }
+
+
+def _verify(index: Index, source: Source) -> None:
+    """Compare every CRC before anything live is changed.
+
+    Raises:
+        DamagedError: one is not that of the bytes.
+    """
+    verified = verify_index(index, source)
+    if not verified.damages:
+        return
+    damage = verified.damages[0]
+    raise DamagedError(
+        "the bytes are not those that were saved; nothing was restored",
+        file=index.file,
+        member=damage.member,
+        tensor=damage.tensors[0] if damage.tensors else None,
+        wanted=f"CRC {damage.expected_crc:08x}",
+        found="no bytes that unpack" if damage.found_crc is None else f"{damage.found_crc:08x}",
+        cure="Go back to an earlier checkpoint; holdfast verify lists all that is damaged.",
+    )
+
+
+def step_of(index: Index) -> int | None:
+    """The step a checkpoint holds: the record's, else what other code stored; None if neither."""
+    if index.record is not None and index.record.step is not None:
+        return index.record.step
+    tree = index.tree if isinstance(index.tree, Mapping) else {}
+    counts = (tree.get(key) for key in STEP_KEYS)
+    return next((c for c in counts if isinstance(c, int) and not isinstance(c, bool)), None)
+
+
+def step_behind(path: Path) -> int:
+    """The step to begin with behind a checkpoint.
+
+    Raises:
+        UsageError: it holds no step.
+    """
+    found = step_of(read_headers(path))
+    if found is None:
+        raise UsageError(
+            "start_from= holds no step, so where to start is not known",
+            file=path,
+            wanted=f"a whole number at its top, under {', '.join(map(repr, STEP_KEYS))}",
+            cure="Say it: start_step=0.",
+        )
+    return found + 1

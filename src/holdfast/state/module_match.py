@@ -1,0 +1,185 @@
+"""Match a saved state dict with a live module: names, shapes, element types, ties."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from torch import nn
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
+
+from holdfast.spec.index import StateDict
+from holdfast.spec.rename import Rules
+from holdfast.state import names
+from holdfast.state.choose import Found, Wanted
+from holdfast.state.pairing import Pairing, pair, plain_name
+from holdfast.state.parts import ModulePart
+from holdfast.state.recipe import Recipe
+from holdfast.state.report import PartReport
+from holdfast.state.shapes import dtype_of, shape_of
+from holdfast.state.suggest import suggest
+
+_NOTHING = "nothing in the checkpoint matches it"
+#: BatchNorm's own code starts this count where a file from before torch 1.0 lacks it.
+_COUNT = "num_batches_tracked"
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleMatch:
+    """What fits of a saved state dict, under live names, and which saved name is which."""
+
+    report: PartReport
+    recipe: Recipe
+    pairing: Pairing
+    _live: Mapping[str, str] = field(default_factory=dict)
+
+    def live_name(self, saved: str) -> str:
+        """What the live module calls a saved name; where it has none, without wrappers' steps."""
+        return self._live.get(saved) or plain_name(saved)
+
+
+def wanted(part: ModulePart) -> Wanted:
+    """A live module as choosing sees it; lazy parameters have no shape yet and are left out."""
+    state = part.capture()
+    shapes = {name: shape_of(value) for name, value in state.items() if not _is_lazy(value)}
+    return Wanted(part.name, part.kind, shapes)
+
+
+def match_module(
+    part: ModulePart, found: Found, report: PartReport, rules: Rules | None
+) -> ModuleMatch:
+    """What of a saved state dict fits a live module; ``report`` is the part's, to be filled in.
+
+    Raises:
+        UsageError: rules give two names one.
+    """
+    live = part.capture()
+    saved = {name: value for name, value in found.state.items() if isinstance(name, str)}
+    pairing = pair(live, list(saved), rules)
+    fitting: dict[str, str] = {}
+    differing, cast = [], []
+    for name, old in pairing.found.items():
+        was, now = shape_of(saved[old]), shape_of(live[name]) if not _is_lazy(live[name]) else None
+        if now is not None and was != now:
+            both = (f"{was} {dtype_of(saved[old])}", f"{now} {dtype_of(live[name])}")
+            differing.append((name, *both))
+            continue
+        fitting[name] = old
+        kinds = dtype_of(saved[old]), dtype_of(live[name])
+        if kinds[0] != kinds[1]:
+            cast.append((name, str(kinds[0]), str(kinds[1])))
+    tied = _tied(part.live, pairing.missing, fitting)
+    fitting.update({name: fitting[other] for name, other in tied})
+    started = _counts_that_start(part.live, pairing.missing, _metadata(found.state))
+    missing = tuple(name for name in pairing.missing if name not in fitting and name not in started)
+    shapes = {name: shape_of(value) for name, value in live.items() if not _is_lazy(value)}
+    report = replace(
+        report,
+        loaded=len(fitting),
+        missing=missing,
+        unexpected=pairing.unexpected,
+        differing=tuple(differing),
+        cast=tuple(cast),
+        renamed=pairing.renamed,
+        tied=tied,
+        fresh=started,
+        skipped=tuple((name, f"outside {found.prefix}*") for name in found.aside),
+        suggestions=suggest(
+            {name: shapes[name] for name in shapes if name not in fitting or name in pairing.found},
+            {name: shape_of(value) for name, value in saved.items()},
+        )
+        if missing and pairing.unexpected
+        else (),
+        problem=_NOTHING
+        if not fitting and live and (report.strict is not True or not differing)
+        else None,
+    )
+    live_names = {old: name for name, old in pairing.found.items()}
+    return ModuleMatch(report, _recipe(found, report, fitting, pairing), pairing, live_names)
+
+
+def _is_lazy(value: Any) -> bool:
+    return isinstance(value, UninitializedParameter | UninitializedBuffer)
+
+
+def _tied(
+    module: nn.Module, missing: tuple[str, ...], there: Mapping[str, str]
+) -> tuple[tuple[str, str], ...]:
+    """Missing names of tensors that the module has under another name, which is there."""
+    if not missing:
+        return ()
+    plain = names.unwrap(module)
+    wrappers = names.wrapper_prefixes(plain)
+    owners: dict[str, int] = {}
+    first: dict[int, str] = {}
+    for kind in (plain.named_parameters, plain.named_buffers):
+        for full, tensor in kind(remove_duplicate=False):
+            name = names.plain_name(full, wrappers)
+            owners[name] = id(tensor)
+            if name in there:
+                first.setdefault(id(tensor), name)
+    return tuple((name, first[owners[name]]) for name in missing if owners.get(name) in first)
+
+
+def _counts_that_start(
+    module: nn.Module, missing: tuple[str, ...], metadata: Mapping[str, Any]
+) -> tuple[str, ...]:
+    """Counts of batches that torch's own code starts at 0, as old files have none."""
+    found = []
+    plain = names.unwrap(module)
+    for name in missing:
+        owner, _, last = name.rpartition(".")
+        if last != _COUNT or not isinstance(_submodule(plain, owner), _NORMS):
+            continue
+        about = metadata.get(owner)
+        version = about.get("version") if isinstance(about, Mapping) else None
+        if not isinstance(version, int) or version < 2:
+            found.append(name)
+    return tuple(found)
+
+
+_NORMS = nn.modules.batchnorm._NormBase
+
+
+def _submodule(module: nn.Module, path: str) -> nn.Module | None:
+    try:
+        return module.get_submodule(path)
+    except AttributeError:
+        return None
+
+
+def _recipe(
+    found: Found, report: PartReport, fitting: Mapping[str, str], pairing: Pairing
+) -> Recipe:
+    """What is read, and a state dict of it under live names; ``fitting`` gives the saved ones."""
+    metadata = _moved_metadata(found, pairing)
+
+    def arrange(values: Mapping[str, Any]) -> Any:
+        state: Any = OrderedDict((name, values[old]) for name, old in fitting.items())
+        if metadata:
+            state._metadata = metadata
+        return state
+
+    needed = {old: found.state[old] for old in fitting.values()}
+    is_partial = bool(report.missing or report.differing or report.fresh)
+    return Recipe(found.path, needed, arrange, is_partial=is_partial)
+
+
+def _moved_metadata(found: Found, pairing: Pairing) -> OrderedDict[str, Any]:
+    """What a state dict knows of the versions of its modules, under their live names."""
+    metadata = _metadata(found.state)
+    moved = OrderedDict({"": metadata[""]} if "" in metadata else {})
+    for name, old in pairing.found.items():
+        owner, their = name.rpartition(".")[0], (found.prefix + old).rpartition(".")[0]
+        if their in metadata:
+            moved[owner] = metadata[their]
+    return moved
+
+
+def _metadata(state: Any) -> Mapping[str, Any]:
+    """What torch's state dicts know of the versions of their modules, stored or live."""
+    aside = state.aside if isinstance(state, StateDict) else None
+    metadata = (aside or {}).get("_metadata") or getattr(state, "_metadata", None)
+    return metadata if isinstance(metadata, Mapping) else {}

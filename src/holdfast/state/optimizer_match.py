@@ -1,0 +1,153 @@
+"""Match an optimizer's saved state with the live one, by the names of its parameters.
+
+torch keeps the state by position. Here every saved state finds its parameter again by name, across
+another order, other groups, added and removed parameters; by position only where nothing has names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from holdfast.state.choose import Found
+from holdfast.state.optimizers import other_kind
+from holdfast.state.recipe import Recipe
+from holdfast.state.report import PartReport
+from holdfast.state.shapes import is_tensor
+
+#: Names per group, and None where a parameter's is not known.
+Names = Sequence[Sequence[str | None]]
+
+_GROUP_KEYS = ("params", "param_names")
+
+
+@dataclass(frozen=True, slots=True)
+class _Saved:
+    """A saved parameter: its group, and the key of its state."""
+
+    group: int
+    key: Any
+    name: str | None
+
+
+def match_optimizer(
+    report: PartReport, live: torch.optim.Optimizer, names: Names, place: Found, saved_names: Names
+) -> tuple[PartReport, Recipe | None]:
+    """What of a saved state fits, and how a state in the order of the live optimizer is made of it.
+
+    ``report`` is the part's, to be filled in; ``saved_names`` may be empty. Parameters that are new
+    start without state, those that are gone are left out: both are reported and no error.
+    """
+    saved = place.state
+    groups = saved.get("param_groups") if isinstance(saved, Mapping) else None
+    if not isinstance(groups, list | tuple) or not isinstance(saved.get("state"), Mapping):
+        return replace(report, problem="not the state of an optimizer"), None
+    if problem := _other_class(groups, live):
+        return replace(report, problem=problem), None
+    places = _places(groups, saved_names)
+    flat = [name for group in names for name in group]
+    known = {each.name: each for each in places if each.name is not None}
+    if None not in flat and len(known) == len(places):
+        found = {at: known[name] for at, name in enumerate(flat) if name in known}
+        notes: tuple[str, ...] = ()
+    else:
+        found, problem = _by_position(live, names, places, saved["state"])
+        if problem:
+            return replace(report, problem=problem), None
+        whose = "the checkpoint has no" if None not in flat else "no model in this call gives"
+        notes = (f"matched by position: {whose} names of its parameters",)
+    if isinstance(live, torch.optim.LBFGS) and list(found.values()) != places:
+        found, notes = {}, ("LBFGS keeps one state for all of its parameters: it starts fresh",)
+    recipe = _recipe(live, place, found)
+    used = {each.key for each in found.values()}
+    shown = [name or f"parameter {at}" for at, name in enumerate(flat)]
+    return replace(
+        report,
+        loaded=len(recipe.saved["state"]),
+        fresh=tuple(shown[at] for at in range(len(flat)) if at not in found),
+        skipped=tuple(
+            (each.name or f"parameter {each.key}", "the live optimizer has no such parameter")
+            for each in places
+            if each.key not in used
+        ),
+        notes=(*report.notes, *notes),
+        problem=None if found or not places else "nothing of it matches",
+    ), recipe
+
+
+def _other_class(groups: Sequence[Any], live: torch.optim.Optimizer) -> str | None:
+    """Why the saved groups seem to be those of an optimizer of another class."""
+    first = next((group for group in groups if isinstance(group, Mapping)), None)
+    return None if first is None else other_kind(first, live.param_groups[0])
+
+
+def _places(groups: Sequence[Any], names: Names) -> list[_Saved]:
+    """The saved parameters in order, with the names that the record or the groups give them."""
+    places = []
+    for number, group in enumerate(groups):
+        keys = group.get("params", ()) if isinstance(group, Mapping) else ()
+        given = names[number] if number < len(names) else group.get("param_names") or ()
+        for at, key in enumerate(keys):
+            name = given[at] if at < len(given) else key
+            places.append(_Saved(number, key, name if isinstance(name, str) else None))
+    return places
+
+
+def _by_position(
+    live: torch.optim.Optimizer, names: Names, places: list[_Saved], state: Mapping[Any, Any]
+) -> tuple[dict[int, _Saved], str | None]:
+    """Every saved parameter with the live one at its place, where counts and shapes allow it."""
+    counts: dict[int, int] = {}
+    for each in places:
+        counts[each.group] = counts.get(each.group, 0) + 1
+    was, now = list(counts.values()), [len(group) for group in names]
+    if was != now:
+        return {}, f"parameters per group: saved {was}, here {now}, and no names to go by"
+    parameters = [p for group in live.param_groups for p in group["params"]]
+    for at, (parameter, each) in enumerate(zip(parameters, places, strict=True)):
+        other = _other_shape(state.get(each.key), tuple(parameter.shape))
+        if other is not None:
+            return {}, f"parameter {at} is {tuple(parameter.shape)} here, its saved state {other}"
+    return dict(enumerate(places)), None
+
+
+def _other_shape(state: Any, shape: tuple[int, ...]) -> tuple[int, ...] | None:
+    """The shape of a state that has as many axes as its parameter and another shape."""
+    values = state.values() if isinstance(state, Mapping) else ()
+    shapes = [tuple(value.shape) for value in values if is_tensor(value)]
+    if not shape or shape in shapes:
+        return None
+    return next((each for each in shapes if len(each) == len(shape)), None)
+
+
+def _recipe(live: torch.optim.Optimizer, place: Found, found: Mapping[int, _Saved]) -> Recipe:
+    """The states that are needed, and a state dict of them in the live optimizer's order.
+
+    A group takes the options of the saved group that most of its parameters were in; one of new
+    parameters only has none, and keeps its own when it is restored.
+    """
+    sizes = [len(group["params"]) for group in live.param_groups]
+    states = place.state["state"]
+    needed = {each.key: states[each.key] for each in found.values() if each.key in states}
+    groups = [
+        {key: value for key, value in group.items() if key not in _GROUP_KEYS}
+        for group in place.state["param_groups"]
+    ]
+
+    def arrange(values: Mapping[str, Any]) -> dict[str, Any]:
+        made, at = [], 0
+        for size in sizes:
+            places = range(at, at := at + size)
+            votes = [found[place].group for place in places if place in found]
+            options = (
+                values["param_groups"][max(sorted(set(votes)), key=votes.count)] if votes else {}
+            )
+            made.append({**options, "params": list(places)})
+        by_place = ((place, each.key) for place, each in found.items())
+        state = {place: values["state"][key] for place, key in by_place if key in values["state"]}
+        return {"state": state, "param_groups": made}
+
+    return Recipe(place.path, {"state": needed, "param_groups": groups}, arrange)

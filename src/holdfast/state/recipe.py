@@ -1,0 +1,30 @@
+"""What of a saved part is read, and how its live state is made of that."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from holdfast.spec.tree import Path
+
+
+def _as_it_is(values: Any) -> Any:
+    return values
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """The state of one part, as matching has found it.
+
+    ``saved`` is what of the checkpoint's tree is needed, under its own names, and ``path`` where it
+    stands; ``arrange`` makes the live state of the same with tensors in place of references.
+    ``is_partial`` says that names of the live part are missing in it, as was allowed; ``recast``
+    are the positions of an optimizer's parameters that have another element type than the saved.
+    """
+
+    path: Path
+    saved: Any
+    arrange: Callable[[Any], Any] = _as_it_is
+    is_partial: bool = False
+    recast: frozenset[int] = frozenset()

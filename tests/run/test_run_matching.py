@@ -1,0 +1,79 @@
+"""Options of a run that say how it restores, and those that mean nothing."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import holdfast
+from holdfast.errors import MismatchError, UsageError
+
+
+def test_a_run_restores_with_its_strict_and_its_rename(tmp_path):
+    old = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    with holdfast.Run(tmp_path, model=old, background=False) as run:
+        run.save(0)
+    new = nn.ModuleDict({"first": nn.Linear(2, 2), "last": nn.Linear(2, 5)})
+    rules = {"0.": "first.", "1.": "last."}
+    with pytest.raises(MismatchError, match="2 of another shape"):
+        holdfast.Run(tmp_path, model=new, rename=rules).resume()
+    assert holdfast.Run(tmp_path, model=new, rename=rules, strict="shapes").resume() == 1
+    assert torch.equal(new["first"].weight, old[0].weight)
+    other = nn.ModuleDict({"first": nn.Linear(2, 2)})
+    report = holdfast.Run(tmp_path, strict=False, rename=rules).load(0, model=other)
+    assert report["model"].unexpected == ("1.weight", "1.bias")
+    assert torch.equal(other["first"].bias, old[0].bias)
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ({"strict": "all"}, "strict= is True, False or 'shapes'"),
+        ({"strict": 1}, "strict= is True, False or 'shapes'"),
+        ({"rename": ["a"]}, "rename= takes texts by texts, or a function"),
+        ({"select": "model"}, "select= takes places in the checkpoint by parts"),
+    ],
+)
+def test_options_that_mean_nothing_get_a_letter(tmp_path, option, words):
+    model = nn.Linear(1, 1)
+    holdfast.save_state(tmp_path / "a.pt", model=model)
+    with pytest.raises(UsageError) as caught:
+        holdfast.load_state(tmp_path / "a.pt", model=model, **option)
+    assert caught.value.what == words
+    if "select" not in option:
+        with pytest.raises(UsageError) as caught:
+            holdfast.Run(tmp_path / "run", model=model, **option)
+        assert caught.value.what == words
+
+
+def test_start_step_without_start_from_is_an_error(tmp_path):
+    with pytest.raises(UsageError, match=r"there is no start_from="):
+        holdfast.Run(tmp_path, model=nn.Linear(1, 1), start_step=7)
+
+
+def test_what_it_began_from_is_recorded_also_when_it_has_no_id(tmp_path):
+    import torch
+
+    torch.save({"model": nn.Linear(1, 1).state_dict(), "epoch": 4}, tmp_path / "theirs.pt")
+    run = holdfast.Run(tmp_path / "r", model=nn.Linear(1, 1), start_from=tmp_path / "theirs.pt")
+    assert run.resume() == 5
+    run.save(5)
+    assert run.latest().record.provenance["start_from"] == str(tmp_path / "theirs.pt")
+
+
+def test_other_codes_files_in_the_folder_are_named(tmp_path, caplog):
+    import torch
+
+    torch.save({"model": nn.Linear(1, 1).state_dict(), "epoch": 4}, tmp_path / "theirs.pt")
+    run = holdfast.Run(tmp_path, model=nn.Linear(1, 1))
+    assert run.resume() == 0
+    assert caplog.messages[-1] == (
+        "theirs.pt was not saved by a run; to begin from it: "
+        f"Run(..., start_from='{tmp_path}/theirs.pt')"
+    )
+
+
+def test_a_path_that_can_be_none_is_a_letter():
+    with pytest.raises(UsageError, match=r"this cannot be the path of a run: .*embedded null"):
+        holdfast.Run("a\0b", model=nn.Linear(1, 1))
