@@ -15,7 +15,7 @@ if _typing.TYPE_CHECKING:
     from holdfast.run import Run
     from holdfast.runs import keep
     from holdfast.runs.every import every
-    from holdfast.training import describe, load, load_model, load_state, save, save_state
+    from holdfast.training import describe, load, load_model, load_state, save, save_state, snapshot
 
 __version__ = "0.1.0"
 
@@ -34,6 +34,7 @@ _HOMES: dict[str, tuple[str, str | None]] = {
     "open": ("holdfast.looking", "open"),
     "save": ("holdfast.training", "save"),
     "save_state": ("holdfast.training", "save_state"),
+    "snapshot": ("holdfast.training", "snapshot"),
     "scan": ("holdfast.looking", "scan"),
     "verify": ("holdfast.looking", "verify"),
 }
@@ -53,6 +54,7 @@ __all__ = [
     "save",
     "save_state",
     "scan",
+    "snapshot",
     "verify",
 ]
 

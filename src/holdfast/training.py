@@ -24,6 +24,7 @@ from holdfast.state.describe import Description, describe_parts
 from holdfast.state.match import Options
 from holdfast.state.parts import Part, as_parts
 from holdfast.state.report import LoadReport
+from holdfast.state.snapshot import Snapshot
 from holdfast.tensors.encode import encode
 from holdfast.tensors.load import load_file
 
@@ -195,6 +196,16 @@ def load_model(source: State, model: nn.Module, **options: Any) -> LoadReport:
     report = load_state(source, **options, model=model)
     model.eval()
     return report
+
+
+def snapshot(**parts: Any) -> Snapshot:
+    """Copy the state of live objects in memory, to put it back later: ``.restore()``.
+
+    Raises:
+        CaptureError: a part that has no state.
+        UsageError: no parts, or a reserved name.
+    """
+    return Snapshot(_some(as_parts(parts), "snapshot"))
 
 
 def describe(**parts: Any) -> Description:

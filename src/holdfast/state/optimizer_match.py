@@ -59,11 +59,12 @@ def match_optimizer(
             return replace(report, problem=problem), None
         whose = "the checkpoint has no" if None not in flat else "no model in this call gives"
         notes = (f"matched by position: {whose} names of its parameters",)
+    shown = [name or f"parameter {at}" for at, name in enumerate(flat)]
     if isinstance(live, torch.optim.LBFGS) and list(found.values()) != places:
-        found, notes = {}, ("LBFGS keeps one state for all of its parameters: it starts fresh",)
+        notes = ("LBFGS keeps one state for all parameters, which are others: it starts fresh",)
+        return replace(report, fresh=tuple(shown), notes=notes), _recipe(live, place, {})
     recipe = _recipe(live, place, found)
     used = {each.key for each in found.values()}
-    shown = [name or f"parameter {at}" for at, name in enumerate(flat)]
     return replace(
         report,
         loaded=len(recipe.saved["state"]),
@@ -115,12 +116,17 @@ def _by_position(
 
 
 def _other_shape(state: Any, shape: tuple[int, ...]) -> tuple[int, ...] | None:
-    """The shape of a state that has as many axes as its parameter and another shape."""
+    """The shape of a state that cannot be one of its parameter: of as many axes, and other sizes.
+
+    A size of 1 is no other: Adafactor keeps sums along an axis.
+    """
     values = state.values() if isinstance(state, Mapping) else ()
     shapes = [tuple(value.shape) for value in values if is_tensor(value)]
-    if not shape or shape in shapes:
-        return None
-    return next((each for each in shapes if len(each) == len(shape)), None)
+    for each in shapes:
+        sizes = zip(each, shape, strict=False)
+        if len(each) == len(shape) and any(size not in (1, own) for size, own in sizes):
+            return each
+    return None
 
 
 def _recipe(live: torch.optim.Optimizer, place: Found, found: Mapping[int, _Saved]) -> Recipe:

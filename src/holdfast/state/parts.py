@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import random
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -15,6 +15,7 @@ from torch import nn
 
 from holdfast.errors import CaptureError, UsageError
 from holdfast.state import names
+from holdfast.state.meta import emptying, fill
 from holdfast.state.optimizers import restore_optimizer
 from holdfast.state.recipe import Recipe
 from holdfast.state.rng import pack_python, unpack_python
@@ -84,8 +85,13 @@ class Part:
         return None
 
     def copy(self) -> Any:
-        """A state that further training does not change, to undo a restore with."""
+        """A state that further training does not change."""
         return copy.deepcopy(self.capture())
+
+    def undoing(self) -> Callable[[], object]:
+        """What gives it its present state back."""
+        before = self.copy()
+        return lambda: self.restore(before)
 
 
 class ModulePart(Part):
@@ -105,14 +111,33 @@ class ModulePart(Part):
         plain = names.unwrap(self.live)
         to_live = {new: old for old, new in self._plain_names(plain.state_dict()).items()}
         renamed = _renamed(state, {key: to_live.get(key, key) for key in state})
+        fill(plain, renamed)
         # A class with a load_state_dict of its own need not know strict=.
         plain.load_state_dict(
             renamed, **({"strict": False} if recipe and recipe.is_partial else {})
         )
 
+    def undoing(self) -> Callable[[], object]:
+        """The same; tensors without memory lose again what they are given."""
+        plain = names.unwrap(self.live)
+        empty, before = emptying(plain), self.copy()
+        real = {name: value for name, value in before.items() if not _is_meta(value)}
+        if len(real) == len(before):
+            return lambda: self.restore(before)
+
+        def undo() -> None:
+            empty()
+            self.restore(real, Recipe((), None, is_partial=True))
+
+        return undo
+
     def _plain_names(self, state: Mapping[str, Any]) -> dict[str, str]:
         wrappers = names.wrapper_prefixes(names.unwrap(self.live))
         return {key: names.plain_name(key, wrappers) for key in state}
+
+
+def _is_meta(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) and value.is_meta
 
 
 def _renamed(state: Mapping[str, Any], mapping: Mapping[str, str]) -> Any:

@@ -96,8 +96,7 @@ def _undoing(part: Part) -> Callable[[], object]:
     """What gives a part its present state back."""
     if isinstance(part, LoaderPart):
         return _undoing_loader(part.live)
-    before = part.copy()
-    return lambda: part.restore(before)
+    return part.undoing()
 
 
 def _undoing_loader(loader: Any) -> Callable[[], object]:

@@ -1,0 +1,72 @@
+"""Tensors of a live module that have no memory yet: they take what is loaded as theirs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+
+def fill(module: nn.Module, state: Mapping[str, Any]) -> None:
+    """Give every meta tensor of a module the memory of its saved one.
+
+    No second copy is made, unless the saved one has another element type or shares its memory with
+    others. Parameters stay the objects that they are: optimizers and ties hold on to them.
+    """
+    shared = _shared(state)
+    for name, live in _tensors(module):
+        value = state.get(name)
+        if live.is_meta and isinstance(value, torch.Tensor) and not value.is_meta:
+            made = _like(live, value, is_shared=_memory(value) in shared)
+            torch.utils.swap_tensors(live, made)
+
+
+def emptying(module: nn.Module) -> Callable[[], None]:
+    """What makes the tensors that are on the meta device now ones without memory again."""
+    empty = [live for _, live in _tensors(module) if live.is_meta]
+
+    def undo() -> None:
+        for live in empty:
+            if not live.is_meta:
+                bare = torch.empty_like(live, device="meta")
+                if isinstance(live, nn.Parameter):
+                    bare = nn.Parameter(bare, requires_grad=live.requires_grad)
+                torch.utils.swap_tensors(live, bare)
+
+    return undo
+
+
+def _tensors(module: nn.Module) -> list[tuple[str, torch.Tensor]]:
+    return [
+        *module.named_parameters(remove_duplicate=False),
+        *module.named_buffers(remove_duplicate=False),
+    ]
+
+
+def _like(live: torch.Tensor, value: torch.Tensor, *, is_shared: bool) -> torch.Tensor:
+    """A tensor of the kind of a live one with the elements of another."""
+    made = value.detach().to(live.dtype)
+    if made is value or _memory(made) == _memory(value):
+        made = made.clone() if is_shared else made
+    if isinstance(live, nn.Parameter):
+        return nn.Parameter(made, requires_grad=live.requires_grad)
+    return made
+
+
+def _memory(value: torch.Tensor) -> int:
+    return 0 if value.layout is not torch.strided else value.untyped_storage().data_ptr()
+
+
+def _shared(state: Mapping[str, Any]) -> set[int]:
+    """The storages of which several tensors are views, or one is a part only."""
+    tensors = [value for value in state.values() if isinstance(value, torch.Tensor)]
+    counts = Counter(_memory(value) for value in tensors)
+    partial = {
+        _memory(value)
+        for value in tensors
+        if value.layout is torch.strided and value.untyped_storage().nbytes() > value.nbytes
+    }
+    return partial | {memory for memory, count in counts.items() if count > 1}

@@ -1,0 +1,132 @@
+"""Where tensors land: with the live ones; those without memory where the caller says."""
+
+from __future__ import annotations
+
+import zipfile
+
+import pytest
+import torch
+from torch import nn
+
+import holdfast
+from holdfast.errors import MismatchError
+from holdfast.state.equal import same
+
+
+def model_of() -> nn.Module:
+    return nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
+
+
+def saved(tmp_path, **parts):
+    holdfast.save_state(tmp_path / "a.pt", **parts)
+    return tmp_path / "a.pt"
+
+
+@pytest.mark.parametrize("location", ["cuda:0", "cuda:7", "mps", "xla:0"])
+def test_files_of_any_device_load_on_a_machine_without_one(location, tmp_path) -> None:
+    model = model_of()
+    buffer = tmp_path / "a.pt"
+    torch.save(model.state_dict(), buffer)
+    data = buffer.read_bytes()
+    # The text of a location is data in the pickle; a file saved on a GPU differs by it alone.
+    with zipfile.ZipFile(buffer) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    [pickle] = [name for name in members if name.endswith("data.pkl")]
+    text = b"X" + len(location).to_bytes(4, "little") + location.encode()
+    members[pickle] = members[pickle].replace(b"X\x03\0\0\0cpu", text)
+    assert data != members[pickle]
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    live = model_of()
+    holdfast.load_state(buffer, model=live)
+    assert same(live.state_dict(), model.state_dict())
+
+
+def test_a_model_without_memory_takes_what_is_loaded(tmp_path) -> None:
+    model = model_of()
+    path = saved(tmp_path, model=model)
+    with torch.device("meta"):
+        live = model_of()
+    optimizer = torch.optim.SGD(live.parameters(), lr=1)
+    holdfast.load_state(path, model=live)
+    assert same(live.state_dict(), model.state_dict())
+    assert all(isinstance(p, nn.Parameter) and p.requires_grad for p in live.parameters())
+    assert next(live.parameters()) is optimizer.param_groups[0]["params"][0]
+    live[0](torch.ones(2, 2)).sum().backward()
+    optimizer.step()
+    assert not torch.equal(live[0].weight, model[0].weight)
+
+
+def test_tied_parameters_without_memory_stay_tied(tmp_path) -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = nn.Linear(2, 2)
+            self.b = nn.Linear(2, 2)
+            self.b.weight = self.a.weight
+
+    model = Tied()
+    path = saved(tmp_path, model=model)
+    with torch.device("meta"):
+        live = Tied()
+    holdfast.load_state(path, model=live)
+    assert live.a.weight is live.b.weight
+    assert same(live.state_dict(), model.state_dict())
+
+
+def test_tensors_that_share_memory_in_the_file_do_not_in_the_model(tmp_path) -> None:
+    whole = torch.arange(8.0)
+    torch.save({"0.weight": whole[:4].view(2, 2), "0.bias": whole[2:4]}, tmp_path / "views.pt")
+    with torch.device("meta"):
+        live = nn.Sequential(nn.Linear(2, 2))
+    holdfast.load_state(tmp_path / "views.pt", model=live)
+    with torch.no_grad():
+        live[0].bias += 100
+    assert live[0].weight.tolist() == [[0, 1], [2, 3]]
+    assert live[0].weight.untyped_storage().nbytes() == 16
+
+
+def test_another_type_becomes_the_live_one(tmp_path) -> None:
+    model = model_of().double()
+    path = saved(tmp_path, model=model)
+    with torch.device("meta"):
+        live = model_of()
+    holdfast.load_state(path, cast=True, model=live)
+    assert live[0].weight.dtype is torch.float32
+    assert torch.equal(live[0].weight, model[0].weight.float())
+
+
+def test_what_another_part_refuses_leaves_a_model_without_memory(tmp_path) -> None:
+    class Picky:
+        def state_dict(self):
+            return {"n": 1}
+
+        def load_state_dict(self, state):
+            if state["n"] == 1:
+                raise ValueError("not that")
+
+    model = model_of()
+    path = saved(tmp_path, model=model, other=Picky())
+    with torch.device("meta"):
+        live = model_of()
+
+    class Late(Picky):
+        pass
+
+    with pytest.raises(MismatchError):
+        holdfast.load_state(path, model=live, other=Late())
+    assert all(p.is_meta for p in live.parameters())
+
+
+@pytest.mark.parametrize(
+    "map_location", ["cpu", torch.device("cpu"), {"cuda:0": "cpu"}, lambda s, _: s]
+)
+def test_map_location_in_every_form(map_location, tmp_path) -> None:
+    model = model_of()
+    path = saved(tmp_path, model=model)
+    with torch.device("meta"):
+        live = model_of()
+    holdfast.load_state(path, map_location=map_location, model=live)
+    assert same(live.state_dict(), model.state_dict())
+    assert live[0].weight.device.type == "cpu"

@@ -1,0 +1,251 @@
+"""Old checkpoints as people have them load into live parts by one line each.
+
+The conventions are those of PyTorch's tutorial "Saving and Loading Models", of its examples, of
+Lightning and of DeepSpeed.
+"""
+
+from __future__ import annotations
+
+import copy
+from argparse import Namespace
+
+import pytest
+import torch
+from torch import nn
+
+import holdfast
+from holdfast.errors import MissingPartError, UsageError
+from holdfast.state.equal import same
+
+
+class Net(nn.Module):
+    def __init__(self, width: int = 4) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(1, width, 3)
+        self.norm = nn.BatchNorm1d(width)
+        self.fc = nn.Linear(width, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(self.norm(self.conv(x)).mean(-1))
+
+
+def trained(width: int = 4):
+    """A model and an optimizer after two steps."""
+    model = Net(width)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    for _ in range(2):
+        model(torch.randn(3, 1, 8)).sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return model, optimizer
+
+
+def fresh(width: int = 4):
+    model = Net(width)
+    return model, torch.optim.AdamW(model.parameters(), lr=1)
+
+
+MODEL, OPTIMIZER = trained()
+STATE = MODEL.state_dict()
+
+#: Where the weights stand in files that hold one model.
+WEIGHTS = {
+    "a bare state dict": lambda: STATE,
+    "model": lambda: {"model": STATE, "epoch": 3},
+    "model_state_dict": lambda: {"model_state_dict": STATE, "epoch": 3},
+    "state_dict": lambda: {"state_dict": STATE, "arch": "net", "best_acc1": torch.tensor(0.5)},
+    "module, of DeepSpeed": lambda: {"module": STATE, "global_steps": 7, "ds_version": "0.14"},
+    "net, that is customary nowhere": lambda: {"net": STATE, "acc": 91.2},
+    "two steps down": lambda: {"checkpoint": {"weights": STATE}, "epoch": 3},
+    "DataParallel": lambda: nn.DataParallel(MODEL).state_dict(),
+    "state_dict of DataParallel": lambda: {
+        "arch": "net",
+        "state_dict": nn.DataParallel(MODEL).state_dict(),
+    },
+    "torch.compile": lambda: torch.compile(MODEL).state_dict(),
+    "both": lambda: {"model": nn.DataParallel(torch.compile(MODEL)).state_dict()},
+    "Lightning": lambda: {
+        **{"pytorch-lightning_version": "2.5.0", "epoch": 3, "global_step": 30},
+        "state_dict": {
+            **{f"model.{name}": value for name, value in STATE.items()},
+            "loss.weight": torch.ones(2),
+        },
+        "callbacks": {"best_model_score": torch.tensor(0.5)},
+        "optimizer_states": [OPTIMIZER.state_dict()],
+        "lr_schedulers": [],
+        "hyper_parameters": {"lr": 0.01},
+    },
+    "a whole model": lambda: MODEL,
+    "a whole model in a dict": lambda: {"model": MODEL, "epoch": 3},
+}
+
+
+@pytest.mark.parametrize("convention", WEIGHTS)
+def test_the_weights_of_one_model(convention, tmp_path) -> None:
+    torch.save(WEIGHTS[convention](), tmp_path / "theirs.pt")
+    model, _ = fresh()
+    report = holdfast.load_state(tmp_path / "theirs.pt", model=model)
+    assert same(model.state_dict(), STATE)
+    assert report["model"].loaded == len(STATE)
+
+
+def test_a_whole_model_needs_no_class(tmp_path, monkeypatch) -> None:
+    """pytorch #2762, #7812: "Can't get attribute"."""
+    torch.save({"model": MODEL}, tmp_path / "whole.pt")
+    monkeypatch.delitem(globals(), "Net")
+    model = copy.deepcopy(MODEL)
+    nn.init.zeros_(model.fc.weight)
+    holdfast.load_state(tmp_path / "whole.pt", model=model)
+    assert same(model.state_dict(), STATE)
+
+
+def test_weights_alone_from_safetensors(tmp_path) -> None:
+    from safetensors.torch import save_file
+
+    save_file(STATE, tmp_path / "model.safetensors")
+    model, _ = fresh()
+    holdfast.load_state(tmp_path / "model.safetensors", model=model)
+    assert same(model.state_dict(), STATE)
+
+
+GENERAL = {
+    "the tutorial's": ("model_state_dict", "optimizer_state_dict"),
+    "the examples'": ("state_dict", "optimizer"),
+    "by the parts' names": ("model", "optimizer"),
+    "Lightning's": ("state_dict", "optimizer_states"),
+}
+
+
+@pytest.mark.parametrize("convention", GENERAL)
+def test_a_general_checkpoint(convention, tmp_path) -> None:
+    """``{"epoch", "model_state_dict", "optimizer_state_dict", "loss", "extra_info"}``."""
+    weights, states = GENERAL[convention]
+    state = OPTIMIZER.state_dict()
+    torch.save(
+        {
+            **{"epoch": 5, "loss": torch.tensor(0.25), "extra_info": {"classes": ["a", "b"]}},
+            **{weights: STATE, states: [state] if convention == "Lightning's" else state},
+        },
+        tmp_path / "theirs.tar",
+    )
+    model, optimizer = fresh()
+    report = holdfast.load_state(tmp_path / "theirs.tar", model=model, optimizer=optimizer)
+    assert same(model.state_dict(), STATE)
+    assert same(optimizer.state_dict(), OPTIMIZER.state_dict())
+    assert report.step == 5
+    assert report.extra == {
+        "epoch": 5,
+        "loss": torch.tensor(0.25),
+        "extra_info": {"classes": ["a", "b"]},
+    }
+
+
+def test_a_gan_with_two_models_and_two_optimizers(tmp_path) -> None:
+    (g, g_opt), (d, d_opt) = trained(), trained()
+    torch.save(
+        {
+            **{"modelA_state_dict": g.state_dict(), "modelB_state_dict": d.state_dict()},
+            **{"optimizerA_state_dict": g_opt.state_dict()},
+            **{"optimizerB_state_dict": d_opt.state_dict()},
+        },
+        tmp_path / "gan.pt",
+    )
+    (a, a_opt), (b, b_opt) = fresh(), fresh()
+    parts = {"modelA": a, "modelB": b, "optimizerA": a_opt, "optimizerB": b_opt}
+    holdfast.load_state(tmp_path / "gan.pt", **parts)
+    assert same(a.state_dict(), g.state_dict())
+    assert same(b.state_dict(), d.state_dict())
+    assert same(a_opt.state_dict(), g_opt.state_dict())
+    assert same(b_opt.state_dict(), d_opt.state_dict())
+
+
+def test_what_two_states_fit_is_asked_and_not_guessed(tmp_path) -> None:
+    g, d = Net(), Net()
+    torch.save(
+        {"modelA_state_dict": g.state_dict(), "modelB_state_dict": d.state_dict()},
+        tmp_path / "gan.pt",
+    )
+    live = Net()
+    before = copy.deepcopy(live.state_dict())
+    with pytest.raises(MissingPartError) as caught:
+        holdfast.load_state(tmp_path / "gan.pt", G=live)
+    assert str(caught.value) == (
+        "several states in this checkpoint may be that of 'G'\n"
+        f"  in {tmp_path / 'gan.pt'}\n"
+        "  found modelA_state_dict; modelB_state_dict\n"
+        "  Say which: select={'G': 'modelA_state_dict'}"
+    )
+    assert same(live.state_dict(), before)
+    report = holdfast.load_state(tmp_path / "gan.pt", G=live, select={"G": "modelB_state_dict"})
+    assert same(live.state_dict(), d.state_dict())
+    assert (report["G"].found, report["G"].why) == ("modelB_state_dict", "selected")
+    assert report.not_asked == ("modelA_state_dict",)
+
+
+@pytest.mark.parametrize(
+    ("select", "words", "found"),
+    [
+        (
+            {"G": "modelC_state_dict"},
+            "select= names no state in this checkpoint",
+            "'modelC_state_dict'; there are modelA_state_dict",
+        ),
+        ({"D": "modelA_state_dict"}, "select= names a part that is not given", "'D'"),
+    ],
+)
+def test_a_selection_of_what_is_not_there_gets_a_letter(tmp_path, select, words, found) -> None:
+    torch.save({"modelA_state_dict": STATE}, tmp_path / "a.pt")
+    with pytest.raises(UsageError) as caught:
+        holdfast.load_state(tmp_path / "a.pt", G=Net(), select=select)
+    assert (caught.value.what, caught.value.found) == (words, found)
+
+
+def test_a_state_that_another_part_took_is_not_taken_again(tmp_path) -> None:
+    ema = Net()
+    torch.save({"model": STATE, "model_ema": ema.state_dict()}, tmp_path / "a.pt")
+    model, teacher = Net(), Net()
+    report = holdfast.load_state(tmp_path / "a.pt", model=model, teacher=teacher)
+    assert same(teacher.state_dict(), ema.state_dict())
+    assert report["teacher"].found == "model_ema"
+
+
+def test_objects_outside_the_parts_never_block_and_are_listed(tmp_path) -> None:
+    torch.save({"model": STATE, "args": Namespace(lr=1), "epoch": 2}, tmp_path / "a.pt")
+    report = holdfast.load_state(tmp_path / "a.pt", model=Net())
+    assert report.opaque == ("args (argparse.Namespace)",)
+    assert report.extra == {"epoch": 2}
+    report = holdfast.load_state(tmp_path / "a.pt", model=Net(), trust=[Namespace])
+    assert report.extra == {"epoch": 2, "args": Namespace(lr=1)}
+    assert report.opaque == ()
+
+
+def test_a_part_the_file_lacks_starts_fresh_where_that_is_allowed(tmp_path) -> None:
+    torch.save({"model": STATE}, tmp_path / "a.pt")
+    model, optimizer = fresh()
+    with pytest.raises(MissingPartError, match="has no part 'optimizer'"):
+        holdfast.load_state(tmp_path / "a.pt", model=model, optimizer=optimizer)
+    report = holdfast.load_state(tmp_path / "a.pt", model=model, optimizer=optimizer, strict=False)
+    assert report["optimizer"].notes == ("the checkpoint has none: it stays as it is",)
+    assert same(model.state_dict(), STATE)
+
+
+def test_an_open_checkpoint_and_a_dict_are_sources_too(tmp_path) -> None:
+    tree = {"model": STATE, "optimizer": OPTIMIZER.state_dict(), "epoch": 4}
+    torch.save(tree, tmp_path / "a.pt")
+    with holdfast.open(tmp_path / "a.pt") as checkpoint:
+        for source in (checkpoint, torch.load(tmp_path / "a.pt", weights_only=True)):
+            model, optimizer = fresh()
+            report = holdfast.load_state(source, model=model, optimizer=optimizer)
+            assert same(model.state_dict(), STATE)
+            assert same(optimizer.state_dict(), OPTIMIZER.state_dict())
+            assert report.extra == {"epoch": 4}
+
+
+def test_what_is_loaded_from_a_dict_shares_nothing_with_it() -> None:
+    tree = {"model": STATE, "optimizer": OPTIMIZER.state_dict()}
+    before = copy.deepcopy(tree)
+    model, optimizer = fresh()
+    holdfast.load_state(tree, model=model, optimizer=optimizer)
+    model(torch.randn(3, 1, 8)).sum().backward()
+    optimizer.step()
+    assert same(tree, before)

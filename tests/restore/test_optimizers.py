@@ -1,0 +1,341 @@
+"""Optimizers come back by the names of their parameters, whatever has changed around them."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+import holdfast
+from holdfast.errors import MismatchError
+from holdfast.state.equal import same
+
+OPTIM = torch.optim
+
+#: Every optimizer that has a state, in the variants in which torch steps it otherwise.
+MAKES = {
+    "SGD": lambda p: OPTIM.SGD(p, lr=0.1, momentum=0.9),
+    "Adam": lambda p: OPTIM.Adam(p, lr=0.1),
+    "Adam, amsgrad": lambda p: OPTIM.Adam(p, lr=0.1, amsgrad=True),
+    "Adam, foreach": lambda p: OPTIM.Adam(p, lr=0.1, foreach=True),
+    "Adam, fused": lambda p: OPTIM.Adam(p, lr=0.1, fused=True),
+    "AdamW": lambda p: OPTIM.AdamW(p, lr=0.1),
+    "Adagrad": lambda p: OPTIM.Adagrad(p, lr=0.1),
+    "RMSprop": lambda p: OPTIM.RMSprop(p, lr=0.1, momentum=0.5, centered=True),
+    "NAdam": lambda p: OPTIM.NAdam(p, lr=0.1),
+    "Adadelta": lambda p: OPTIM.Adadelta(p),
+    "Adafactor": lambda p: OPTIM.Adafactor(p),
+    "ASGD": lambda p: OPTIM.ASGD(p),
+    "Rprop": lambda p: OPTIM.Rprop(p),
+}
+
+
+def model_of(names: list[str], seed: int = 0) -> nn.ModuleDict:
+    torch.manual_seed(seed)
+    return nn.ModuleDict({name: nn.Linear(2, 2) for name in names})
+
+
+def step(model: nn.Module, optimizer: OPTIM.Optimizer) -> None:
+    """A step in which every parameter gets a gradient that its name alone decides."""
+    for name, parameter in model.named_parameters():
+        generator = torch.Generator().manual_seed(sum(name.encode()))
+        parameter.grad = torch.rand(parameter.shape, generator=generator).to(parameter.dtype)
+    optimizer.step()
+
+
+def states(model: nn.Module, optimizer: OPTIM.Optimizer) -> dict[str, object]:
+    """The state of every parameter that has one, by name."""
+    named = sorted(model.named_parameters())
+    return {name: optimizer.state[p] for name, p in named if optimizer.state.get(p)}
+
+
+def trained(make, names: list[str]) -> tuple[nn.ModuleDict, OPTIM.Optimizer]:
+    model = model_of(names)
+    optimizer = make(model.parameters())
+    for _ in range(3):
+        step(model, optimizer)
+    return model, optimizer
+
+
+@pytest.mark.parametrize("kind", MAKES)
+def test_every_kind_goes_on_across_another_order_and_a_new_layer(kind, tmp_path) -> None:
+    make = MAKES[kind]
+    model, optimizer = trained(make, ["a", "b", "c"])
+    holdfast.save_state(tmp_path / "a.pt", model=model, optimizer=optimizer)
+    live = model_of(["c", "new", "a", "b"], seed=1)
+    other = make(live.parameters())
+    report = holdfast.load_state(tmp_path / "a.pt", strict=False, model=live, optimizer=other)
+    assert same(states(live, other), states(model, optimizer))
+    assert report["optimizer"].fresh == ("model.new.weight", "model.new.bias")
+    step(model, optimizer)
+    step(live, other)
+    for name, parameter in model.named_parameters():
+        assert torch.equal(live.get_parameter(name), parameter)
+
+
+@pytest.mark.parametrize("kind", MAKES)
+def test_other_codes_files_hold_positions_and_go_by_them(kind, tmp_path) -> None:
+    make = MAKES[kind]
+    model, optimizer = trained(make, ["a", "b"])
+    tree = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+    torch.save(tree, tmp_path / "theirs.pt")
+    live = model_of(["a", "b"], seed=1)
+    other = make(live.parameters())
+    report = holdfast.load_state(tmp_path / "theirs.pt", model=live, optimizer=other)
+    assert same(other.state_dict(), optimizer.state_dict())
+    assert report["optimizer"].notes == (
+        "matched by position: the checkpoint has no names of its parameters",
+    )
+
+
+def test_a_file_with_param_names_goes_by_them(tmp_path) -> None:
+    """``optimizer = Adam(model.named_parameters())`` writes them since torch 2.6."""
+    model = model_of(["a", "b"])
+    optimizer = OPTIM.Adam(model.named_parameters(), lr=0.1)
+    step(model, optimizer)
+    torch.save(
+        {"model": model.state_dict(), "optimizer": optimizer.state_dict()}, tmp_path / "t.pt"
+    )
+    live = model_of(["b", "a"], seed=1)
+    other = OPTIM.Adam(live.parameters(), lr=1)
+    report = holdfast.load_state(tmp_path / "t.pt", model=live, optimizer=other)
+    assert same(states(live, other), states(model, optimizer))
+    assert report["optimizer"].notes == ()
+    assert "param_names" not in other.param_groups[0]
+    other.add_param_group({"params": [nn.Parameter(torch.ones(1))]})
+
+
+def test_names_that_are_the_keys_of_the_state_go_by_them(tmp_path) -> None:
+    """What FullyShardedDataParallel.optim_state_dict gives."""
+    model, optimizer = trained(MAKES["Adam"], ["a", "b"])
+    names = [name for name, _ in model.named_parameters()]
+    state = optimizer.state_dict()
+    state["state"] = {names[at]: value for at, value in state["state"].items()}
+    state["param_groups"][0]["params"] = names
+    torch.save({"model": model.state_dict(), "optimizer": state}, tmp_path / "fsdp.pt")
+    live = model_of(["b", "a"], seed=1)
+    other = OPTIM.Adam(live.parameters(), lr=1)
+    holdfast.load_state(tmp_path / "fsdp.pt", model=live, optimizer=other)
+    assert same(states(live, other), states(model, optimizer))
+
+
+def test_files_of_old_torch_have_ids_for_keys_and_whole_steps(tmp_path) -> None:
+    model, optimizer = trained(MAKES["Adam"], ["a", "b"])
+    state = optimizer.state_dict()
+    ids = {at: 140_000_000_000_000 + 64 * at for at in state["state"]}
+    old = {
+        "state": {ids[at]: {**value, "step": 3} for at, value in reversed(state["state"].items())},
+        "param_groups": [
+            {key: value for key, value in group.items() if key in ("lr", "betas", "eps", "amsgrad")}
+            | {"weight_decay": 0, "params": [ids[at] for at in group["params"]]}
+            for group in state["param_groups"]
+        ],
+    }
+    torch.save({"model": model.state_dict(), "optimizer": old}, tmp_path / "old.pt")
+    live = model_of(["a", "b"], seed=1)
+    other = OPTIM.Adam(live.parameters(), lr=1)
+    holdfast.load_state(tmp_path / "old.pt", model=live, optimizer=other)
+    assert same(states(live, other), states(model, optimizer))
+    step(model, optimizer)
+    step(live, other)
+    assert same(live.state_dict(), model.state_dict())
+
+
+def test_two_models_with_equal_names_do_not_collide(tmp_path) -> None:
+    a, a_opt = trained(MAKES["Adam"], ["fc"])
+    b = model_of(["fc"], seed=5)
+    both = OPTIM.Adam([*b.parameters(), *a.parameters()], lr=0.1)
+    for name, parameter in [*b.named_parameters(), *a.named_parameters()]:
+        parameter.grad = torch.full_like(parameter, len(name) + (parameter in {*b.parameters()}))
+    both.step()
+    holdfast.save_state(tmp_path / "a.pt", a=a, b=b, a_opt=a_opt, both=both)
+    c, d = model_of(["fc"]), model_of(["fc"])
+    c_opt, other = OPTIM.Adam(c.parameters()), OPTIM.Adam([*c.parameters(), *d.parameters()])
+    holdfast.load_state(tmp_path / "a.pt", a=c, b=d, a_opt=c_opt, both=other)
+    assert same(states(c, c_opt), states(a, a_opt))
+    assert same(states(c, other), states(a, both))
+    assert same(states(d, other), states(b, both))
+
+
+def test_names_are_found_again_where_the_model_is_a_part_of_another_name(tmp_path) -> None:
+    model, optimizer = trained(MAKES["Adam"], ["a", "b"])
+    holdfast.save_state(tmp_path / "a.pt", model=model, optimizer=optimizer)
+    live = model_of(["b", "a"], seed=1)
+    other = OPTIM.Adam(live.parameters())
+    holdfast.load_state(tmp_path / "a.pt", net=live, optimizer=other)
+    assert same(states(live, other), states(model, optimizer))
+
+
+def test_names_of_parameters_are_renamed_with_those_of_the_model(tmp_path) -> None:
+    model, optimizer = trained(MAKES["Adam"], ["a", "b"])
+    holdfast.save_state(tmp_path / "a.pt", model=model, optimizer=optimizer)
+    live = model_of(["second", "first"], seed=1)
+    other = OPTIM.Adam(live.parameters())
+    rules = {"a": "first", "b": "second"}
+    holdfast.load_state(tmp_path / "a.pt", rename=rules, model=live, optimizer=other)
+    assert same(other.state[live["first"].weight], optimizer.state[model["a"].weight])
+    assert same(other.state[live["second"].bias], optimizer.state[model["b"].bias])
+
+
+def test_frozen_parameters_have_no_state_and_need_none(tmp_path) -> None:
+    model = model_of(["a", "b"])
+    model["a"].requires_grad_(False)
+    optimizer = OPTIM.Adam(model.parameters(), lr=0.1)
+    for parameter in model["b"].parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    holdfast.save_state(tmp_path / "a.pt", model=model, optimizer=optimizer)
+    live = model_of(["b", "a"], seed=1)
+    other = OPTIM.Adam(filter(lambda p: p is not live["a"].weight, live.parameters()))
+    report = holdfast.load_state(tmp_path / "a.pt", model=live, optimizer=other)
+    assert same(states(live, other), states(model, optimizer))
+    assert [name for name, _ in report["optimizer"].skipped] == ["model.a.weight"]
+
+
+@pytest.mark.parametrize("same_order", [True, False])
+def test_lbfgs_goes_on_with_the_same_names_in_the_same_order_or_starts_fresh(
+    same_order, tmp_path
+) -> None:
+    model = model_of(["a", "b"])
+    optimizer = OPTIM.LBFGS(model.parameters(), lr=0.1, max_iter=3)
+
+    def loss() -> torch.Tensor:
+        optimizer.zero_grad()
+        value = sum((p**2).sum() for p in model.parameters())
+        value.backward()
+        return value
+
+    optimizer.step(loss)
+    holdfast.save_state(tmp_path / "a.pt", model=model, optimizer=optimizer)
+    live = model_of(["a", "b"] if same_order else ["b", "a"], seed=1)
+    other = OPTIM.LBFGS(live.parameters())
+    report = holdfast.load_state(tmp_path / "a.pt", model=live, optimizer=other)
+    if same_order:
+        assert same(other.state_dict(), optimizer.state_dict())
+    else:
+        assert not other.state
+        assert report["optimizer"].notes == (
+            "LBFGS keeps one state for all parameters, which are others: it starts fresh",
+        )
+
+
+def test_sparse_adam(tmp_path) -> None:
+    model = nn.ModuleDict(
+        {"b": nn.Embedding(4, 2, sparse=True), "a": nn.Embedding(3, 2, sparse=True)}
+    )
+    optimizer = OPTIM.SparseAdam(model.parameters(), lr=0.1)
+    sum(each(torch.tensor([1])).sum() for each in model.values()).backward()
+    optimizer.step()
+    holdfast.save_state(tmp_path / "a.pt", model=model, optimizer=optimizer)
+    live = nn.ModuleDict(
+        {"a": nn.Embedding(3, 2, sparse=True), "b": nn.Embedding(4, 2, sparse=True)}
+    )
+    other = OPTIM.SparseAdam(live.parameters())
+    holdfast.load_state(tmp_path / "a.pt", model=live, optimizer=other)
+    assert same(states(live, other), states(model, optimizer))
+
+
+def test_the_state_of_another_class_is_refused(tmp_path) -> None:
+    model, optimizer = trained(MAKES["Adam"], ["a"])
+    holdfast.save_state(tmp_path / "a.pt", model=model, optimizer=optimizer)
+    live = model_of(["a"])
+    before = copy.deepcopy(live.state_dict())
+    with pytest.raises(MismatchError, match="the state of another class"):
+        holdfast.load_state(
+            tmp_path / "a.pt", model=live, optimizer=MAKES["SGD"](live.parameters())
+        )
+    assert same(live.state_dict(), before)
+
+
+def test_the_learning_rate_is_the_saved_one_and_a_scheduler_goes_on_from_it(tmp_path) -> None:
+    """pytorch #60265, pytorch-lightning #15462: the learning rate was wrong after a resume."""
+    model, optimizer = trained(MAKES["SGD"], ["a"])
+    scheduler = OPTIM.lr_scheduler.StepLR(optimizer, 2, gamma=0.1)
+    for _ in range(3):
+        optimizer.step()
+        scheduler.step()
+    holdfast.save_state(tmp_path / "a.pt", model=model, optimizer=optimizer, scheduler=scheduler)
+    live = model_of(["a"])
+    other = OPTIM.SGD(live.parameters(), lr=77)
+    second = OPTIM.lr_scheduler.StepLR(other, 9, gamma=0.5)
+    holdfast.load_state(tmp_path / "a.pt", model=live, optimizer=other, scheduler=second)
+    for _ in range(4):
+        assert other.param_groups[0]["lr"] == optimizer.param_groups[0]["lr"]
+        for each in (optimizer, scheduler, other, second):
+            each.step()
+
+
+def test_float32_state_of_a_bfloat16_parameter_stays_float32(tmp_path) -> None:
+    model = model_of(["a"]).bfloat16()
+    optimizer = OPTIM.Adam(model.parameters(), lr=0.1)
+    step(model, optimizer)
+    for state in optimizer.state.values():
+        state["exp_avg"] = state["exp_avg"].float() + 1e-6
+    holdfast.save_state(tmp_path / "a.pt", model=model, optimizer=optimizer)
+    live = model_of(["a"]).bfloat16()
+    other = OPTIM.Adam(live.parameters())
+    holdfast.load_state(tmp_path / "a.pt", model=live, optimizer=other)
+    assert same(states(live, other), states(model, optimizer))
+
+
+def test_the_state_of_a_parameter_of_another_type_is_cast_with_it(tmp_path) -> None:
+    """torch's own rule, which is right where the parameter has changed."""
+    model, optimizer = trained(MAKES["Adam"], ["a"])
+    holdfast.save_state(tmp_path / "a.pt", model=model, optimizer=optimizer)
+    live = model_of(["a"]).double()
+    other = OPTIM.Adam(live.parameters())
+    holdfast.load_state(tmp_path / "a.pt", cast=True, model=live, optimizer=other)
+    assert other.state[live["a"].weight]["exp_avg"].dtype is torch.float64
+    assert live["a"].weight.dtype is torch.float64
+
+
+def test_a_class_of_its_own_goes_through_its_own_code(tmp_path) -> None:
+    class Counting(OPTIM.SGD):
+        def load_state_dict(self, state_dict):
+            self.loaded = state_dict["param_groups"][0]["lr"]
+            super().load_state_dict(state_dict)
+
+    model, optimizer = trained(MAKES["SGD"], ["a"])
+    holdfast.save_state(tmp_path / "a.pt", model=model, optimizer=optimizer)
+    live = model_of(["a"])
+    other = Counting(live.parameters(), lr=5, momentum=0.1)
+    holdfast.load_state(tmp_path / "a.pt", model=live, optimizer=other)
+    assert other.loaded == 0.1
+
+
+NAMES = [f"l{n}" for n in range(5)]
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data())
+def test_whatever_is_permuted_regrouped_renamed_and_dropped_every_value_finds_its_name(
+    tmp_path_factory, data
+) -> None:
+    path = tmp_path_factory.mktemp("run") / "a.pt"
+    saved_names = data.draw(st.lists(st.sampled_from(NAMES), min_size=1, unique=True), "saved")
+    live_names = data.draw(st.lists(st.sampled_from(NAMES), min_size=1, unique=True), "live")
+    renamed = data.draw(st.booleans(), "renamed")
+    model, optimizer = trained(MAKES["Adam"], saved_names)
+    holdfast.save_state(path, model=model, optimizer=optimizer)
+    live = nn.ModuleDict(
+        {("new_" if renamed else "") + name: nn.Linear(2, 2) for name in live_names}
+    )
+    parameters = data.draw(st.permutations([*live.parameters()]), "order")
+    at = data.draw(st.integers(0, len(parameters)), "split")
+    groups = [{"params": part} for part in (parameters[:at], parameters[at:]) if part]
+    other = OPTIM.Adam(groups, lr=9)
+    if not {*saved_names} & {*live_names}:
+        return
+    rules = {name: f"new_{name}" for name in saved_names} if renamed else None
+    holdfast.load_state(path, strict=False, rename=rules, model=live, optimizer=other)
+    for name, parameter in live.named_parameters():
+        old = name.removeprefix("new_")
+        if old.split(".")[0] in saved_names:
+            assert torch.equal(parameter, model.get_parameter(old))
+            assert same(other.state[parameter], optimizer.state[model.get_parameter(old)])
+        else:
+            assert parameter not in other.state
