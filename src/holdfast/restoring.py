@@ -19,12 +19,14 @@ from holdfast.report.verify import verify_index
 from holdfast.runs import where
 from holdfast.runs.reading import read_headers
 from holdfast.spec.index import Index
+from holdfast.state.late import postpone
 from holdfast.state.leftovers import Leftovers, leftovers
 from holdfast.state.match import Matched, Options, match
 from holdfast.state.parts import Part
 from holdfast.state.report import LoadReport
 from holdfast.state.restore import restore
 from holdfast.state.unplain import from_plain
+from holdfast.tensors.into import Target, read_into
 from holdfast.tensors.materialise import materialise
 from holdfast.tensors.trust import Trust
 from holdfast.tensors.whole import has_modules
@@ -56,6 +58,9 @@ def load_parts(
     with _opened(source) as (index, opened):
         matched = match(index, parts, options)
         rest = leftovers(index, matched, Trust(trust))
+        targets: list[Target] = []
+        if opened is not None:
+            matched, targets = _postponed(matched, parts)
         wanted = _wanted(index, matched, rest, rng=rng)
         if opened is None:
             values = _copied(wanted)
@@ -64,12 +69,13 @@ def load_parts(
             values = materialise(
                 replace(index, tree=wanted), opened, map_location=map_location, trust=trust
             )
-    values = _unplain(index, matched, values)
-    states = {
-        name: recipe.arrange(values["parts"][name]) for name, recipe in matched.recipes.items()
-    }
-    there = {name: part for name, part in parts.items() if name in states}
-    left = restore(there, states, values["rng"], matched.recipes)
+        values = _unplain(index, matched, values)
+        recipes = matched.recipes
+        states = {name: recipe.arrange(values["parts"][name]) for name, recipe in recipes.items()}
+        there = {name: part for name, part in parts.items() if name in states}
+        left = restore(there, states, values["rng"], recipes)
+        if opened is not None:
+            read_into(index, opened, targets)
     if rng and values["rng"] is None:
         left.append("the random generators: the checkpoint does not have them")
     return LoadReport(
@@ -95,6 +101,15 @@ def _opened(source: State) -> Iterator[tuple[Index, Source | None]]:
     else:
         with open_source(where.resolve(source)) as opened:
             yield _with_weights(read_index(opened)), opened
+
+
+def _postponed(matched: Matched, parts: Mapping[str, Part]) -> tuple[Matched, list[Target]]:
+    """The same without the tensors that are read into live memory at the end, and these."""
+    recipes, targets = {}, []
+    for name, recipe in matched.recipes.items():
+        recipes[name], more = postpone(parts[name], recipe)
+        targets += more
+    return replace(matched, recipes=recipes), targets
 
 
 def _with_weights(index: Index) -> Index:

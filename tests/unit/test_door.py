@@ -81,7 +81,9 @@ for command in (["list"], ["show"], ["verify"], ["scan"], ["path", "latest"]):
         main(arguments)
     except SystemExit as left:
         assert not left.code, left.code
-for name in ("Run", "save", "load", "save_state", "load_state", "describe"):
+for name in (
+    *("Run", "save", "load", "save_state", "load_state", "load_model"), *("snapshot", "describe")
+):
     try:
         getattr(holdfast, name)
     except ImportError as error:
@@ -101,9 +103,12 @@ def test_importing_and_looking_never_import_torch(tmp_path):
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert lines[:2] == ["4 True every(steps=2)", "latest(2) | best('loss')"]
-    assert lines[-12:] == [
+    assert lines[-16:] == [
         line
-        for name in ("Run", "save", "load", "save_state", "load_state", "describe")
+        for name in (
+            *("Run", "save", "load", "save_state", "load_state", "load_model"),
+            *("snapshot", "describe"),
+        )
         for line in (
             f"holdfast.{name} needs torch, which is not installed",
             '  pip install "holdfast[torch]"',

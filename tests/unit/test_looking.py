@@ -93,9 +93,9 @@ def test_one_tensor_is_read_and_no_other(tmp_path, monkeypatch):
     torch.save(tensors, tmp_path / "a.pt")
     with holdfast.open(tmp_path / "a.pt") as checkpoint:
         read = []
-        before = checkpoint._source.read_into
+        before = checkpoint.source.read_into
         monkeypatch.setattr(
-            checkpoint._source,
+            checkpoint.source,
             "read_into",
             lambda offset, view: (read.append(view.nbytes), before(offset, view)),
         )

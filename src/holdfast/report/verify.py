@@ -161,7 +161,7 @@ def _crcs_of(
     if sum(extent.nbytes for extent in extents) <= _RANGE:
         found = iter([crc_of(piece) for piece in ranges])
     else:
-        with ThreadPoolExecutor(_threads()) as threads:
+        with ThreadPoolExecutor(threads_that_help()) as threads:
             found = iter(list(threads.map(crc_of, ranges)))
     return [_joined(_ranges(extent), found) for extent in extents]
 
@@ -182,7 +182,7 @@ def _joined(pieces: Sequence[Extent], found: Iterator[int | None]) -> int | None
     return crc
 
 
-def _threads() -> int:
+def threads_that_help() -> int:
     """As many as may run at once; more than a few do not make memory faster."""
     affinity = getattr(os, "sched_getaffinity", None)
     return min(_MOST_THREADS, len(affinity(0)) if affinity else os.cpu_count() or 1)

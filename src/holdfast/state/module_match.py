@@ -164,7 +164,7 @@ def _recipe(
 
     needed = {old: found.state[old] for old in fitting.values()}
     is_partial = bool(report.missing or report.differing or report.fresh)
-    return Recipe(found.path, needed, arrange, is_partial=is_partial)
+    return Recipe(found.path, needed, arrange, is_partial=is_partial, names=fitting)
 
 
 def _moved_metadata(found: Found, pairing: Pairing) -> OrderedDict[str, Any]:

@@ -51,6 +51,17 @@ def plain_name(name: str, wrappers: Iterable[tuple[str, str]]) -> str:
     return name
 
 
+def plain_tensors(module: nn.Module) -> dict[str, torch.Tensor]:
+    """Parameters and buffers by their plain names; tied ones under each of theirs."""
+    plain = unwrap(module)
+    wrappers = wrapper_prefixes(plain)
+    found = [
+        *plain.named_parameters(remove_duplicate=False),
+        *plain.named_buffers(remove_duplicate=False),
+    ]
+    return {plain_name(name, wrappers): tensor for name, tensor in found}
+
+
 def parameter_names(modules: Mapping[str, nn.Module]) -> dict[int, str]:
     """``part.parameter`` of every parameter by its ``id``; a tied one has its first name."""
     names: dict[int, str] = {}

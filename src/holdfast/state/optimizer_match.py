@@ -156,4 +156,6 @@ def _recipe(live: torch.optim.Optimizer, place: Found, found: Mapping[int, _Save
         state = {place: values["state"][key] for place, key in by_place if key in values["state"]}
         return {"state": state, "param_groups": made}
 
-    return Recipe(place.path, {"state": needed, "param_groups": groups}, arrange)
+    saved = {"state": needed, "param_groups": groups}
+    positions = {at: each.key for at, each in found.items() if each.key in needed}
+    return Recipe(place.path, saved, arrange, positions=positions)

@@ -34,6 +34,15 @@ def restore_optimizer(
                 _keep_dtypes(optimizer.state.get(parameter, {}), state["state"].get(index, {}))
 
 
+def is_plain(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether loading its state is torch's own code alone, which changes no tensor it is given."""
+    return (
+        type(optimizer).load_state_dict is torch.optim.Optimizer.load_state_dict
+        and not optimizer._optimizer_load_state_dict_pre_hooks
+        and not optimizer._optimizer_load_state_dict_post_hooks
+    )
+
+
 def _with_live_options(
     optimizer: torch.optim.Optimizer, state: Mapping[str, Any]
 ) -> list[dict[str, Any]]:

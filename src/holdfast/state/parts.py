@@ -16,7 +16,7 @@ from torch import nn
 from holdfast.errors import CaptureError, UsageError
 from holdfast.state import names
 from holdfast.state.meta import emptying, fill
-from holdfast.state.optimizers import restore_optimizer
+from holdfast.state.optimizers import is_plain, restore_optimizer
 from holdfast.state.recipe import Recipe
 from holdfast.state.rng import pack_python, unpack_python
 
@@ -88,8 +88,8 @@ class Part:
         """A state that further training does not change."""
         return copy.deepcopy(self.capture())
 
-    def undoing(self) -> Callable[[], object]:
-        """What gives it its present state back."""
+    def undoing(self, recipe: Recipe | None = None) -> Callable[[], object]:
+        """What gives it its present state back; ``recipe`` says what is not touched meanwhile."""
         before = self.copy()
         return lambda: self.restore(before)
 
@@ -110,24 +110,26 @@ class ModulePart(Part):
         """Load the plain names into the module, wrapped or not."""
         plain = names.unwrap(self.live)
         to_live = {new: old for old, new in self._plain_names(plain.state_dict()).items()}
-        renamed = _renamed(state, {key: to_live.get(key, key) for key in state})
+        late = recipe.late if recipe else frozenset()
+        now = {key: to_live.get(key, key) for key in state if key not in late}
+        renamed = _renamed(state, now)
         fill(plain, renamed)
         # A class with a load_state_dict of its own need not know strict=.
-        plain.load_state_dict(
-            renamed, **({"strict": False} if recipe and recipe.is_partial else {})
-        )
+        is_partial = len(now) < len(state) or (recipe is not None and recipe.is_partial)
+        if now or not late:
+            plain.load_state_dict(renamed, **({"strict": False} if is_partial else {}))
 
-    def undoing(self) -> Callable[[], object]:
-        """The same; tensors without memory lose again what they are given."""
-        plain = names.unwrap(self.live)
-        empty, before = emptying(plain), self.copy()
-        real = {name: value for name, value in before.items() if not _is_meta(value)}
-        if len(real) == len(before):
-            return lambda: self.restore(before)
+    def undoing(self, recipe: Recipe | None = None) -> Callable[[], object]:
+        """The same; tensors that have no memory lose again what they are given."""
+        late = recipe.late if recipe else frozenset()
+        state = self.capture()
+        kept = {k: v for k, v in state.items() if k not in late and not _is_meta(v)}
+        empty, before = emptying(names.unwrap(self.live)), _renamed(state, {k: k for k in kept})
+        before = copy.deepcopy(before)
 
         def undo() -> None:
             empty()
-            self.restore(real, Recipe((), None, is_partial=True))
+            self.restore(before, Recipe((), None, is_partial=len(kept) < len(state)))
 
         return undo
 
@@ -141,11 +143,12 @@ def _is_meta(value: Any) -> bool:
 
 
 def _renamed(state: Mapping[str, Any], mapping: Mapping[str, str]) -> Any:
-    if all(old == new for old, new in mapping.items()):
+    """The entries of a state dict that have a new name, under it."""
+    if all(mapping.get(name) == name for name in state):
         return state
     result: Any = type(state)()
-    for key, value in state.items():
-        result[mapping[key]] = value
+    for key, new in mapping.items():
+        result[new] = state[key]
     if hasattr(state, "_metadata"):
         result._metadata = state._metadata
     return result
@@ -160,6 +163,13 @@ class OptimizerPart(Part):
     def restore(self, state: Any, recipe: Recipe | None = None) -> None:
         """Load the state; it keeps its saved dtypes where its parameter has kept its own."""
         restore_optimizer(self.live, state, recast=recipe.recast if recipe else frozenset())
+
+    def undoing(self, recipe: Recipe | None = None) -> Callable[[], object]:
+        """The same; torch's own code gives it other tensors and changes none that it has."""
+        if not is_plain(self.live):
+            return super().undoing(recipe)
+        before = self.live.state_dict()
+        return lambda: self.restore(before)
 
 
 class SchedulerPart(Part):

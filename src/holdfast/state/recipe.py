@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from holdfast.spec.tree import Path
@@ -21,6 +21,8 @@ class Recipe:
     stands; ``arrange`` makes the live state of the same with tensors in place of references.
     ``is_partial`` says that names of the live part are missing in it, as was allowed; ``recast``
     are the positions of an optimizer's parameters that have another element type than the saved.
+    ``names`` are a module's live names with the saved ones, ``positions`` an optimizer's with the
+    keys of their states. ``late`` are live names whose tensors are read last, into their memory.
     """
 
     path: Path
@@ -28,3 +30,6 @@ class Recipe:
     arrange: Callable[[Any], Any] = _as_it_is
     is_partial: bool = False
     recast: frozenset[int] = frozenset()
+    names: Mapping[str, str] = field(default_factory=dict)
+    positions: Mapping[int, Any] = field(default_factory=dict)
+    late: frozenset[str] = frozenset()

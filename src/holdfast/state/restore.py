@@ -33,7 +33,7 @@ def restore(
     undo: dict[str, Callable[[], object]] = {"the generators": lambda: restore_rng(before)}
     try:
         for part in sorted(parts.values(), key=lambda part: part.stage):
-            undo[repr(part.name)] = _undoing(part)
+            undo[repr(part.name)] = _undoing(part, recipes.get(part.name))
             _restore_part(part, states[part.name], recipes.get(part.name))
         left = _restore_rng(rng) if rng is not None else []
     except BaseException as error:  # an interruption must not leave half of it either
@@ -92,11 +92,11 @@ def _restore_rng(state: Mapping[str, Any]) -> list[str]:
         ) from error
 
 
-def _undoing(part: Part) -> Callable[[], object]:
+def _undoing(part: Part, recipe: Recipe | None) -> Callable[[], object]:
     """What gives a part its present state back."""
     if isinstance(part, LoaderPart):
         return _undoing_loader(part.live)
-    return part.undoing()
+    return part.undoing(recipe)
 
 
 def _undoing_loader(loader: Any) -> Callable[[], object]:

@@ -106,6 +106,7 @@ class Materialiser:
             set: self._set,
             frozenset: self._set,
             bytearray: bytearray,
+            torch.Tensor: lambda tensor: tensor,  # it stands for one that is read later
             TensorRef: self._tensor,
             SparseRef: self._sparse,
             ChunkedRef: lambda ref: build.chunked(ref, storages, self.build),

@@ -1,0 +1,129 @@
+"""Which tensors are read straight into live memory, last of all, and what stands for them before.
+
+Whatever runs a part's own code comes first, while all can still be undone: the state it is given
+has the live tensors themselves in the places of those that are read afterwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from holdfast.spec.index import ChunkedRef, TensorRef
+from holdfast.state import names
+from holdfast.state.optimizers import is_plain
+from holdfast.state.parts import ModulePart, OptimizerPart, Part
+from holdfast.state.recipe import Recipe
+from holdfast.tensors.into import Target
+
+#: Classes of torch with a _load_from_state_dict of their own that changes no tensor it is given.
+_HARMLESS = frozenset(
+    {nn.Module._load_from_state_dict, nn.modules.batchnorm._NormBase._load_from_state_dict}
+)
+
+
+def postpone(part: Part, recipe: Recipe) -> tuple[Recipe, list[Target]]:
+    """The recipe without the tensors that can be read last, and these with their live ones."""
+    if isinstance(part, ModulePart) and _is_plain(names.unwrap(part.live)):
+        return _of_module(part, recipe)
+    if isinstance(part, OptimizerPart) and is_plain(part.live):
+        return _of_optimizer(part.live, recipe)
+    return recipe, []
+
+
+def _is_plain(module: nn.Module) -> bool:
+    """Whether loading a state dict into a module does no more than copy tensors."""
+    return type(module).load_state_dict is nn.Module.load_state_dict and all(
+        type(each)._load_from_state_dict in _HARMLESS
+        and not each._load_state_dict_pre_hooks
+        and not each._load_state_dict_post_hooks
+        for each in module.modules()
+    )
+
+
+def _of_module(part: ModulePart, recipe: Recipe) -> tuple[Recipe, list[Target]]:
+    live = names.plain_tensors(part.live)
+    owners: dict[str, list[str]] = {}
+    for name, old in recipe.names.items():
+        owners.setdefault(old, []).append(name)
+    saved, late = dict(recipe.saved), set()
+    targets: dict[int, Target] = {}
+    for old, theirs in owners.items():
+        tensors = {id(live.get(name)): live.get(name) for name in theirs}
+        tensor, ref = next(iter(tensors.values())), recipe.saved[old]
+        if tensor is None or len(tensors) > 1 or not _can_be_late(ref, tensor):
+            continue
+        if tuple(ref.shape) == tuple(tensor.shape):
+            # Of two saved tensors that become one the last counts, as in torch.
+            targets[id(tensor)] = Target(ref, tensor.detach())
+            saved[old] = tensor.detach()
+            late.update(theirs)
+    return replace(recipe, saved=saved, late=frozenset(late)), list(targets.values())
+
+
+def _can_be_late(ref: Any, live: Any) -> bool:
+    return (
+        type(ref) in (TensorRef, ChunkedRef)
+        and type(live) in (torch.Tensor, nn.Parameter)
+        and not live.is_meta
+        and not live.is_quantized
+        and live.layout is torch.strided
+        and getattr(ref, "storage", ref) is not None
+        and getattr(ref, "quantizer", None) is None
+        and getattr(ref, "subclass", None) is None
+        and getattr(ref, "attributes", None) is None
+    )
+
+
+def _of_optimizer(optimizer: torch.optim.Optimizer, recipe: Recipe) -> tuple[Recipe, list[Target]]:
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    states = dict(recipe.saved["state"])
+    targets: list[Target] = []
+    taken: set[int] = set()
+    for place, key in recipe.positions.items():
+        parameter = parameters[place]
+        state = states.get(key)
+        if place in recipe.recast or parameter.is_meta or not isinstance(state, Mapping):
+            continue
+        made = dict(state)
+        for name, ref in _large(state, parameter):
+            if id(ref) not in taken:
+                taken.add(id(ref))
+                made[name] = _room_for(ref, parameter, optimizer.state.get(parameter, {}).get(name))
+                targets.append(Target(ref, made[name]))
+        states[key] = made
+    return replace(recipe, saved={**recipe.saved, "state": states}), targets
+
+
+def _large(state: Mapping[Any, Any], parameter: torch.Tensor) -> Iterator[tuple[Any, TensorRef]]:
+    """What a state has of the size of its parameter; counts of steps have rules of their own."""
+    for name, ref in state.items():
+        if (
+            type(ref) is TensorRef
+            and name != "step"
+            and ref.numel == parameter.numel() > 1
+            and ref.dtype.name == _name(parameter.dtype)
+            and _can_be_late(ref, parameter)
+        ):
+            yield name, ref
+
+
+def _room_for(ref: TensorRef, parameter: torch.Tensor, live: Any) -> torch.Tensor:
+    """The live state tensor, where there is one of the kind, or an empty one."""
+    if (
+        type(live) is torch.Tensor
+        and tuple(live.shape) == ref.shape
+        and live.dtype is parameter.dtype
+        and live.device == parameter.device
+        and live.layout is torch.strided
+    ):
+        return live
+    return torch.empty(ref.shape, dtype=parameter.dtype, device=parameter.device)
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -1,0 +1,147 @@
+"""Read tensors straight into the memory of live ones: no second copy, each CRC taken again.
+
+Whatever asks for it (another layout, device, element type, byte order) goes through one tensor of
+its own, which is let go before the next.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+
+from holdfast.errors import HoldfastError, RestoreInterrupted
+from holdfast.io.checksum import crc32, read_checked
+from holdfast.io.source import Source
+from holdfast.report.damage import compare
+from holdfast.report.verify import threads_that_help
+from holdfast.spec.index import ChunkedRef, Extent, Index, TensorRef
+from holdfast.tensors.materialise import materialise
+from holdfast.tensors.storages import memory_of
+
+#: What is read of a storage at once where only some of it is wanted.
+_PIECE = 8 << 20
+
+
+class Target(NamedTuple):
+    """A stored tensor, and the live one that is to have its elements."""
+
+    ref: TensorRef | ChunkedRef
+    live: torch.Tensor
+
+
+def read_into(index: Index, source: Source, targets: Sequence[Target]) -> None:
+    """Fill live tensors; the version counter of each goes up, so that autograd notices.
+
+    Raises:
+        RestoreInterrupted: the file changed since it was verified, or the disk failed: some of the
+            live tensors have been written.
+    """
+    direct: dict[str, list[Target]] = {}
+    others: dict[object, list[Target]] = {}
+    for target in targets:
+        storage = getattr(target.ref, "storage", None)
+        if storage is not None and _is_direct(index, target):
+            direct.setdefault(storage.key, []).append(target)
+        else:
+            others.setdefault(id(target.ref) if storage is None else storage.key, []).append(target)
+    try:
+        _fill_all(index, source, direct)
+        for group in others.values():
+            _copy(index, source, group)
+    except (HoldfastError, OSError) as error:
+        raise RestoreInterrupted(
+            "the file could no longer be read while live tensors were written",
+            file=index.file,
+            found=str(error).partition("\n")[0],
+            cure="Load the state again before using it: some tensors are new, others are not.",
+        ) from error
+    finally:
+        torch.autograd.graph.increment_version([target.live for target in targets])
+
+
+def _is_direct(index: Index, target: Target) -> bool:
+    """Whether the bytes in the file are those that the live tensor has in memory."""
+    ref, live = target
+    return (
+        isinstance(ref, TensorRef)
+        and index.byteorder == sys.byteorder
+        and live.device.type == "cpu"
+        and live.layout is torch.strided
+        and live.is_contiguous()
+        and not (live.is_conj() or live.is_neg() or ref.is_conj or ref.is_neg)
+        and str(live.dtype) == ref.dtype.torch_name
+        and ref.dtype.bits >= 8
+        and ref.quantizer is None
+        and tuple(live.shape) == ref.shape
+        and _is_contiguous(ref)
+    )
+
+
+def _is_contiguous(ref: TensorRef) -> bool:
+    expected = 1
+    for size, step in zip(reversed(ref.shape), reversed(ref.stride), strict=True):
+        if size != 1 and step != expected:
+            return ref.numel == 0
+        expected *= size
+    return True
+
+
+def _fill_all(index: Index, source: Source, direct: dict[str, list[Target]]) -> None:
+    """Every storage once, the large ones first, several at a time."""
+    extents = {key: index.extents[key] for key in direct}
+    keys = sorted(direct, key=lambda key: -extents[key].nbytes)
+    if sum(extent.nbytes for extent in extents.values()) <= _PIECE:
+        for key in keys:
+            _fill(index, source, extents[key], direct[key])
+        return
+    with ThreadPoolExecutor(threads_that_help()) as threads:
+        list(threads.map(lambda key: _fill(index, source, extents[key], direct[key]), keys))
+
+
+def _fill(index: Index, source: Source, extent: Extent, targets: list[Target]) -> None:
+    places = sorted(_places(targets), key=lambda place: place[0])
+    home = source.of(extent.file)
+    if len(places) == 1 and places[0][0] == 0 and len(places[0][1]) == extent.nbytes:
+        found = read_checked(home, extent.offset, places[0][1]) if extent.nbytes else 0
+    else:
+        found = _fill_some(home, extent, places)
+    if extent.expected_crc is not None:
+        compare(index, extent, found)
+
+
+def _fill_some(source: Source, extent: Extent, places: Iterable[tuple[int, memoryview]]) -> int:
+    """Read a storage piece by piece, and hand each run of it to the tensors that have it."""
+    piece, crc = memoryview(bytearray(min(_PIECE, extent.nbytes))), 0
+    for start in range(0, extent.nbytes, _PIECE):
+        part = piece[: min(_PIECE, extent.nbytes - start)]
+        source.read_into(extent.offset + start, part)
+        crc = crc32(part, crc)
+        for begin, memory in places:
+            low, high = max(begin, start), min(begin + len(memory), start + len(part))
+            if low < high:
+                memory[low - begin : high - begin] = part[low - start : high - start]
+    return crc
+
+
+def _places(targets: list[Target]) -> Iterator[tuple[int, memoryview]]:
+    """Where in its storage each tensor begins (bytes), and the memory of the live one."""
+    for ref, live in targets:
+        assert isinstance(ref, TensorRef)
+        flat = live.detach()
+        memory = memory_of(flat.untyped_storage())
+        start = flat.storage_offset() * flat.element_size()
+        nbytes = flat.numel() * flat.element_size()
+        yield ref.offset * ref.dtype.itemsize, memory[start : start + nbytes]
+
+
+def _copy(index: Index, source: Source, targets: list[Target]) -> None:
+    """Build the tensors of one storage, and copy them into the live ones."""
+    built = materialise(replace(index, tree=[ref for ref, _ in targets]), source)
+    with torch.no_grad():
+        for (_, live), value in zip(targets, built, strict=True):
+            live.detach().copy_(value.detach())

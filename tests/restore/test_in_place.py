@@ -1,0 +1,262 @@
+"""All or nothing, and straight from the file into live memory."""
+
+from __future__ import annotations
+
+import copy
+import gzip
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed.checkpoint as dcp
+from safetensors.torch import save_model
+from torch import nn
+
+import holdfast
+from holdfast.errors import DamagedError, MismatchError, RestoreInterrupted
+from holdfast.state.equal import same
+from holdfast.tensors import into
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(64, 64)
+        self.norm = nn.BatchNorm1d(64)
+        self.out = nn.Linear(64, 64)
+        self.out.weight = self.fc.weight
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.out(self.norm(self.fc(x)))
+
+
+def trained() -> tuple[Net, torch.optim.Optimizer]:
+    model = Net()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
+    model(torch.randn(4, 64)).sum().backward()
+    optimizer.step()
+    return model, optimizer
+
+
+@pytest.fixture
+def saved(tmp_path) -> tuple[Path, Net, torch.optim.Optimizer]:
+    model, optimizer = trained()
+    holdfast.save_state(tmp_path / "a.pt", model=model, optimizer=optimizer)
+    return tmp_path / "a.pt", model, optimizer
+
+
+def test_tensors_stay_where_they_are_and_get_the_saved_numbers(saved) -> None:
+    path, model, optimizer = saved
+    live, other = trained()
+    places = [tensor.data_ptr() for tensor in live.state_dict().values()]
+    places += [other.state[p]["exp_avg"].data_ptr() for p in live.parameters()]
+    holdfast.load_state(path, model=live, optimizer=other)
+    assert same(live.state_dict(), model.state_dict())
+    assert same(other.state_dict(), optimizer.state_dict())
+    now = [tensor.data_ptr() for tensor in live.state_dict().values()]
+    now += [other.state[p]["exp_avg"].data_ptr() for p in live.parameters()]
+    assert now == places
+    assert live.out.weight is live.fc.weight
+
+
+def test_backward_through_weights_that_were_loaded_over_is_an_error(saved) -> None:
+    """Without its version counter autograd would take the new numbers for the old ones."""
+    path, _, _ = saved
+    live = Net()
+    loss = (live.fc(torch.ones(1, 64)) @ live.fc.weight).sum()
+    holdfast.load_state(path, model=live)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+LAYOUTS = {
+    "contiguous": lambda x: x,
+    "transposed": lambda x: x.t().contiguous().t(),
+    "every second": lambda x: torch.empty(128, 64)[::2].copy_(x),
+    "a row of a larger one": lambda x: torch.empty(3, 64, 64)[1].copy_(x),
+    "another type": lambda x: x.double(),
+    "bfloat16": lambda x: x.bfloat16(),
+}
+
+
+@pytest.mark.parametrize("live_layout", LAYOUTS)
+@pytest.mark.parametrize("saved_layout", LAYOUTS)
+def test_every_layout_goes_into_every_other(saved_layout, live_layout, tmp_path) -> None:
+    value = torch.randn(64, 64)
+    torch.save({"w": LAYOUTS[saved_layout](value), "x": value[3:9]}, tmp_path / "a.pt")
+    live = nn.Module()
+    live.w = nn.Parameter(LAYOUTS[live_layout](torch.zeros(64, 64)).detach())
+    live.register_buffer("x", torch.zeros(6, 64))
+    holdfast.load_state(tmp_path / "a.pt", cast=True, model=live)
+    wanted = LAYOUTS[saved_layout](value).to(live.w.dtype)
+    assert torch.equal(live.w, wanted)
+    assert torch.equal(live.x, value[3:9])
+
+
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled:UserWarning")
+@pytest.mark.parametrize("format", ["legacy", "safetensors", "dcp", "big"])
+def test_other_formats(format, tmp_path) -> None:
+    model, live = Net(), Net()
+    if format == "legacy":
+        path = tmp_path / "a.pth"
+        torch.save(model.state_dict(), path, _use_new_zipfile_serialization=False)
+    elif format == "safetensors":
+        path = tmp_path / "a.safetensors"
+        save_model(model, str(path))
+    elif format == "dcp":
+        path = tmp_path / "dcp"
+        writer = dcp.FileSystemWriter(path)
+        dcp.save({"model": model.state_dict()}, storage_writer=writer, no_dist=True)
+    else:
+        path = tmp_path / "big.pt"
+        state = {name: value.clone() for name, value in model.state_dict().items()}
+        for value in state.values():
+            value.untyped_storage()._byteswap(value.element_size())
+        torch.save(state, path)
+        with zipfile.ZipFile(path) as archive:
+            members = {name: archive.read(name) for name in archive.namelist()}
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, data in members.items():
+                archive.writestr(name, b"big" if name.endswith("byteorder") else data)
+    holdfast.load_state(path, model=live)
+    assert same(live.state_dict(), model.state_dict())
+
+
+def test_modules_with_code_of_their_own_go_through_it(tmp_path) -> None:
+    class Doubling(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.w = nn.Parameter(torch.zeros(3))
+            self.register_load_state_dict_pre_hook(self._double)
+
+        @staticmethod
+        def _double(module, state, prefix, *_):
+            state[f"{prefix}w"] = state[f"{prefix}w"] * 2
+
+    torch.save({"w": torch.ones(3)}, tmp_path / "a.pt")
+    live = Doubling()
+    holdfast.load_state(tmp_path / "a.pt", model=live)
+    assert live.w.tolist() == [2, 2, 2]
+
+
+class Refusing:
+    """A part that takes nothing, and comes after the optimizer."""
+
+    def state_dict(self):
+        return {"n": 1}
+
+    def load_state_dict(self, state):
+        raise ValueError("no")
+
+
+def test_when_another_part_refuses_not_one_tensor_has_changed(tmp_path) -> None:
+    model, optimizer = trained()
+    other = Refusing()
+    holdfast.save_state(tmp_path / "a.pt", optimizer=optimizer, model=model, other=other)
+    live, live_optimizer = trained()
+    before = copy.deepcopy((live.state_dict(), live_optimizer.state_dict()))
+    with pytest.raises(MismatchError, match="'other' did not take the state"):
+        holdfast.load_state(
+            tmp_path / "a.pt", optimizer=live_optimizer, model=live, other=Refusing()
+        )
+    assert same((live.state_dict(), live_optimizer.state_dict()), before)
+
+
+def test_a_damaged_tensor_changes_nothing(saved) -> None:
+    path, _, _ = saved
+    data = bytearray(path.read_bytes())
+    with holdfast.open(path) as checkpoint:
+        extent = checkpoint.index.extents[checkpoint.tree["model"]["out.bias"].storage.key]
+    data[extent.offset] ^= 1
+    path.write_bytes(data)
+    live, optimizer = trained()
+    before = copy.deepcopy((live.state_dict(), optimizer.state_dict()))
+    with pytest.raises(DamagedError, match="nothing was restored"):
+        holdfast.load_state(path, model=live, optimizer=optimizer)
+    assert same((live.state_dict(), optimizer.state_dict()), before)
+
+
+@pytest.mark.parametrize("how", ["changed", "cut"])
+def test_a_file_that_changes_between_verifying_and_reading_is_noticed(
+    saved, how, monkeypatch
+) -> None:
+    path, _, _ = saved
+    with holdfast.open(path) as checkpoint:
+        extent = checkpoint.index.extents[checkpoint.tree["model"]["fc.weight"].storage.key]
+    whole = into._fill_all
+
+    def meddle(*args):
+        if how == "cut":
+            os.truncate(path, extent.offset + 10)
+        else:
+            with path.open("r+b") as file:
+                file.seek(extent.offset)
+                file.write(b"\xff" * 8)
+        return whole(*args)
+
+    monkeypatch.setattr(into, "_fill_all", meddle)
+    with pytest.raises(RestoreInterrupted) as caught:
+        holdfast.load_state(path, model=Net())
+    assert str(caught.value).startswith(
+        "the file could no longer be read while live tensors were written\n"
+    )
+    assert "Load the state again before using it" in str(caught.value)
+
+
+_MEASURE = """
+import resource, sys
+import torch
+import torch.distributed.checkpoint as dcp
+from torch import nn
+import holdfast
+
+def model_of():
+    return nn.ModuleList(nn.Linear(2048, 2048, bias=False) for _ in range(16))  # 256 MiB
+
+path, kind = sys.argv[1:]
+live = model_of()
+parts = {"model": live}
+if kind != "model":
+    parts["optimizer"] = optimizer = torch.optim.Adam(live.parameters())
+    for parameter in live.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    for parameter in live.parameters():
+        parameter.grad = None
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+report = holdfast.load_state(path, **parts)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+@pytest.mark.parametrize("kind", ["model", "optimizer"])
+def test_no_second_copy_is_ever_in_memory(kind, tmp_path) -> None:
+    model = nn.ModuleList(nn.Linear(2048, 2048, bias=False) for _ in range(16))
+    parts = {"model": model}
+    if kind == "optimizer":
+        parts["optimizer"] = optimizer = torch.optim.Adam(model.parameters())
+        for parameter in model.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+        optimizer.step()
+    holdfast.save_state(tmp_path / "a.pt", **parts)
+    del parts, model
+    done = subprocess.run(
+        [sys.executable, "-c", _MEASURE, str(tmp_path / "a.pt"), kind],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert int(done.stdout) < 64 << 10  # KiB
+
+
+def test_a_window_of_a_file_is_read_from_where_it_is(tmp_path) -> None:
+    """A checkpoint inside a gzip or another archive is a source below the first one."""
+    model, live = Net(), Net()
+    torch.save(model.state_dict(), tmp_path / "a.pt")
+    (tmp_path / "a.pt.gz").write_bytes(gzip.compress((tmp_path / "a.pt").read_bytes()))
+    holdfast.load_state(tmp_path / "a.pt.gz", model=live)
+    assert same(live.state_dict(), model.state_dict())
