@@ -75,6 +75,10 @@ WEIGHTS = {
         "lr_schedulers": [],
         "hyper_parameters": {"lr": 0.01},
     },
+    "settings under the name of the model": lambda: {
+        "model": {"name": "net", "depth": 3},
+        "state_dict": STATE,
+    },
     "a whole model": lambda: MODEL,
     "a whole model in a dict": lambda: {"model": MODEL, "epoch": 3},
 }

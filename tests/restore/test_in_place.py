@@ -207,6 +207,29 @@ def test_a_file_that_changes_between_verifying_and_reading_is_noticed(
     assert "Load the state again before using it" in str(caught.value)
 
 
+def test_a_parameter_that_overlaps_itself_is_refused_before_anything_is_written(tmp_path) -> None:
+    live = nn.Module()
+    live.a = nn.Linear(3, 3)
+    live.w = nn.Parameter(torch.zeros(1, 3).expand(4, 3))
+    before = copy.deepcopy(live.a.state_dict())
+    state = {"a.weight": torch.ones(3, 3), "a.bias": torch.ones(3), "w": torch.ones(4, 3)}
+    torch.save(state, tmp_path / "a.pt")
+    with pytest.raises(MismatchError, match="did not take the state that was saved"):
+        holdfast.load_state(tmp_path / "a.pt", model=live)
+    assert same(live.a.state_dict(), before)
+
+
+def test_whatever_fails_while_live_tensors_are_written_says_so(saved, monkeypatch) -> None:
+    path, _, _ = saved
+
+    def no_memory(*args):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(into, "_copy", no_memory)
+    with pytest.raises(RestoreInterrupted, match="while live tensors were written"):
+        holdfast.load_state(path, cast=True, model=Net().double())
+
+
 _MEASURE = """
 import resource, sys
 import torch

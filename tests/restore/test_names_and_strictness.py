@@ -218,3 +218,45 @@ def test_a_disabled_scaler_has_no_state_and_hands_on_what_it_was_given(tmp_path)
     holdfast.save_state(tmp_path / "again.pt", scaler=off)
     holdfast.load_state(tmp_path / "again.pt", scaler=live)
     assert live.get_scale() == 8.0
+
+
+def test_names_that_a_modules_own_code_knows_are_taken(tmp_path) -> None:
+    """Parametrized weight normalisation takes ``weight_g`` and ``weight_v`` of the older kind."""
+    from torch.nn.utils import parametrizations
+
+    with pytest.warns(FutureWarning):
+        old = torch.nn.utils.weight_norm(nn.Linear(3, 2))
+    torch.save({"model": old.state_dict()}, tmp_path / "old.pt")
+    live = parametrizations.weight_norm(nn.Linear(3, 2))
+    report = holdfast.load_state(tmp_path / "old.pt", model=live)
+    assert torch.equal(live.parametrizations.weight.original0, old.weight_g)
+    assert torch.equal(live.parametrizations.weight.original1, old.weight_v)
+    assert (report["model"].missing, report["model"].unexpected) == ((), ())
+
+
+class Renaming(nn.Module):
+    """A module that was saved under another name once, and knows it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.new = nn.Linear(2, 2)
+
+    def _load_from_state_dict(self, state, prefix, *args):
+        for name in list(state):
+            if name.startswith(f"{prefix}old."):
+                state[name.replace("old.", "new.")] = state.pop(name)
+        super()._load_from_state_dict(state, prefix, *args)
+
+
+def test_what_own_code_misses_even_so_is_an_error(tmp_path) -> None:
+    state = {"old.weight": torch.ones(2, 2), "old.bias": torch.ones(2)}
+    torch.save(state, tmp_path / "old.pt")
+    live = Renaming()
+    holdfast.load_state(tmp_path / "old.pt", model=live)
+    assert same([*live.state_dict().values()], [*state.values()])
+    torch.save({**state, "other.weight": torch.ones(1)}, tmp_path / "more.pt")
+    error = refused(tmp_path / "more.pt", Renaming())
+    assert "only in the checkpoint: other.weight" in str(error)
+    torch.save({"old.weight": torch.ones(2, 2)}, tmp_path / "less.pt")
+    error = refused(tmp_path / "less.pt", Renaming())
+    assert error.report["model"].missing == ("new.bias",)

@@ -307,6 +307,28 @@ def test_a_class_of_its_own_goes_through_its_own_code(tmp_path) -> None:
     assert other.loaded == 0.1
 
 
+@pytest.mark.parametrize("shape", [(7, 3), (3, 4), (1, 3)])
+def test_the_state_of_a_parameter_of_another_shape_is_no_state_of_it(shape, tmp_path) -> None:
+    model = nn.ModuleDict({"body": nn.Linear(2, 2), "head": nn.Linear(3, 4)})
+    optimizer = OPTIM.Adam(model.parameters(), lr=0.1)
+    step(model, optimizer)
+    holdfast.save_state(tmp_path / "a.pt", model=model, optimizer=optimizer)
+    live = nn.ModuleDict({"body": nn.Linear(2, 2), "head": nn.Linear(*reversed(shape))})
+    other = OPTIM.Adam(live.parameters(), lr=0.1)
+    report = holdfast.load_state(tmp_path / "a.pt", strict="shapes", model=live, optimizer=other)
+    assert "model.head.weight" in report["optimizer"].fresh
+    assert ("model.head.weight", "the live parameter has another shape") in (
+        report["optimizer"].skipped
+    )
+    assert live["head"].weight not in other.state
+    assert same(other.state[live["body"].weight], optimizer.state[model["body"].weight])
+    step(live, other)
+    alone = OPTIM.Adam(live.parameters(), lr=0.1)
+    report = holdfast.load_state(tmp_path / "a.pt", select={"model": "model"}, strict="shapes",
+                                 model=live, optimizer=alone)  # fmt: skip
+    assert live["head"].weight not in alone.state
+
+
 NAMES = [f"l{n}" for n in range(5)]
 
 

@@ -49,8 +49,8 @@ def test_19_names_of_compiled_models_fit_wherever_they_are_used(tmp_path) -> Non
     report = holdfast.load_state(tmp_path / "a.ckpt", model=live)
     assert same([*live.state_dict().values()], [*model.state_dict().values()])
     assert [rule.rule for rule in report["model"].renamed] == [
-        "_orig_mod._orig_mod. left out",
         "_orig_mod. left out",
+        "_orig_mod._orig_mod. left out",
     ]
 
 

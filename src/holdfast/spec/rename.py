@@ -56,7 +56,7 @@ def rename(names: Iterable[str], rules: Rules, *, may_be_idle: bool = False) -> 
     """
     check(rules)
     if callable(rules):
-        made = {name: rules(name) for name in names}
+        made = {name: _applied(rules, name) for name in names}
         by = getattr(rules, "__name__", "the function")
         return Renamed(_checked(made), {old: by for old, new in made.items() if new != old})
     compiled = [(old, _compiled(old, new)) for old, new in rules.items()]
@@ -73,6 +73,21 @@ def rename(names: Iterable[str], rules: Rules, *, may_be_idle: bool = False) -> 
     if not may_be_idle:
         refuse_idle(rules, used.values(), list(made))
     return Renamed(_checked(made), used)
+
+
+def _applied(rules: Callable[[str], str], name: str) -> str:
+    try:
+        made = rules(name)
+    except Exception as error:  # the caller's own code
+        raise UsageError(
+            "the function that renames raised",
+            found=f"{type(error).__name__}: {error}, of {name!r}",
+        ) from error
+    if not isinstance(made, str):
+        raise UsageError(
+            "the function that renames gives text for text", found=f"{made!r} for {name!r}"[:200]
+        )
+    return made
 
 
 def check(rules: object) -> None:

@@ -85,11 +85,30 @@ def choose(
     found: dict[str, Found | None] = {}
     for part in parts:
         found[part.name] = selected.get(part.name) or _by_its_name(tree, part)
-    for part in parts:
-        if found[part.name] is None:
-            taken = {each.path for each in found.values() if each is not None}
-            found[part.name] = _by_fit(tree, part, taken, rules, file)
-    return found
+    taken = {each.path for each in found.values() if each is not None}
+    fitting = {
+        part.name: _by_fit(tree, part, taken, rules, file)
+        for part in parts
+        if found[part.name] is None
+    }
+    _refuse_contested(fitting, file)
+    return {**found, **fitting}
+
+
+def _refuse_contested(fitting: Mapping[str, Found | None], file: str) -> None:
+    """Two parts that want one state are not served in the order in which they were given."""
+    wanted: dict[tuple[Path, str], str] = {}
+    for name, found in fitting.items():
+        if found is None:
+            continue
+        first = wanted.setdefault((found.path, found.prefix), name)
+        if first != name:
+            raise MissingPartError(
+                f"one state in this checkpoint may be that of {first!r} or of {name!r}",
+                file=file,
+                found=found.place,
+                cure=f"Say whose it is: select={{{name!r}: {dotted(found.path)!r}}}",
+            )
 
 
 def _selected(
@@ -134,9 +153,12 @@ def _by_its_name(tree: Any, part: Wanted) -> Found | None:
 
 
 def _may_be(state: Any, part: Wanted) -> bool:
-    """Whether a value may be a part's state at all (``"model": "resnet50"`` is none)."""
+    """Whether a value may be a part's state at all (``"model": {"name": "resnet50"}`` is none)."""
     if part.kind == "module":
-        return isinstance(state, Mapping)
+        has_tensors = any(shape.startswith("(") for shape in part.shapes.values())
+        return isinstance(state, Mapping) and (
+            not has_tensors or any(map(is_tensor, state.values()))
+        )
     if part.kind == "optimizer":
         return is_optimizer_state(state)
     return part.kind not in _CUSTOMARY or isinstance(state, Mapping)
@@ -144,7 +166,19 @@ def _may_be(state: Any, part: Wanted) -> bool:
 
 def is_optimizer_state(value: Any) -> bool:
     """Whether a value is made as torch's optimizers make their state dicts."""
-    return isinstance(value, Mapping) and {"state", "param_groups"} <= value.keys()
+    if not isinstance(value, Mapping) or not isinstance(value.get("state"), Mapping):
+        return False
+    groups = value.get("param_groups")
+    return isinstance(groups, list | tuple) and all(map(_is_group, groups))
+
+
+def _is_group(value: Any) -> bool:
+    """Whether a value is a group: options, and the keys of its parameters' states."""
+    if not isinstance(value, Mapping) or not isinstance(value.get("params"), list | tuple):
+        return False
+    names = value.get("param_names")
+    keys = all(isinstance(key, int | str) for key in value["params"])
+    return keys and (names is None or isinstance(names, list | tuple))
 
 
 # ---- by what fits
@@ -182,9 +216,7 @@ def _by_fit(
 
 
 def _parameters_in(state: Any) -> int:
-    groups = state["param_groups"]
-    lists = [group.get("params", ()) for group in groups if isinstance(group, Mapping)]
-    return sum(len(each) for each in lists if isinstance(each, Sequence))
+    return sum(len(group["params"]) for group in state["param_groups"])
 
 
 def _states_of_modules(tree: Any, taken: set[Path]) -> Iterator[Found]:
@@ -215,7 +247,8 @@ def _fit(found: Found, part: Wanted, rules: Rules | None) -> _Fit:
     except UsageError:
         paired = {}
     same = sum(part.shapes[name] == shape_of(found.state[old]) for name, old in paired.items())
-    is_customary = bool(found.path) and found.path[0] in _CUSTOMARY["module"] and not found.prefix
+    # A state dict with nothing around it is customary, too.
+    is_customary = not found.prefix and (not found.path or found.path[0] in _CUSTOMARY["module"])
     is_full = same == len(part.shapes) and same > 0
     return _Fit(found, same, is_full, is_customary)
 
@@ -234,7 +267,10 @@ def _best(part: Wanted, fits: list[_Fit], file: str) -> Found | None:
         why = f"{most} of its {len(part.shapes)} names and shapes are there"
         return good[0].found._replace(why=why)
     customary = [fit.found for fit in fits if fit.is_customary]
-    return customary[0]._replace(why="it is called so by custom") if customary else None
+    if not customary:
+        return None
+    largest = max(customary, key=lambda each: sum(map(is_tensor, each.state.values())))
+    return largest._replace(why="it is called so by custom" if largest.path else "it has tensors")
 
 
 def _are_the_same(fits: list[_Fit]) -> bool:

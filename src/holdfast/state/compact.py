@@ -79,9 +79,11 @@ def _move(views: Sequence[torch.Tensor]) -> dict[int, torch.Tensor]:
     for start, stop, members in _islands(views):
         twins = _twins(members)
         if len(twins) == 1 or _are_apart([group[0] for group in twins], start, stop):
-            for group in twins:
-                moved.update(_move_twins(group))
-            continue
+            apart = {key: view for group in twins for key, view in _move_twins(group).items()}
+            # Views that overlap themselves may take more apart than all they cover together.
+            if _stored(apart.values()) <= stop - start:
+                moved.update(apart)
+                continue
         flat = torch.empty(0, dtype=torch.uint8, device=members[0].device)
         flat.set_(members[0].untyped_storage(), start, (stop - start,), (1,))
         storage = flat.clone().untyped_storage()
@@ -89,6 +91,12 @@ def _move(views: Sequence[torch.Tensor]) -> dict[int, torch.Tensor]:
             offset = int(view.storage_offset()) - start // view.element_size()
             moved[id(view)] = _dress(view, storage, offset, view.shape, view.stride())
     return moved
+
+
+def _stored(views: Iterable[torch.Tensor]) -> int:
+    """The bytes of all storages that some views lie in."""
+    storages = {view.untyped_storage()._cdata: view.untyped_storage() for view in views}
+    return sum(storage.nbytes() for storage in storages.values())
 
 
 def _are_apart(views: Sequence[torch.Tensor], start: int, stop: int) -> bool:

@@ -14,35 +14,20 @@ import torch
 from torch import nn
 
 from holdfast.spec.index import ChunkedRef, TensorRef
-from holdfast.state import names
+from holdfast.state import names, own_code
 from holdfast.state.optimizers import is_plain
 from holdfast.state.parts import ModulePart, OptimizerPart, Part
 from holdfast.state.recipe import Recipe
 from holdfast.tensors.into import Target
 
-#: Classes of torch with a _load_from_state_dict of their own that changes no tensor it is given.
-_HARMLESS = frozenset(
-    {nn.Module._load_from_state_dict, nn.modules.batchnorm._NormBase._load_from_state_dict}
-)
-
 
 def postpone(part: Part, recipe: Recipe) -> tuple[Recipe, list[Target]]:
     """The recipe without the tensors that can be read last, and these with their live ones."""
-    if isinstance(part, ModulePart) and _is_plain(names.unwrap(part.live)):
+    if isinstance(part, ModulePart) and own_code.is_plain(names.unwrap(part.live)):
         return _of_module(part, recipe)
     if isinstance(part, OptimizerPart) and is_plain(part.live):
         return _of_optimizer(part.live, recipe)
     return recipe, []
-
-
-def _is_plain(module: nn.Module) -> bool:
-    """Whether loading a state dict into a module does no more than copy tensors."""
-    return type(module).load_state_dict is nn.Module.load_state_dict and all(
-        type(each)._load_from_state_dict in _HARMLESS
-        and not each._load_state_dict_pre_hooks
-        and not each._load_state_dict_post_hooks
-        for each in module.modules()
-    )
 
 
 def _of_module(part: ModulePart, recipe: Recipe) -> tuple[Recipe, list[Target]]:
@@ -72,11 +57,18 @@ def _can_be_late(ref: Any, live: Any) -> bool:
         and not live.is_meta
         and not live.is_quantized
         and live.layout is torch.strided
+        and not _overlaps(live)
         and getattr(ref, "storage", ref) is not None
         and getattr(ref, "quantizer", None) is None
         and getattr(ref, "subclass", None) is None
         and getattr(ref, "attributes", None) is None
     )
+
+
+def _overlaps(live: torch.Tensor) -> bool:
+    """Whether elements of a tensor share memory, so that torch cannot copy into it."""
+    sizes = zip(live.shape, live.stride(), strict=True)
+    return any(size > 1 and step == 0 for size, step in sizes)
 
 
 def _of_optimizer(optimizer: torch.optim.Optimizer, recipe: Recipe) -> tuple[Recipe, list[Target]]:
@@ -105,7 +97,8 @@ def _large(state: Mapping[Any, Any], parameter: torch.Tensor) -> Iterator[tuple[
         if (
             type(ref) is TensorRef
             and name != "step"
-            and ref.numel == parameter.numel() > 1
+            and ref.numel > 1
+            and ref.shape == tuple(parameter.shape)
             and ref.dtype.name == _name(parameter.dtype)
             and _can_be_late(ref, parameter)
         ):

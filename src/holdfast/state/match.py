@@ -148,11 +148,21 @@ class _Matching:
         names = known_names(part.live, parameter_names(modules_of(self._parts)))
         live = [name for group in names for name in group]
         saved_names = self._saved_names(found, {name for name in live if name is not None})
-        report, recipe = match_optimizer(blank, part.live, names, found, saved_names)
+        report, recipe = match_optimizer(
+            blank, part.live, names, found, saved_names, self._resized()
+        )
         if recipe is not None:
             recast = frozenset(self._recast(live))
             self._recipes[part.name] = replace(recipe, recast=recast)
         return report
+
+    def _resized(self) -> set[str]:
+        """The names of parameters whose saved shape is another one."""
+        return {
+            f"{part}.{name}"
+            for part, matched in self._modules.items()
+            for name, _, _ in matched.report.differing
+        }
 
     def _recast(self, live: Sequence[str | None]) -> list[int]:
         """The positions of parameters whose saved element type is another one."""
@@ -205,7 +215,7 @@ class _Matching:
 
     def _refuse_idle_rules(self) -> None:
         rules = self._options.rename
-        if rules is None or not self._modules:
+        if rules is None:
             return
         used = [rule for each in self._modules.values() for rule in each.pairing.rules]
         names = [

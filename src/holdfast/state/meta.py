@@ -24,6 +24,11 @@ def fill(module: nn.Module, state: Mapping[str, Any]) -> None:
             torch.utils.swap_tensors(live, made)
 
 
+def has_meta(module: nn.Module) -> bool:
+    """Whether a module has tensors that have no memory."""
+    return any(tensor.is_meta for _, tensor in _tensors(module))
+
+
 def emptying(module: nn.Module) -> Callable[[], None]:
     """What makes the tensors that are on the meta device now ones without memory again."""
     empty = [live for _, live in _tensors(module) if live.is_meta]

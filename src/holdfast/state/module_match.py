@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from holdfast.spec.index import StateDict
 from holdfast.spec.rename import Rules
-from holdfast.state import names
+from holdfast.state import names, own_code
 from holdfast.state.choose import Found, Wanted
 from holdfast.state.pairing import Pairing, pair, plain_name
 from holdfast.state.parts import ModulePart
 from holdfast.state.recipe import Recipe
-from holdfast.state.report import PartReport
+from holdfast.state.report import PartReport, Suggestion
 from holdfast.state.shapes import dtype_of, shape_of
 from holdfast.state.suggest import suggest
 
@@ -58,46 +58,101 @@ def match_module(
     live = part.capture()
     saved = {name: value for name, value in found.state.items() if isinstance(name, str)}
     pairing = pair(live, list(saved), rules)
-    fitting: dict[str, str] = {}
-    differing, cast = [], []
-    for name, old in pairing.found.items():
-        was, now = shape_of(saved[old]), shape_of(live[name]) if not _is_lazy(live[name]) else None
-        if now is not None and was != now:
-            both = (f"{was} {dtype_of(saved[old])}", f"{now} {dtype_of(live[name])}")
-            differing.append((name, *both))
-            continue
-        fitting[name] = old
-        kinds = dtype_of(saved[old]), dtype_of(live[name])
-        if kinds[0] != kinds[1]:
-            cast.append((name, str(kinds[0]), str(kinds[1])))
+    compared = _compare(live, saved, pairing)
+    fitting = compared.fitting
     tied = _tied(part.live, pairing.missing, fitting)
-    fitting.update({name: fitting[other] for name, other in tied})
+    fitting.update((name, fitting[other]) for name, other in tied)
     started = _counts_that_start(part.live, pairing.missing, _metadata(found.state))
-    missing = tuple(name for name in pairing.missing if name not in fitting and name not in started)
-    shapes = {name: shape_of(value) for name, value in live.items() if not _is_lazy(value)}
+    missing = [name for name in pairing.missing if name not in fitting and name not in started]
+    missing, unexpected = _by_own_code(part, saved, pairing, fitting, missing)
+    is_nothing = not fitting and bool(live)
     report = replace(
         report,
         loaded=len(fitting),
-        missing=missing,
-        unexpected=pairing.unexpected,
-        differing=tuple(differing),
-        cast=tuple(cast),
+        missing=tuple(missing),
+        unexpected=(*unexpected, *(repr(key) for key in found.state if not isinstance(key, str))),
+        differing=tuple(compared.differing),
+        cast=tuple(compared.cast),
         renamed=pairing.renamed,
         tied=tied,
         fresh=started,
         skipped=tuple((name, f"outside {found.prefix}*") for name in found.aside),
-        suggestions=suggest(
-            {name: shapes[name] for name in shapes if name not in fitting or name in pairing.found},
-            {name: shape_of(value) for name, value in saved.items()},
-        )
-        if missing and pairing.unexpected
-        else (),
+        suggestions=_suggestions(live, saved, fitting, pairing) if missing and unexpected else (),
         problem=_NOTHING
-        if not fitting and live and (report.strict is not True or not differing)
+        if is_nothing and not (report.strict is True and compared.differing)
         else None,
     )
     live_names = {old: name for name, old in pairing.found.items()}
     return ModuleMatch(report, _recipe(found, report, fitting, pairing), pairing, live_names)
+
+
+class _Compared(NamedTuple):
+    """Live names with the saved ones that fit; those of another shape; those of another type."""
+
+    fitting: dict[str, str]
+    differing: list[tuple[str, str, str]]
+    cast: list[tuple[str, str, str]]
+
+
+def _compare(live: Mapping[str, Any], saved: Mapping[str, Any], pairing: Pairing) -> _Compared:
+    compared = _Compared({}, [], [])
+    for name, old in pairing.found.items():
+        was, now = (str(dtype_of(value)) for value in (saved[old], live[name]))
+        shapes = shape_of(saved[old]), _shape(live[name])
+        if shapes[1] not in (None, shapes[0]):
+            compared.differing.append((name, f"{shapes[0]} {was}", f"{shapes[1]} {now}"))
+            continue
+        compared.fitting[name] = old
+        if was != now:
+            compared.cast.append((name, was, now))
+    return compared
+
+
+def _shape(live: Any) -> str | None:
+    """A live tensor's shape in words; None of a lazy one, which has none yet."""
+    return None if _is_lazy(live) else shape_of(live)
+
+
+def _by_own_code(
+    part: ModulePart,
+    saved: Mapping[str, Any],
+    pairing: Pairing,
+    fitting: dict[str, str],
+    missing: list[str],
+) -> tuple[list[str], list[str]]:
+    """What a module's own code would miss and not expect; names that it takes come to the fitting.
+
+    Such code may know old names (``weight_g`` of weight normalisation) that pairing does not.
+    """
+    unexpected = list(pairing.unexpected)
+    module = names.unwrap(part.live)
+    if not (missing or unexpected) or own_code.is_plain(module):
+        return missing, unexpected
+    more = {plain_name(old): old for old in unexpected if plain_name(old) not in fitting}
+    result = own_code.tried(module, {n: saved[old] for n, old in {**fitting, **more}.items()})
+    if result is None:
+        return missing, unexpected
+    taken = {name: old for name, old in more.items() if name not in result[1]}
+    fitting.update(taken)
+    return (
+        [name for name in missing if name in result[0]],
+        [old for old in unexpected if old not in taken.values()],
+    )
+
+
+def _suggestions(
+    live: Mapping[str, Any], saved: Mapping[str, Any], fitting: Mapping[str, str], pairing: Pairing
+) -> tuple[Suggestion, ...]:
+    """Rules that would match more names, of those that are not there by a tie."""
+    shapes = {name: _shape(value) for name, value in live.items()}
+    return suggest(
+        {
+            name: shape
+            for name, shape in shapes.items()
+            if shape is not None and (name not in fitting or name in pairing.found)
+        },
+        {name: shape_of(value) for name, value in saved.items()},
+    )
 
 
 def _is_lazy(value: Any) -> bool:

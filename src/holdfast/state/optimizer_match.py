@@ -6,13 +6,13 @@ another order, other groups, added and removed parameters; by position only wher
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
-from holdfast.state.choose import Found
+from holdfast.state.choose import Found, is_optimizer_state
 from holdfast.state.optimizers import other_kind
 from holdfast.state.recipe import Recipe
 from holdfast.state.report import PartReport
@@ -34,49 +34,92 @@ class _Saved:
 
 
 def match_optimizer(
-    report: PartReport, live: torch.optim.Optimizer, names: Names, place: Found, saved_names: Names
+    report: PartReport,
+    live: torch.optim.Optimizer,
+    names: Names,
+    place: Found,
+    saved_names: Names,
+    resized: Container[str] = (),
 ) -> tuple[PartReport, Recipe | None]:
     """What of a saved state fits, and how a state in the order of the live optimizer is made of it.
 
-    ``report`` is the part's, to be filled in; ``saved_names`` may be empty. Parameters that are new
-    start without state, those that are gone are left out: both are reported and no error.
+    ``report`` is the part's, to be filled in; ``saved_names`` may be empty; ``resized`` are live
+    names of parameters that have another shape than the saved ones. Parameters that are new, or of
+    another shape, start without state, those that are gone are left out: all are reported, and no
+    error.
     """
-    saved = place.state
-    groups = saved.get("param_groups") if isinstance(saved, Mapping) else None
-    if not isinstance(groups, list | tuple) or not isinstance(saved.get("state"), Mapping):
+    if not is_optimizer_state(place.state):
         return replace(report, problem="not the state of an optimizer"), None
+    groups, states = place.state["param_groups"], place.state["state"]
     if problem := _other_class(groups, live):
         return replace(report, problem=problem), None
     places = _places(groups, saved_names)
     flat = [name for group in names for name in group]
     known = {each.name: each for each in places if each.name is not None}
-    if None not in flat and len(known) == len(places):
-        found = {at: known[name] for at, name in enumerate(flat) if name in known}
-        notes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    if known and len(known) == len(places) and any(name is not None for name in flat):
+        found = _by_name(live, flat, known, states, resized)
+        if None in flat:
+            notes = ("parameters of models that are not given have no names: they start fresh",)
     else:
-        found, problem = _by_position(live, names, places, saved["state"])
+        found, problem = _by_position(live, names, places, states)
         if problem:
             return replace(report, problem=problem), None
-        whose = "the checkpoint has no" if None not in flat else "no model in this call gives"
+        whose = "no model in this call gives" if known else "the checkpoint has no"
         notes = (f"matched by position: {whose} names of its parameters",)
     shown = [name or f"parameter {at}" for at, name in enumerate(flat)]
     if isinstance(live, torch.optim.LBFGS) and list(found.values()) != places:
         notes = ("LBFGS keeps one state for all parameters, which are others: it starts fresh",)
         return replace(report, fresh=tuple(shown), notes=notes), _recipe(live, place, {})
     recipe = _recipe(live, place, found)
-    used = {each.key for each in found.values()}
+    taken = {each.key for each in found.values()}
+    is_something = bool(taken & states.keys()) if states else bool(taken)
     return replace(
         report,
         loaded=len(recipe.saved["state"]),
         fresh=tuple(shown[at] for at in range(len(flat)) if at not in found),
-        skipped=tuple(
-            (each.name or f"parameter {each.key}", "the live optimizer has no such parameter")
-            for each in places
-            if each.key not in used
-        ),
+        skipped=(*_left(places, taken, flat), *_of_no_group(places, states)),
         notes=(*report.notes, *notes),
-        problem=None if found or not places else "nothing of it matches",
+        problem=None if is_something or not (flat or places or states) else "nothing of it matches",
     ), recipe
+
+
+def _by_name(
+    live: torch.optim.Optimizer,
+    flat: Sequence[str | None],
+    known: Mapping[str, _Saved],
+    states: Mapping[Any, Any],
+    resized: Container[str],
+) -> dict[int, _Saved]:
+    """The saved parameter of every live one whose name and shape it has, by position."""
+    parameters = [p for group in live.param_groups for p in group["params"]]
+    return {
+        at: known[name]
+        for at, name in enumerate(flat)
+        if name is not None
+        and name in known
+        and name not in resized
+        and _other_shape(states.get(known[name].key), tuple(parameters[at].shape)) is None
+    }
+
+
+def _left(
+    places: list[_Saved], taken: Container[Any], flat: Sequence[str | None]
+) -> Iterator[tuple[str, str]]:
+    """The saved parameters that no live one takes, and why."""
+    for each in places:
+        if each.key not in taken:
+            is_here = each.name is not None and each.name in flat
+            reason = "parameter has another shape" if is_here else "optimizer has no such parameter"
+            yield each.name or f"parameter {each.key}", f"the live {reason}"
+
+
+def _of_no_group(places: list[_Saved], states: Mapping[Any, Any]) -> Iterator[tuple[str, str]]:
+    """States whose keys no group has, as where whole numbers have become text."""
+    keys = {each.key for each in places}
+    for key in states:
+        if key not in keys:
+            yield f"the state of {key!r}", "no group has such a parameter"
 
 
 def _other_class(groups: Sequence[Any], live: torch.optim.Optimizer) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from holdfast.spec.rename import Rules, rename
@@ -40,11 +40,15 @@ def pair(live: Iterable[str], saved: Sequence[str], rules: Rules | None = None) 
     old_names = (
         {new: old for old, new in by.names.items()} if by else {name: name for name in saved}
     )
-    found = {name: name for name in live if name in old_names}
+    found = _by_whole_prefixes(live, list(old_names))
     dropped: dict[str, list[tuple[str, str]]] = {}
-    plain = _by_plain_name(old_names.keys() - found.keys())
+    for name, other in found.items():
+        if name != other:
+            dropped.setdefault(_steps_apart(other, name), []).append((other, name))
+    settled = {plain_name(name) for pair_ in found.items() for name in pair_}
+    plain = _by_plain_name(old_names.keys() - found.values())
     for bare, name in _by_plain_name(name for name in live if name not in found).items():
-        if bare in plain:
+        if bare in plain and bare not in settled:
             found[name] = plain[bare]
             dropped.setdefault(_steps_apart(plain[bare], name), []).append((plain[bare], name))
     taken = set(found.values())
@@ -55,6 +59,32 @@ def pair(live: Iterable[str], saved: Sequence[str], rules: Rules | None = None) 
         (*_by_rule(by.names, by.rules, rules), *_wrappers(dropped)) if by else _wrappers(dropped),
         frozenset(by.rules.values()) if by else frozenset(),
     )
+
+
+def _by_whole_prefixes(live: list[str], saved: list[str]) -> dict[str, str]:
+    """Live names with equal saved ones, once what wrappers put before all names of a side is off.
+
+    A model may have a module of its own that is called ``module``: of all ways to take prefixes off
+    that one counts which makes most names equal, and of those the one that takes least.
+    """
+    ways = [
+        {a: b for a, b in ((old, by_bare.get(bare)) for bare, old in bare_live.items()) if b}
+        for bare_live in _without_prefixes(live)
+        for by_bare in _without_prefixes(saved)
+    ]
+    return max(ways, key=len)
+
+
+def _without_prefixes(names: list[str]) -> Iterator[dict[str, str]]:
+    """The names as they are, then without a wrapper's step before all, without two, and so on."""
+    bare = {name: name for name in names}
+    yield bare
+    while bare and len({name.partition(".")[0] for name in bare} | {""}) == 2:
+        step = next(iter(bare)).partition(".")[0]
+        if step not in _WRAPPERS or not all("." in name for name in bare):
+            return
+        bare = {name.partition(".")[2]: full for name, full in bare.items()}
+        yield bare
 
 
 def plain_name(name: str) -> str:

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from holdfast.errors import MismatchError
-from holdfast.state.parts import LoaderPart, OptimizerPart, Part
+from holdfast.state.meta import has_meta
+from holdfast.state.parts import LoaderPart, ModulePart, OptimizerPart, Part
 from holdfast.state.recipe import Recipe
 from holdfast.state.rng import capture_rng, restore_rng
 
@@ -32,7 +33,7 @@ def restore(
     before = capture_rng()
     undo: dict[str, Callable[[], object]] = {"the generators": lambda: restore_rng(before)}
     try:
-        for part in sorted(parts.values(), key=lambda part: part.stage):
+        for part in sorted(parts.values(), key=_stage):
             undo[repr(part.name)] = _undoing(part, recipes.get(part.name))
             _restore_part(part, states[part.name], recipes.get(part.name))
         left = _restore_rng(rng) if rng is not None else []
@@ -45,6 +46,11 @@ def restore(
         if (what := part.left_out(states[part.name])) is not None:
             left.append(what)
     return left
+
+
+def _stage(part: Part) -> int:
+    """When it is restored; a module without memory gets it before optimizers look where it is."""
+    return 0 if isinstance(part, ModulePart) and has_meta(part.live) else part.stage
 
 
 def _undo_all(undo: dict[str, Callable[[], object]], error: BaseException) -> None:

@@ -53,7 +53,7 @@ def read_into(index: Index, source: Source, targets: Sequence[Target]) -> None:
         _fill_all(index, source, direct)
         for group in others.values():
             _copy(index, source, group)
-    except (HoldfastError, OSError) as error:
+    except (HoldfastError, OSError, RuntimeError, MemoryError) as error:  # those are torch's
         raise RestoreInterrupted(
             "the file could no longer be read while live tensors were written",
             file=index.file,

@@ -67,6 +67,7 @@ def strided(views):
 @example(views=[(3, (2,), (1,)), (3, (2,), (1,))])
 @example(views=[(0, (4,), (6,)), (0, (4,), (6,)), (1, (4,), (6,))])
 @example(views=[(0, (4,), (1,)), (2, (4,), (1,))])
+@example(views=[(0, (2, 3), (6, 0)), (1, (2, 3, 4), (0, 6, 2))])
 def test_views_of_one_storage_go_on_sharing_what_they_shared(views):
     before = strided(views)
     after = compact(before)

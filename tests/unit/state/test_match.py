@@ -197,7 +197,7 @@ def test_by_position_only_where_counts_and_shapes_allow_it(tmp_path):
     report = holdfast.load_state(tmp_path / "theirs.pt", optimizer=other)
     assert same(momenta(live, other), momenta(model, optimizer))
     assert report["optimizer"].notes == (
-        "matched by position: no model in this call gives names of its parameters",
+        "matched by position: the checkpoint has no names of its parameters",
     )
     groups = [{"params": [*model.a.parameters()]}, {"params": [model.b.weight]}]
     assert "parameters per group: saved [4], here [2, 1], and no names to go by" in str(
@@ -208,16 +208,23 @@ def test_by_position_only_where_counts_and_shapes_allow_it(tmp_path):
     assert "parameter 1 is (3, 2) here" not in str(turned)
 
 
-def test_a_module_and_an_optimizer_are_not_taken_for_each_other(tmp_path):
+def test_a_module_and_an_optimizer_are_told_apart_whatever_they_are_called(tmp_path):
     model = Model()
-    path = saved(tmp_path, model=model, optimizer=SGD(model.parameters(), lr=1))
+    optimizer = stepped(model, model.parameters())
+    path = saved(tmp_path, model=model, optimizer=optimizer)
     swapped = tmp_path / "swapped.pt"
     tree = torch.load(path, weights_only=True)
     torch.save({"model": tree["optimizer"], "optimizer": tree["model"]}, swapped)
-    with pytest.raises(MismatchError, match="only in the checkpoint: param_groups"):
-        holdfast.load_state(swapped, model=model)
+    live = Model()
+    other = SGD(live.parameters(), lr=3, momentum=0.1)
+    report = holdfast.load_state(swapped, model=live, optimizer=other)
+    assert same(live.state_dict(), model.state_dict())
+    assert same(other.state_dict(), optimizer.state_dict())
+    assert report["model"].why == "2 of its 2 names and shapes are there"
+    assert report["optimizer"].why == "it is the only one for a part of kind 'optimizer'"
     with pytest.raises(MissingPartError, match="has no part 'optimizer'"):
-        holdfast.load_state(swapped, model=model, optimizer=SGD(model.parameters(), lr=1))
+        torch.save({"model": [1], "optimizer": tree["model"]}, swapped)
+        holdfast.load_state(swapped, optimizer=other)
 
 
 def test_other_codes_files_are_matched_too(tmp_path):

@@ -45,6 +45,20 @@ def test_a_module_that_is_called_module_is_no_wrapper() -> None:
     assert dict(found.found) == {"module.w": "module.w", "w": "w"}
 
 
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
+@pytest.mark.parametrize("live", [["weight", "module.weight"], ["p.w", "module.p.w"]])
+def test_a_wrapper_around_a_module_of_that_name_swaps_nothing(live, prefix) -> None:
+    saved = [prefix + name for name in live]
+    assert dict(pair(live, saved).found) == dict(zip(live, saved, strict=True))
+    assert dict(pair(saved, live).found) == dict(zip(saved, live, strict=True))
+
+
+def test_what_is_settled_by_whole_prefixes_is_not_paired_again_by_plain_names() -> None:
+    found = pair(["a.w", "module.a.w"], ["a.w", "_orig_mod.a.w"])
+    assert dict(found.found) == {"a.w": "a.w"}
+    assert (found.missing, found.unexpected) == (("module.a.w",), ("_orig_mod.a.w",))
+
+
 def test_two_that_would_be_one_without_wrappers_are_not_guessed_at() -> None:
     found = pair(["fc.w"], ["module.fc.w", "_orig_mod.fc.w"])
     assert found.found == {}

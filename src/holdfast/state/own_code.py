@@ -1,0 +1,65 @@
+"""Modules that load a state dict by code of their own, such as hooks that rename old names."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from holdfast.spec.index import TensorRef
+from holdfast.tensors.build import torch_dtype
+
+#: Ways of torch's own classes that change no tensor they are given.
+_PLAIN_WAYS = frozenset(
+    {
+        nn.Module._load_from_state_dict,
+        nn.modules.batchnorm._NormBase._load_from_state_dict,
+    }
+)
+
+
+def is_plain(module: nn.Module) -> bool:
+    """Whether loading a state dict into a module does no more than copy tensors by their names."""
+    return type(module).load_state_dict is nn.Module.load_state_dict and all(
+        type(each)._load_from_state_dict in _PLAIN_WAYS
+        and not each._load_state_dict_pre_hooks
+        and not each._load_state_dict_post_hooks
+        for each in module.modules()
+    )
+
+
+def tried(module: nn.Module, state: Mapping[str, Any]) -> tuple[list[str], list[str]] | None:
+    """The names that a module's own code would miss in a state, and those it would not expect.
+
+    It is asked of a copy without memory, with tensors without memory: nothing is read, and the
+    live module stays as it is. None where that cannot be done, as the code looks at numbers.
+    """
+    try:
+        trial = _without_memory(module)
+        bare = {name: _bare(value) for name, value in state.items()}
+        result = trial.load_state_dict(bare, strict=False)
+        return list(result.missing_keys), list(result.unexpected_keys)
+    except Exception:  # code of others, on tensors that it was not written for
+        return None
+
+
+def _without_memory(module: nn.Module) -> nn.Module:
+    memo: dict[int, Any] = {}
+    for tensor in (*module.parameters(), *module.buffers()):
+        made = torch.empty_like(tensor, device="meta")
+        is_parameter = isinstance(tensor, nn.Parameter)
+        memo[id(tensor)] = (
+            nn.Parameter(made, requires_grad=tensor.requires_grad) if is_parameter else made
+        )
+    return copy.deepcopy(module, memo)
+
+
+def _bare(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return torch.empty_like(value, device="meta")
+    if isinstance(value, TensorRef):
+        return torch.empty(value.shape, dtype=torch_dtype(value.dtype), device="meta")
+    return value
