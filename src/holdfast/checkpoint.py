@@ -130,7 +130,7 @@ class Checkpoint:
         """
         from holdfast.report.verify import verify_index
 
-        self._check_open()
+        self.check_open()
         return verify_index(self.index, self.source)
 
     def scan(self) -> ScanReport:
@@ -142,7 +142,7 @@ class Checkpoint:
         """
         from holdfast.report.crawl import scan_source
 
-        self._check_open()
+        self.check_open()
         return scan_source(self.source)
 
     def close(self) -> None:
@@ -172,10 +172,15 @@ class Checkpoint:
 
     def _find(self, name: str) -> Any:
         node = self._named().find(name, self.index.file)
-        self._check_open()
+        self.check_open()
         return node
 
-    def _check_open(self) -> None:
+    def check_open(self) -> None:
+        """Go on only while the file is open.
+
+        Raises:
+            UsageError: it was closed.
+        """
         if not self._close.alive:
             raise UsageError(
                 "this checkpoint is closed: its tensors can be read no more",

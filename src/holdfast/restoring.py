@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import copy
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import torch
+from torch import nn
 
 from holdfast.checkpoint import Checkpoint
 from holdfast.errors import DamagedError, UsageError
@@ -95,9 +97,17 @@ def load_parts(
 def _opened(source: State) -> Iterator[tuple[Index, Source | None]]:
     """The index of what is given, and where its bytes are; None where it has live tensors."""
     if isinstance(source, Mapping):
-        yield Index(file="the dict given", format="dict", tree=source, extents={}), None
+        tree = {key: _state_of(value) for key, value in source.items()}
+        yield Index(file="the dict given", format="dict", tree=tree, extents={}), None
     elif isinstance(source, Checkpoint):
+        source.check_open()
         yield _with_weights(source.index), source.source
+    elif not isinstance(source, str | os.PathLike):
+        raise UsageError(
+            "a state is loaded from a path, an open Checkpoint or a dict",
+            found=f"{type(source).__module__}.{type(source).__qualname__}",
+            cure="The source comes first: holdfast.load_state(source, model=model).",
+        )
     else:
         with open_source(where.resolve(source)) as opened:
             yield _with_weights(read_index(opened)), opened
@@ -110,6 +120,11 @@ def _postponed(matched: Matched, parts: Mapping[str, Part]) -> tuple[Matched, li
         recipes[name], more = postpone(parts[name], recipe)
         targets += more
     return replace(matched, recipes=recipes), targets
+
+
+def _state_of(value: Any) -> Any:
+    """A live model in a dict stands for its state dict, as one in a file does."""
+    return value.state_dict() if isinstance(value, nn.Module) else value
 
 
 def _with_weights(index: Index) -> Index:
@@ -130,7 +145,17 @@ def _wanted(index: Index, matched: Matched, rest: Leftovers, *, rng: bool) -> di
 
 def _copied(wanted: Mapping[str, Any]) -> dict[str, Any]:
     """The same with tensors of its own: a state that is loaded is never that of two objects."""
-    return copy.deepcopy(dict(wanted))
+    return {**wanted, "parts": {k: _own(v) for k, v in wanted["parts"].items()}}
+
+
+def _own(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value.detach().clone()
+    if isinstance(value, Mapping):
+        return {key: _own(each) for key, each in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(_own(each) for each in value)
+    return value
 
 
 def _unplain(index: Index, matched: Matched, values: Mapping[str, Any]) -> dict[str, Any]:

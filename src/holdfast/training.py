@@ -188,12 +188,38 @@ def load_state(
     return load_parts(source, live, options, rng=rng, map_location=map_location, trust=trust)
 
 
-def load_model(source: State, model: nn.Module, **options: Any) -> LoadReport:
+def load_model(
+    source: State,
+    model: nn.Module,
+    *,
+    strict: bool | str = True,
+    rename: Rules | None = None,
+    select: Mapping[str, str] | None = None,
+    cast: bool = False,
+    map_location: Any = "cpu",
+    trust: Any = (),
+) -> LoadReport:
     """Load weights into a model for inference: the weights only, then ``model.eval()``.
 
     Takes the options of ``load_state``, and raises like it.
     """
-    report = load_state(source, **options, model=model)
+    if not isinstance(model, nn.Module):
+        raise UsageError(
+            "load_model() loads into a model",
+            wanted="an instance of torch.nn.Module",
+            found=f"{type(model).__module__}.{type(model).__qualname__}",
+            cure="holdfast.load_model(source, model); for other parts there is load_state.",
+        )
+    report = load_state(
+        source,
+        strict=strict,
+        rename=rename,
+        select=select,
+        cast=cast,
+        map_location=map_location,
+        trust=trust,
+        model=model,
+    )
     model.eval()
     return report
 

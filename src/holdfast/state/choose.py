@@ -62,9 +62,7 @@ class Found(NamedTuple):
     @property
     def place(self) -> str:
         """The path as people write it."""
-        return (dotted(self.path) or "the whole file") + (
-            f", {self.prefix}*" if self.prefix else ""
-        )
+        return dotted((*self.path, *self.prefix.split("."))).rstrip(".") or "the whole file"
 
 
 def choose(
@@ -132,6 +130,10 @@ def _at(tree: Any, name: str, place: str, file: str) -> Found:
     mappings = {dotted(path): (path, node) for path, node in _containers(tree) if path}
     if place in mappings:
         return Found(*mappings[place], "selected")
+    for path, node in [((), tree), *mappings.values()]:
+        prefix = f"{place.removeprefix(f'{dotted(path)}.' if path else '')}."
+        if isinstance(node, Mapping) and any(str(key).startswith(prefix) for key in node):
+            return _below(path, node, prefix)._replace(why="selected")
     near = closest(place, list(mappings)) or list(mappings)[:10]
     raise UsageError(
         "select= names no state in this checkpoint",
@@ -207,6 +209,11 @@ def _by_fit(
     ]
     if part.kind != "optimizer":
         places = [each for each in places if each.path and each.path[0] in customary]
+        paths = {each.path for each in places}
+        # What lies inside one of them (a scheduler's milestones) is no state of its own.
+        places = [
+            each for each in places if not paths & {each.path[:n] for n in range(len(each.path))}
+        ]
     elif len(places) > 1:
         counts = {each.path: _parameters_in(each.state) for each in places}
         places = [each for each in places if counts[each.path] == part.parameters] or places
@@ -235,9 +242,15 @@ def _states_of_modules(tree: Any, taken: set[Path]) -> Iterator[Found]:
 def _below_attributes(path: Path, node: Mapping[Any, Any]) -> Iterator[Found]:
     names = [name for name in node if isinstance(name, str)]
     for prefix in dict.fromkeys(f"{name.partition('.')[0]}." for name in names if "." in name):
-        below = {name.removeprefix(prefix): node[name] for name in names if name.startswith(prefix)}
-        aside = tuple(name for name in names if not name.startswith(prefix))
-        yield Found(path, below, None, prefix, aside)
+        yield _below(path, node, prefix)
+
+
+def _below(path: Path, node: Mapping[Any, Any], prefix: str) -> Found:
+    """What of a state dict has names with a prefix, without it."""
+    names = [name for name in node if isinstance(name, str)]
+    below = {name.removeprefix(prefix): node[name] for name in names if name.startswith(prefix)}
+    aside = tuple(name for name in names if not name.startswith(prefix))
+    return Found(path, below, None, prefix, aside)
 
 
 def _fit(found: Found, part: Wanted, rules: Rules | None) -> _Fit:
@@ -261,6 +274,8 @@ def _best(part: Wanted, fits: list[_Fit], file: str) -> Found | None:
     good = [fit for fit in good if fit.is_customary] or good
     # One with nothing beside what fits is likelier than one of which that is a part.
     good = [fit for fit in good if len(fit.found.state) == most] or good
+    # Of a model's attributes the one that is called as the part is.
+    good = [fit for fit in good if fit.found.prefix == f"{part.name}."] or good
     if len(good) > 1 and not _are_the_same(good):
         raise _ambiguous(part, [fit.found for fit in good], file)
     if good:
@@ -285,7 +300,7 @@ def _ambiguous(part: Wanted, places: Sequence[Found], file: str) -> MissingPartE
         f"several states in this checkpoint may be that of {part.name!r}",
         file=file,
         found="; ".join(listed[:10]),
-        cure=f"Say which: select={{{part.name!r}: {dotted(places[0].path)!r}}}",
+        cure=f"Say which: select={{{part.name!r}: {places[0].place!r}}}",
     )
 
 

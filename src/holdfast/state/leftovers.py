@@ -8,6 +8,7 @@ from typing import Any
 
 from holdfast.pickles.limits import nodes
 from holdfast.spec.index import Index, Opaque
+from holdfast.spec.tree import walk
 from holdfast.state.choose import is_optimizer_state
 from holdfast.state.match import Matched
 from holdfast.state.shapes import is_tensor
@@ -65,9 +66,8 @@ def _untrusted(value: Any, trust: Trust) -> list[str]:
 def _is_state(value: Any) -> bool:
     """Whether a value is what parts are made of: dicts of tensors, optimizers' states."""
     if isinstance(value, Mapping):
-        return is_optimizer_state(value) or any(
-            is_tensor(each) or _is_state(each) for each in value.values()
-        )
+        return is_optimizer_state(value) or any(is_tensor(leaf) for _, leaf in walk(value))
     return isinstance(value, list) and any(
-        isinstance(each, Mapping) and _is_state(each) for each in value
+        isinstance(each, Mapping) and any(is_tensor(leaf) for _, leaf in walk(each))
+        for each in value
     )

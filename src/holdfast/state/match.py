@@ -236,7 +236,11 @@ def _names_in(group: Any) -> list[str | None]:
 
 def _no_such_part(index: Index, missing: list[str]) -> MissingPartError:
     saved = index.tree if isinstance(index.tree, Mapping) else {}
-    there = [repr(key) for key, value in saved.items() if value is not None]
+    there = [
+        f"{key!r} ({type(value).__name__}, no state of one)" if key in missing else repr(key)
+        for key, value in saved.items()
+        if value is not None
+    ]
     return MissingPartError(
         f"the checkpoint has no part {' or '.join(map(repr, missing))}",
         file=index.file,

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from holdfast.state.shapes import is_lazy
+
 
 def fill(module: nn.Module, state: Mapping[str, Any]) -> None:
     """Give every meta tensor of a module the memory of its saved one.
@@ -30,8 +32,15 @@ def has_meta(module: nn.Module) -> bool:
 
 
 def emptying(module: nn.Module) -> Callable[[], None]:
-    """What makes the tensors that are on the meta device now ones without memory again."""
-    empty = [live for _, live in _tensors(module) if live.is_meta]
+    """What makes tensors that have no memory or no shape now such ones again."""
+    empty = [live for _, live in _tensors(module) if live.is_meta and not is_lazy(live)]
+    lazy: list[tuple[nn.Module, str, Any, Any]] = [
+        (owner, name, value, type(value))
+        for owner in module.modules()
+        for home in (owner._parameters, owner._buffers)
+        for name, value in home.items()
+        if is_lazy(value)
+    ]
 
     def undo() -> None:
         for live in empty:
@@ -40,6 +49,10 @@ def emptying(module: nn.Module) -> Callable[[], None]:
                 if isinstance(live, nn.Parameter):
                     bare = nn.Parameter(bare, requires_grad=live.requires_grad)
                 torch.utils.swap_tensors(live, bare)
+        for owner, name, value, kind in lazy:
+            if not is_lazy(value):
+                home = owner._parameters if name in owner._parameters else owner._buffers
+                home[name] = kind(device=value.device, dtype=value.dtype)
 
     return undo
 

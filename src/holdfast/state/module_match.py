@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
+import numpy as np
+import torch
 from torch import nn
-from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
+from holdfast.spec.identity import identity
 from holdfast.spec.index import StateDict
 from holdfast.spec.rename import Rules
 from holdfast.state import names, own_code
@@ -18,7 +20,7 @@ from holdfast.state.pairing import Pairing, pair, plain_name
 from holdfast.state.parts import ModulePart
 from holdfast.state.recipe import Recipe
 from holdfast.state.report import PartReport, Suggestion
-from holdfast.state.shapes import dtype_of, shape_of
+from holdfast.state.shapes import dtype_of, is_lazy, shape_of
 from holdfast.state.suggest import suggest
 
 _NOTHING = "nothing in the checkpoint matches it"
@@ -43,7 +45,7 @@ class ModuleMatch:
 def wanted(part: ModulePart) -> Wanted:
     """A live module as choosing sees it; lazy parameters have no shape yet and are left out."""
     state = part.capture()
-    shapes = {name: shape_of(value) for name, value in state.items() if not _is_lazy(value)}
+    shapes = {name: shape_of(value) for name, value in state.items() if not is_lazy(value)}
     return Wanted(part.name, part.kind, shapes)
 
 
@@ -75,6 +77,7 @@ def match_module(
         cast=tuple(compared.cast),
         renamed=pairing.renamed,
         tied=tied,
+        notes=(*report.notes, *_notes(part.live, saved, fitting)),
         fresh=started,
         skipped=tuple((name, f"outside {found.prefix}*") for name in found.aside),
         suggestions=_suggestions(live, saved, fitting, pairing) if missing and unexpected else (),
@@ -97,20 +100,24 @@ class _Compared(NamedTuple):
 def _compare(live: Mapping[str, Any], saved: Mapping[str, Any], pairing: Pairing) -> _Compared:
     compared = _Compared({}, [], [])
     for name, old in pairing.found.items():
-        was, now = (str(dtype_of(value)) for value in (saved[old], live[name]))
+        was, now = (dtype_of(value) for value in (saved[old], live[name]))
         shapes = shape_of(saved[old]), _shape(live[name])
         if shapes[1] not in (None, shapes[0]):
-            compared.differing.append((name, f"{shapes[0]} {was}", f"{shapes[1]} {now}"))
+            compared.differing.append((name, _words(shapes[0], was), _words(shapes[1], now)))
             continue
         compared.fitting[name] = old
-        if was != now:
-            compared.cast.append((name, was, now))
+        if was != now and not is_lazy(saved[old]):
+            compared.cast.append((name, str(was), str(now)))
     return compared
+
+
+def _words(shape: str | None, dtype: str | None) -> str:
+    return f"{shape} {dtype}" if dtype else str(shape)
 
 
 def _shape(live: Any) -> str | None:
     """A live tensor's shape in words; None of a lazy one, which has none yet."""
-    return None if _is_lazy(live) else shape_of(live)
+    return None if is_lazy(live) else shape_of(live)
 
 
 def _by_own_code(
@@ -155,10 +162,6 @@ def _suggestions(
     )
 
 
-def _is_lazy(value: Any) -> bool:
-    return isinstance(value, UninitializedParameter | UninitializedBuffer)
-
-
 def _tied(
     module: nn.Module, missing: tuple[str, ...], there: Mapping[str, str]
 ) -> tuple[tuple[str, str], ...]:
@@ -176,6 +179,28 @@ def _tied(
             if name in there:
                 first.setdefault(id(tensor), name)
     return tuple((name, first[owners[name]]) for name in missing if owners.get(name) in first)
+
+
+def _notes(
+    module: nn.Module, saved: Mapping[str, Any], fitting: Mapping[str, str]
+) -> Iterator[str]:
+    """What a person should know: tensors that stay without memory, and two that become one."""
+    first: dict[int, str] = {}
+    for name, tensor in names.plain_tensors(module).items():
+        if name not in fitting:
+            if tensor.is_meta:
+                yield f"{name} is not in the checkpoint and stays without memory: make it again"
+            continue
+        other = first.setdefault(id(tensor), name)
+        if other != name and _elements(saved[fitting[other]]) != _elements(saved[fitting[name]]):
+            yield f"{name} is {other} here, and two tensors in the checkpoint: the last one counts"
+
+
+def _elements(value: Any) -> Any:
+    """What tells whether two saved tensors are the same elements."""
+    if isinstance(value, torch.Tensor):
+        return (value.data_ptr(), value.shape, value.stride())
+    return identity(value)
 
 
 def _counts_that_start(
@@ -212,7 +237,7 @@ def _recipe(
     metadata = _moved_metadata(found, pairing)
 
     def arrange(values: Mapping[str, Any]) -> Any:
-        state: Any = OrderedDict((name, values[old]) for name, old in fitting.items())
+        state: Any = OrderedDict((name, _tensor(values[old])) for name, old in fitting.items())
         if metadata:
             state._metadata = metadata
         return state
@@ -220,6 +245,11 @@ def _recipe(
     needed = {old: found.state[old] for old in fitting.values()}
     is_partial = bool(report.missing or report.differing or report.fresh)
     return Recipe(found.path, needed, arrange, is_partial=is_partial, names=fitting)
+
+
+def _tensor(value: Any) -> Any:
+    """A NumPy array as the tensor that it becomes in a module."""
+    return torch.from_numpy(value) if isinstance(value, np.ndarray) else value
 
 
 def _moved_metadata(found: Found, pairing: Pairing) -> OrderedDict[str, Any]:

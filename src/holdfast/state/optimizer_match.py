@@ -6,6 +6,7 @@ another order, other groups, added and removed parameters; by position only wher
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -53,7 +54,7 @@ def match_optimizer(
     groups, states = place.state["param_groups"], place.state["state"]
     if problem := _other_class(groups, live):
         return replace(report, problem=problem), None
-    places = _places(groups, saved_names)
+    places = _places(groups, saved_names, states)
     flat = [name for group in names for name in group]
     known = {each.name: each for each in places if each.name is not None}
     notes: tuple[str, ...] = ()
@@ -73,7 +74,7 @@ def match_optimizer(
         return replace(report, fresh=tuple(shown), notes=notes), _recipe(live, place, {})
     recipe = _recipe(live, place, found)
     taken = {each.key for each in found.values()}
-    is_something = bool(taken & states.keys()) if states else bool(taken)
+    is_something = bool(recipe.saved["state"]) if states else bool(taken)
     return replace(
         report,
         loaded=len(recipe.saved["state"]),
@@ -115,11 +116,22 @@ def _left(
 
 
 def _of_no_group(places: list[_Saved], states: Mapping[Any, Any]) -> Iterator[tuple[str, str]]:
-    """States whose keys no group has, as where whole numbers have become text."""
+    """States whose keys are those of no parameter."""
     keys = {each.key for each in places}
     for key in states:
-        if key not in keys:
+        if key not in keys and not _is_its_own(key):
             yield f"the state of {key!r}", "no group has such a parameter"
+
+
+def _is_its_own(key: Any) -> bool:
+    """Whether a key is a name that an optimizer's class has chosen for what it keeps at large."""
+    return isinstance(key, str) and not key.isdigit()
+
+
+def _is_at_large(key: Any, saved: Mapping[str, Any]) -> bool:
+    """Whether a state is that of no parameter, but of the optimizer: torch hands it on as it is."""
+    keys = {each for group in saved["param_groups"] for each in group["params"]}
+    return _is_its_own(key) and key not in keys
 
 
 def _other_class(groups: Sequence[Any], live: torch.optim.Optimizer) -> str | None:
@@ -128,15 +140,19 @@ def _other_class(groups: Sequence[Any], live: torch.optim.Optimizer) -> str | No
     return None if first is None else other_kind(first, live.param_groups[0])
 
 
-def _places(groups: Sequence[Any], names: Names) -> list[_Saved]:
-    """The saved parameters in order, with the names that the record or the groups give them."""
+def _places(groups: Sequence[Any], names: Names, states: Mapping[Any, Any]) -> list[_Saved]:
+    """The saved parameters in order, with the names that the record or the groups give them.
+
+    Folders of torch.distributed.checkpoint have text for keys of states and numbers in groups.
+    """
     places = []
     for number, group in enumerate(groups):
         keys = group.get("params", ()) if isinstance(group, Mapping) else ()
         given = names[number] if number < len(names) else group.get("param_names") or ()
         for at, key in enumerate(keys):
             name = given[at] if at < len(given) else key
-            places.append(_Saved(number, key, name if isinstance(name, str) else None))
+            found = str(key) if key not in states and str(key) in states else key
+            places.append(_Saved(number, found, name if isinstance(name, str) else None))
     return places
 
 
@@ -144,10 +160,11 @@ def _by_position(
     live: torch.optim.Optimizer, names: Names, places: list[_Saved], state: Mapping[Any, Any]
 ) -> tuple[dict[int, _Saved], str | None]:
     """Every saved parameter with the live one at its place, where counts and shapes allow it."""
-    counts: dict[int, int] = {}
-    for each in places:
-        counts[each.group] = counts.get(each.group, 0) + 1
-    was, now = list(counts.values()), [len(group) for group in names]
+    sizes = Counter(each.group for each in places)
+    was = [sizes[number] for number in range(max(sizes, default=-1) + 1)]
+    now = [len(group) for group in names]
+    while now and not now[-1] and len(now) > len(was):
+        now.pop()
     if was != now:
         return {}, f"parameters per group: saved {was}, here {now}, and no names to go by"
     parameters = [p for group in live.param_groups for p in group["params"]]
@@ -180,6 +197,7 @@ def _recipe(live: torch.optim.Optimizer, place: Found, found: Mapping[int, _Save
     """
     sizes = [len(group["params"]) for group in live.param_groups]
     states = place.state["state"]
+    at_large = {key: value for key, value in states.items() if _is_at_large(key, place.state)}
     needed = {each.key: states[each.key] for each in found.values() if each.key in states}
     groups = [
         {key: value for key, value in group.items() if key not in _GROUP_KEYS}
@@ -197,8 +215,9 @@ def _recipe(live: torch.optim.Optimizer, place: Found, found: Mapping[int, _Save
             made.append({**options, "params": list(places)})
         by_place = ((place, each.key) for place, each in found.items())
         state = {place: values["state"][key] for place, key in by_place if key in values["state"]}
+        state |= {key: values["state"][key] for key in at_large}
         return {"state": state, "param_groups": made}
 
-    saved = {"state": needed, "param_groups": groups}
+    saved = {"state": {**needed, **at_large}, "param_groups": groups}
     positions = {at: each.key for at, each in found.items() if each.key in needed}
     return Recipe(place.path, saved, arrange, positions=positions)

@@ -19,6 +19,7 @@ from holdfast.state.meta import emptying, fill
 from holdfast.state.optimizers import is_plain, restore_optimizer
 from holdfast.state.recipe import Recipe
 from holdfast.state.rng import pack_python, unpack_python
+from holdfast.state.shapes import is_lazy
 
 #: Names that are options somewhere or have a meaning of their own in a checkpoint.
 RESERVED = frozenset(
@@ -85,8 +86,12 @@ class Part:
         return None
 
     def copy(self) -> Any:
-        """A state that further training does not change."""
-        return copy.deepcopy(self.capture())
+        """A state that further training does not change.
+
+        Raises:
+            CaptureError: it holds what cannot be copied.
+        """
+        return _copied(self.name, self.capture())
 
     def undoing(self, recipe: Recipe | None = None) -> Callable[[], object]:
         """What gives it its present state back; ``recipe`` says what is not touched meanwhile."""
@@ -123,9 +128,9 @@ class ModulePart(Part):
         """The same; tensors that have no memory lose again what they are given."""
         late = recipe.late if recipe else frozenset()
         state = self.capture()
-        kept = {k: v for k, v in state.items() if k not in late and not _is_meta(v)}
+        kept = {k for k, v in state.items() if not (k in late or _is_meta(v) or is_lazy(v))}
         empty, before = emptying(names.unwrap(self.live)), _renamed(state, {k: k for k in kept})
-        before = copy.deepcopy(before)
+        before = _copied(self.name, before)
 
         def undo() -> None:
             empty()
@@ -136,6 +141,16 @@ class ModulePart(Part):
     def _plain_names(self, state: Mapping[str, Any]) -> dict[str, str]:
         wrappers = names.wrapper_prefixes(names.unwrap(self.live))
         return {key: names.plain_name(key, wrappers) for key in state}
+
+
+def _copied(name: str, state: Any) -> Any:
+    try:
+        return copy.deepcopy(state)
+    except Exception as error:  # whatever copying somebody's objects raises
+        raise CaptureError(
+            f"the state of {name!r} cannot be copied, so what it is now could not be put back",
+            found=f"{type(error).__name__}: {error}",
+        ) from error
 
 
 def _is_meta(value: Any) -> bool:

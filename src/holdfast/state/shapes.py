@@ -4,18 +4,28 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
+from holdfast.converting.types import dtype_of as stored_type
 from holdfast.spec.index import SIZED, ArrayRef, ChunkedRef, SparseRef, TensorRef
 
 
 def is_tensor(value: Any) -> bool:
     """Whether a value is a tensor or array, or a reference to one."""
-    return isinstance(value, (torch.Tensor, *SIZED))
+    return isinstance(value, (torch.Tensor, np.ndarray, *SIZED))
+
+
+def is_lazy(value: Any) -> bool:
+    """Whether a tensor has no shape yet."""
+    return isinstance(value, UninitializedParameter | UninitializedBuffer)
 
 
 def shape_of(value: Any) -> str:
     """A tensor's shape in words, ``(3, 2)``; of what is none, ``a value``."""
+    if is_lazy(value):
+        return "not yet known"
     return str(tuple(value.shape)) if is_tensor(value) else "a value"
 
 
@@ -23,6 +33,9 @@ def dtype_of(value: Any) -> str | None:
     """A tensor's element type without ``torch.``; None of what is no tensor."""
     if isinstance(value, torch.Tensor):
         return str(value.dtype).removeprefix("torch.")
+    if isinstance(value, np.ndarray):
+        return str(value.dtype.name)
     if isinstance(value, ArrayRef):
-        return f"numpy {value.dtype_str}"
+        found = stored_type(value)
+        return f"numpy {value.dtype_str}" if found is None else found.name
     return value.dtype.name if isinstance(value, TensorRef | ChunkedRef | SparseRef) else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from difflib import SequenceMatcher
 
 from holdfast.errors import UsageError
 from holdfast.spec.rename import rename
@@ -62,7 +63,7 @@ def _cover(missing: Shapes, unexpected: Shapes, matched: list[str], kind: _Kind)
     while left and left_missing and len(rules) < _MOST_RULES:
         votes = Counter(_votes(left_missing, left, kind)).most_common(_MOST_TRIED)
         tried = {rule: _hits(rule, left_missing, left, matched) for rule, _ in votes}
-        best = max(tried, key=lambda rule: (len(tried[rule]), -len(rule[0])), default=None)
+        best = max(tried, key=lambda rule: (len(tried[rule]), _likeness(rule)), default=None)
         if best is None or not tried[best]:
             break
         rules[best[0]] = best[1]
@@ -106,6 +107,15 @@ def _steps(saved: list[str], live: list[str]) -> Iterator[tuple[str, str]]:
     apart = [at for at, (old, new) in enumerate(zip(saved, live, strict=True)) if old != new]
     if len(apart) == 1 and apart[0] > 0:
         yield f"*.{saved[apart[0]]}.*", f"*.{live[apart[0]]}.*"
+
+
+def _likeness(rule: tuple[str, str]) -> tuple[float, int]:
+    """How alike the steps are in which a rule's sides differ; then the shorter rule comes first."""
+    old, new = ([step for step in side.strip("*.").split(".") if step] for side in rule)
+    while old and new and old[-1] == new[-1]:
+        old, new = old[:-1], new[:-1]
+    alike = SequenceMatcher(None, ".".join(old), ".".join(new)).ratio() if old and new else 1.0
+    return alike, -len(rule[0])
 
 
 def _hits(

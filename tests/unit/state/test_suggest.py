@@ -49,6 +49,13 @@ def test_the_same_shapes_in_the_same_order() -> None:
     )
 
 
+def test_of_rules_that_join_as_many_the_names_that_are_alike_decide() -> None:
+    live = ["k2.weight", "k2.bias", "q2.weight", "q2.bias"]
+    saved = ["q.weight", "q.bias", "k.weight", "k.bias"]
+    first, *_ = suggest(shapes(*live), shapes(*saved))
+    assert dict(first.rename) == {"q.": "q2.", "k.": "k2."}
+
+
 def test_names_of_other_shapes_are_never_joined() -> None:
     assert suggest({"net.w": "(2,)"}, {"model.w": "(3,)"}) == ()
 
