@@ -20,13 +20,15 @@ from holdfast.pickles.modules import with_state_dicts
 from holdfast.report.verify import verify_index
 from holdfast.runs import where
 from holdfast.runs.reading import read_headers
-from holdfast.spec.index import Index
+from holdfast.spec.index import SIZED, Index
+from holdfast.spec.tree import dotted, walk
 from holdfast.state.late import postpone
 from holdfast.state.leftovers import Leftovers, leftovers
 from holdfast.state.match import Matched, Options, match
 from holdfast.state.parts import Part
 from holdfast.state.report import LoadReport
 from holdfast.state.restore import restore
+from holdfast.state.shapes import is_lazy
 from holdfast.state.unplain import from_plain
 from holdfast.tensors.into import Target, read_into
 from holdfast.tensors.materialise import materialise
@@ -128,7 +130,12 @@ def _state_of(value: Any) -> Any:
 
 
 def _with_weights(index: Index) -> Index:
-    """The same with the state dicts of models that were pickled whole in their places."""
+    """The same with state dicts in the places of models, pickled whole or scripted."""
+    if index.format == "torchscript":
+        leaves = walk(index.tree)
+        return replace(
+            index, tree={dotted(p): leaf for p, leaf in leaves if isinstance(leaf, SIZED)}
+        )
     if not index.symbols and not has_modules(index.tree):
         return index
     return replace(index, tree=with_state_dicts(index.tree, file=index.file))
@@ -150,7 +157,7 @@ def _copied(wanted: Mapping[str, Any]) -> dict[str, Any]:
 
 def _own(value: Any) -> Any:
     if isinstance(value, torch.Tensor):
-        return value.detach().clone()
+        return value if is_lazy(value) else value.detach().clone()
     if isinstance(value, Mapping):
         return {key: _own(each) for key, each in value.items()}
     if type(value) in (list, tuple):

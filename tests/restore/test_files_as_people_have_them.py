@@ -253,3 +253,36 @@ def test_what_is_loaded_from_a_dict_shares_nothing_with_it() -> None:
     model(torch.randn(3, 1, 8)).sum().backward()
     optimizer.step()
     assert same(tree, before)
+
+
+@pytest.mark.parametrize(("part", "found"), [("ema", "model_ema"), ("model", "model")])
+def test_a_state_that_is_called_after_the_part_is_its(part, found, tmp_path) -> None:
+    torch.save({"model": STATE, "model_ema": Net().state_dict()}, tmp_path / "a.pt")
+    report = holdfast.load_state(tmp_path / "a.pt", **{part: Net()})
+    assert report[part].found == found
+
+
+def test_what_is_customary_is_not_guessed_for_a_part_of_another_name(tmp_path) -> None:
+    tree = {"state_dict": STATE, "ema_state_dict": Net().state_dict()}
+    torch.save(tree, tmp_path / "a.pt")
+    with pytest.raises(MissingPartError, match="several states in this checkpoint may be"):
+        holdfast.load_state(tmp_path / "a.pt", teacher=Net())
+    assert holdfast.load_state(tmp_path / "a.pt", net=Net())["net"].found == "state_dict"
+
+
+def test_values_beside_a_bare_state_dict_are_extra(tmp_path) -> None:
+    torch.save({**STATE, "epoch": 3, "arch": "net"}, tmp_path / "a.pt")
+    model = Net()
+    report = holdfast.load_state(tmp_path / "a.pt", model=model)
+    assert same(model.state_dict(), STATE)
+    assert report.extra == {"epoch": 3, "arch": "net"}
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_a_scripted_model_gives_its_weights(tmp_path) -> None:
+    script = torch.jit.script(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)))
+    torch.jit.save(script, tmp_path / "a.pt")
+    model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    holdfast.load_state(tmp_path / "a.pt", model=model)
+    wanted = script.state_dict()
+    assert all(torch.equal(value, wanted[name]) for name, value in model.state_dict().items())

@@ -174,14 +174,17 @@ def test_tied_weights_that_are_saved_once_are_all_there(tmp_path) -> None:
 
 
 def test_files_from_before_batch_counts(tmp_path) -> None:
-    """torch before 1.0 had no ``num_batches_tracked``; BatchNorm's own code starts it at 0."""
+    """torch before 1.0 had no ``num_batches_tracked``; BatchNorm leaves it as it is."""
     model = nn.BatchNorm1d(2)
     state = {k: v for k, v in model.state_dict().items() if k != "num_batches_tracked"}
     torch.save(state, tmp_path / "old.pt")
     live = nn.BatchNorm1d(2)
     live.num_batches_tracked += 5
     report = holdfast.load_state(tmp_path / "old.pt", model=live)
-    assert report["model"].fresh == ("num_batches_tracked",)
+    assert report["model"].notes == (
+        "num_batches_tracked stays as it is: files from before torch 1.0 have none",
+    )
+    assert live.num_batches_tracked == 5
     assert report["model"].missing == ()
 
 
@@ -260,3 +263,24 @@ def test_what_own_code_misses_even_so_is_an_error(tmp_path) -> None:
     torch.save({"old.weight": torch.ones(2, 2)}, tmp_path / "less.pt")
     error = refused(tmp_path / "less.pt", Renaming())
     assert error.report["model"].missing == ("new.bias",)
+
+
+class Resizing(nn.Module):
+    """A module that takes what it was saved as before it had a batch axis."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pos = nn.Parameter(torch.zeros(1, 4))
+
+    def _load_from_state_dict(self, state, prefix, *args):
+        state[f"{prefix}pos"] = state[f"{prefix}pos"].reshape(1, 4)
+        super()._load_from_state_dict(state, prefix, *args)
+
+
+def test_shapes_that_a_modules_own_code_takes_are_taken(tmp_path) -> None:
+    torch.save({"pos": torch.arange(4.0)}, tmp_path / "a.pt")
+    live = Resizing()
+    holdfast.load_state(tmp_path / "a.pt", model=live)
+    assert live.pos.tolist() == [[0, 1, 2, 3]]
+    torch.save({"pos": torch.arange(5.0)}, tmp_path / "b.pt")
+    assert "1 of another shape" in str(refused(tmp_path / "b.pt", Resizing()))

@@ -139,6 +139,21 @@ def test_an_optimizer_of_a_model_without_memory_gets_its_state_where_the_model_i
     assert same(other.state_dict()["state"], optimizer.state_dict()["state"])
 
 
+def test_an_optimizer_of_parameters_without_memory_is_not_loaded_alone(tmp_path) -> None:
+    _, optimizer = trained()
+    torch.save({"optimizer": optimizer.state_dict()}, tmp_path / "a.pt")
+    with torch.device("meta"):
+        live = net()
+    with pytest.raises(MismatchError, match="its parameters have no memory yet"):
+        holdfast.load_state(tmp_path / "a.pt", optimizer=Adam(live.parameters()))
+
+
+def test_a_lazy_state_in_a_dict_goes_into_a_lazy_model() -> None:
+    live = nn.LazyLinear(4)
+    holdfast.load_state({"model": nn.LazyLinear(4).state_dict()}, model=live)
+    assert live.has_uninitialized_params()
+
+
 def test_buffers_that_stay_without_memory_are_named(tmp_path) -> None:
     class Rotary(nn.Module):
         def __init__(self) -> None:

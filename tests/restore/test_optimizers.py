@@ -329,6 +329,27 @@ def test_the_state_of_a_parameter_of_another_shape_is_no_state_of_it(shape, tmp_
     assert live["head"].weight not in alone.state
 
 
+@pytest.mark.parametrize("shape", [(1,), (), (2,), (1, 2)])
+def test_by_position_every_state_has_the_shape_of_its_parameter(shape, tmp_path) -> None:
+    _, optimizer = trained(MAKES["Adam"], ["a"])
+    state = optimizer.state_dict()
+    state["state"][0]["exp_avg"] = torch.ones(shape)
+    with pytest.raises(MismatchError, match=r"parameter 0 is \(2, 2\) here, its saved state"):
+        holdfast.load_state({"o": state}, o=MAKES["Adam"](model_of(["a"]).parameters()))
+
+
+def test_a_name_that_two_models_have_is_not_guessed_from_the_optimizer(tmp_path) -> None:
+    a, b = model_of(["fc"]), model_of(["fc"], seed=3)
+    optimizer = OPTIM.Adam([*b.named_parameters()], lr=0.1)
+    step(b, optimizer)
+    tree = {"A": a.state_dict(), "B": b.state_dict(), "o": optimizer.state_dict()}
+    c, d = model_of(["fc"]), model_of(["fc"])
+    report = holdfast.load_state(tree, A=c, B=d, o=OPTIM.Adam(c.parameters()))
+    assert report["o"].notes == (
+        "matched by position: the checkpoint has no names of its parameters",
+    )
+
+
 NAMES = [f"l{n}" for n in range(5)]
 
 

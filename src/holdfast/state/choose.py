@@ -7,6 +7,7 @@ then whatever fits; two that fit equally well are never chosen between.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -31,6 +32,8 @@ _CUSTOMARY: dict[str, tuple[str, ...]] = {
     ),
     "scaler": ("scaler", "scaler_state_dict", "grad_scaler"),
 }
+#: What people call the one model they have: what is customary is meant for it.
+_PLAIN_NAMES = frozenset({"model", "net", "network", "module"})
 #: How deep states lie, and how many mappings are looked at.
 _DEEPEST, _MOST_MAPPINGS = 3, 1000
 #: What a Lightning checkpoint has at its top; the model's names begin with an attribute's there.
@@ -271,7 +274,9 @@ def _best(part: Wanted, fits: list[_Fit], file: str) -> Found | None:
     good = [fit for fit in fits if fit.is_full] or [fit for fit in fits if fit.same]
     most = max((fit.same for fit in good), default=0)
     good = [fit for fit in good if fit.same == most]
-    good = [fit for fit in good if fit.is_customary] or good
+    good = [fit for fit in good if _bears(fit.found, part.name)] or good
+    if part.name in _PLAIN_NAMES:
+        good = [fit for fit in good if fit.is_customary] or good
     # One with nothing beside what fits is likelier than one of which that is a part.
     good = [fit for fit in good if len(fit.found.state) == most] or good
     # Of a model's attributes the one that is called as the part is.
@@ -286,6 +291,12 @@ def _best(part: Wanted, fits: list[_Fit], file: str) -> Found | None:
         return None
     largest = max(customary, key=lambda each: sum(map(is_tensor, each.state.values())))
     return largest._replace(why="it is called so by custom" if largest.path else "it has tensors")
+
+
+def _bears(found: Found, name: str) -> bool:
+    """Whether a place is called after a part: ``model_ema`` after ``ema``."""
+    steps = [str(step).casefold() for step in found.path]
+    return any(name.casefold() in re.split(r"[^a-z0-9]+", step) for step in steps)
 
 
 def _are_the_same(fits: list[_Fit]) -> bool:

@@ -18,6 +18,7 @@ from holdfast.state import names, own_code
 from holdfast.state.optimizers import is_plain
 from holdfast.state.parts import ModulePart, OptimizerPart, Part
 from holdfast.state.recipe import Recipe
+from holdfast.tensors.build import torch_dtype
 from holdfast.tensors.into import Target
 
 
@@ -75,20 +76,23 @@ def _of_optimizer(optimizer: torch.optim.Optimizer, recipe: Recipe) -> tuple[Rec
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     states = dict(recipe.saved["state"])
     targets: list[Target] = []
+    held: dict[int, dict[Any, Any]] = {}
     taken: set[int] = set()
     for place, key in recipe.positions.items():
         parameter = parameters[place]
         state = states.get(key)
         if place in recipe.recast or parameter.is_meta or not isinstance(state, Mapping):
             continue
-        made = dict(state)
+        late = dict.fromkeys(state)
         for name, ref in _large(state, parameter):
             if id(ref) not in taken:
                 taken.add(id(ref))
-                made[name] = _room_for(ref, parameter, optimizer.state.get(parameter, {}).get(name))
-                targets.append(Target(ref, made[name]))
-        states[key] = made
-    return replace(recipe, saved={**recipe.saved, "state": states}), targets
+                now = optimizer.state.get(parameter, {}).get(name)
+                late[name] = room = _room_for(ref, parameter, now)
+                targets.append(Target(ref, room))
+        held[place] = late
+        states[key] = {name: value for name, value in state.items() if late[name] is None}
+    return replace(recipe, saved={**recipe.saved, "state": states}, held=held), targets
 
 
 def _large(state: Mapping[Any, Any], parameter: torch.Tensor) -> Iterator[tuple[Any, TensorRef]]:
@@ -99,7 +103,8 @@ def _large(state: Mapping[Any, Any], parameter: torch.Tensor) -> Iterator[tuple[
             and name != "step"
             and ref.numel > 1
             and ref.shape == tuple(parameter.shape)
-            and ref.dtype.name == _name(parameter.dtype)
+            and ref.dtype.name.startswith(("float", "bfloat"))
+            and parameter.dtype.is_floating_point
             and _can_be_late(ref, parameter)
         ):
             yield name, ref
@@ -110,13 +115,9 @@ def _room_for(ref: TensorRef, parameter: torch.Tensor, live: Any) -> torch.Tenso
     if (
         type(live) is torch.Tensor
         and tuple(live.shape) == ref.shape
-        and live.dtype is parameter.dtype
+        and live.dtype is torch_dtype(ref.dtype)
         and live.device == parameter.device
         and live.layout is torch.strided
     ):
         return live
-    return torch.empty(ref.shape, dtype=parameter.dtype, device=parameter.device)
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
+    return torch.empty(ref.shape, dtype=torch_dtype(ref.dtype), device=parameter.device)

@@ -37,16 +37,19 @@ def leftovers(index: Index, matched: Matched, trust: Trust) -> Leftovers:
     Of holdfast's own, ``extra`` is what was saved as such. Of others' it is every value that is no
     state: ``epoch``, ``loss``, ``args``, ``hyper_parameters``.
     """
-    tree = index.tree
-    taken = {recipe.path[0] for recipe in matched.recipes.values() if recipe.path}
-    if not isinstance(tree, Mapping) or any(not each.path for each in matched.recipes.values()):
+    tree, recipes = index.tree, matched.recipes.values()
+    if not isinstance(tree, Mapping):
         return Leftovers()
+    taken = {recipe.path[0] for recipe in recipes if recipe.path}
+    # Of a bare state dict the names are taken, and other tensors are no values of the caller's.
+    bare = [recipe for recipe in recipes if not recipe.path]
+    taken |= {name for recipe in bare for name in recipe.saved}
     if index.record is not None:
         left = (str(key) for key in tree if key not in taken and key not in _OURS)
-        return Leftovers(tree.get("extra") or {}, tuple(left))
+        return Leftovers(tree.get("extra") or {}, () if bare else tuple(left))
     extra, not_asked, opaque = {}, [], []
     for key, value in tree.items():
-        if key in taken or value is None:
+        if key in taken or value is None or (bare and is_tensor(value)):
             continue
         if missing := _untrusted(value, trust):
             opaque.append(f"{key} ({', '.join(missing)})")

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
+
 from holdfast.errors import MismatchError, MissingPartError, UsageError
 from holdfast.spec.index import Index
 from holdfast.spec.rename import Rules, refuse_idle
@@ -145,9 +147,15 @@ class _Matching:
         return matched.report
 
     def _optimizer(self, part: OptimizerPart, found: Found, blank: PartReport) -> PartReport:
-        names = known_names(part.live, parameter_names(modules_of(self._parts)))
+        known = parameter_names(modules_of(self._parts))
+        names = known_names(part.live, known)
         live = [name for group in names for name in group]
-        saved_names = self._saved_names(found, {name for name in live if name is not None})
+        if any(name is None and p.is_meta for name, p in zip(live, _parameters(part), strict=True)):
+            return replace(
+                blank,
+                problem="its parameters have no memory yet: give their model in this call too",
+            )
+        saved_names = self._saved_names(found, set(known.values()))
         report, recipe = match_optimizer(
             blank, part.live, names, found, saved_names, self._resized()
         )
@@ -222,6 +230,10 @@ class _Matching:
             name for part in self._modules for name in self._found[part].state if type(name) is str
         ]
         refuse_idle(rules, used, names)
+
+
+def _parameters(part: OptimizerPart) -> list[torch.Tensor]:
+    return [parameter for group in part.live.param_groups for parameter in group["params"]]
 
 
 def _names_in(group: Any) -> list[str | None]:

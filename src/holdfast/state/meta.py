@@ -80,7 +80,7 @@ def _memory(value: torch.Tensor) -> int:
 
 def _shared(state: Mapping[str, Any]) -> set[int]:
     """The storages of which several tensors are views, or one is a part only."""
-    tensors = [value for value in state.values() if isinstance(value, torch.Tensor)]
+    tensors = [v for v in state.values() if isinstance(v, torch.Tensor) and not is_lazy(v)]
     counts = Counter(_memory(value) for value in tensors)
     partial = {
         _memory(value)

@@ -20,11 +20,11 @@ from holdfast.state.pairing import Pairing, pair, plain_name
 from holdfast.state.parts import ModulePart
 from holdfast.state.recipe import Recipe
 from holdfast.state.report import PartReport, Suggestion
-from holdfast.state.shapes import dtype_of, is_lazy, shape_of
+from holdfast.state.shapes import dtype_of, is_lazy, is_tensor, shape_of
 from holdfast.state.suggest import suggest
 
 _NOTHING = "nothing in the checkpoint matches it"
-#: BatchNorm's own code starts this count where a file from before torch 1.0 lacks it.
+#: BatchNorm's own code leaves this count as it is where a file from before torch 1.0 lacks it.
 _COUNT = "num_batches_tracked"
 
 
@@ -58,7 +58,12 @@ def match_module(
         UsageError: rules give two names one.
     """
     live = part.capture()
-    saved = {name: value for name, value in found.state.items() if isinstance(name, str)}
+    saved = {
+        name: value
+        for name, value in found.state.items()
+        # Beside the tensors of a bare state dict may stand values: they are not of it.
+        if isinstance(name, str) and (found.path or name in live or is_tensor(value))
+    }
     pairing = pair(live, list(saved), rules)
     compared = _compare(live, saved, pairing)
     fitting = compared.fitting
@@ -66,7 +71,7 @@ def match_module(
     fitting.update((name, fitting[other]) for name, other in tied)
     started = _counts_that_start(part.live, pairing.missing, _metadata(found.state))
     missing = [name for name in pairing.missing if name not in fitting and name not in started]
-    missing, unexpected = _by_own_code(part, saved, pairing, fitting, missing)
+    missing, unexpected = _by_own_code(part, saved, pairing, compared, missing)
     is_nothing = not fitting and bool(live)
     report = replace(
         report,
@@ -77,8 +82,10 @@ def match_module(
         cast=tuple(compared.cast),
         renamed=pairing.renamed,
         tied=tied,
-        notes=(*report.notes, *_notes(part.live, saved, fitting)),
-        fresh=started,
+        notes=(
+            *(f"{name} stays as it is: files from before torch 1.0 have none" for name in started),
+            *_notes(part.live, saved, fitting),
+        ),
         skipped=tuple((name, f"outside {found.prefix}*") for name in found.aside),
         suggestions=_suggestions(live, saved, fitting, pairing) if missing and unexpected else (),
         problem=_NOTHING
@@ -86,7 +93,7 @@ def match_module(
         else None,
     )
     live_names = {old: name for name, old in pairing.found.items()}
-    return ModuleMatch(report, _recipe(found, report, fitting, pairing), pairing, live_names)
+    return ModuleMatch(report, _recipe(found, len(live), fitting, pairing), pairing, live_names)
 
 
 class _Compared(NamedTuple):
@@ -124,23 +131,27 @@ def _by_own_code(
     part: ModulePart,
     saved: Mapping[str, Any],
     pairing: Pairing,
-    fitting: dict[str, str],
+    compared: _Compared,
     missing: list[str],
 ) -> tuple[list[str], list[str]]:
     """What a module's own code would miss and not expect; names that it takes come to the fitting.
 
-    Such code may know old names (``weight_g`` of weight normalisation) that pairing does not.
+    Such code may know old names (``weight_g`` of weight normalisation) that pairing does not, and
+    take other shapes.
     """
-    unexpected = list(pairing.unexpected)
+    unexpected, fitting = list(pairing.unexpected), compared.fitting
     module = names.unwrap(part.live)
-    if not (missing or unexpected) or own_code.is_plain(module):
+    if not (missing or unexpected or compared.differing) or own_code.is_plain(module):
         return missing, unexpected
     more = {plain_name(old): old for old in unexpected if plain_name(old) not in fitting}
-    result = own_code.tried(module, {n: saved[old] for n, old in {**fitting, **more}.items()})
+    resized = {name: pairing.found[name] for name, _, _ in compared.differing}
+    tried = {**fitting, **more, **resized}
+    result = own_code.tried(module, {name: saved[old] for name, old in tried.items()})
     if result is None:
         return missing, unexpected
     taken = {name: old for name, old in more.items() if name not in result[1]}
-    fitting.update(taken)
+    fitting.update({**taken, **resized})
+    compared.differing.clear()
     return (
         [name for name in missing if name in result[0]],
         [old for old in unexpected if old not in taken.values()],
@@ -206,7 +217,7 @@ def _elements(value: Any) -> Any:
 def _counts_that_start(
     module: nn.Module, missing: tuple[str, ...], metadata: Mapping[str, Any]
 ) -> tuple[str, ...]:
-    """Counts of batches that torch's own code starts at 0, as old files have none."""
+    """Counts of batches that torch's own code leaves as they are, as old files have none."""
     found = []
     plain = names.unwrap(module)
     for name in missing:
@@ -230,9 +241,7 @@ def _submodule(module: nn.Module, path: str) -> nn.Module | None:
         return None
 
 
-def _recipe(
-    found: Found, report: PartReport, fitting: Mapping[str, str], pairing: Pairing
-) -> Recipe:
+def _recipe(found: Found, live_count: int, fitting: Mapping[str, str], pairing: Pairing) -> Recipe:
     """What is read, and a state dict of it under live names; ``fitting`` gives the saved ones."""
     metadata = _moved_metadata(found, pairing)
 
@@ -243,7 +252,7 @@ def _recipe(
         return state
 
     needed = {old: found.state[old] for old in fitting.values()}
-    is_partial = bool(report.missing or report.differing or report.fresh)
+    is_partial = len(fitting) < live_count
     return Recipe(found.path, needed, arrange, is_partial=is_partial, names=fitting)
 
 

@@ -175,16 +175,28 @@ def _by_position(
     return dict(enumerate(places)), None
 
 
-def _other_shape(state: Any, shape: tuple[int, ...]) -> tuple[int, ...] | None:
-    """The shape of a state that cannot be one of its parameter: of as many axes, and other sizes.
+#: What torch's optimizers keep for every element of a parameter.
+_OF_EVERY_ELEMENT = frozenset(
+    (
+        *("momentum_buffer", "exp_avg", "exp_avg_sq", "max_exp_avg_sq", "exp_inf", "sum", "ax"),
+        *("square_avg", "grad_avg", "acc_delta", "prev", "step_size", "variance"),
+    )
+)
 
-    A size of 1 is no other: Adafactor keeps sums along an axis.
+
+def _other_shape(state: Any, shape: tuple[int, ...]) -> tuple[int, ...] | None:
+    """The shape of a state that cannot be one of its parameter.
+
+    Of what is not known to have an element for each of the parameter's, it is one of as many axes,
+    and of sizes that are neither its own nor 1: Adafactor keeps sums along an axis.
     """
-    values = state.values() if isinstance(state, Mapping) else ()
-    shapes = [tuple(value.shape) for value in values if is_tensor(value)]
-    for each in shapes:
+    for name, value in state.items() if isinstance(state, Mapping) else ():
+        if not is_tensor(value):
+            continue
+        each = tuple(value.shape)
         sizes = zip(each, shape, strict=False)
-        if len(each) == len(shape) and any(size not in (1, own) for size, own in sizes):
+        is_other = len(each) == len(shape) and any(size not in (1, own) for size, own in sizes)
+        if is_other or (name in _OF_EVERY_ELEMENT and each != shape):
             return each
     return None
 

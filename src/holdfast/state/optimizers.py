@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Mapping
 from itertools import chain
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -17,13 +18,15 @@ def restore_optimizer(
     state: Mapping[str, Any],
     *,
     recast: Container[int] = frozenset(),
+    held: Mapping[int, Mapping[Any, Any]] = MappingProxyType({}),
 ) -> None:
     """Load a state; floating-point state keeps its saved dtype, on its parameter's device.
 
     torch turns it into the parameter's dtype, so that the float32 state of a bfloat16 parameter
     would come back rounded; that is right only for parameters at the positions in ``recast``, which
     have another dtype than they were saved with. A class with a ``load_state_dict`` of its own is
-    left to it. Options that a saved group does not have stay as the live one has them.
+    left to it. Options that a saved group does not have stay as the live one has them. ``held`` are
+    tensors that are filled afterwards, by position: torch would copy them, and cast them.
     """
     optimizer.load_state_dict({**state, "param_groups": _with_live_options(optimizer, state)})
     if type(optimizer).load_state_dict is torch.optim.Optimizer.load_state_dict:
@@ -32,6 +35,12 @@ def restore_optimizer(
         for position, (index, parameter) in enumerate(zip(saved, live, strict=True)):
             if position not in recast:
                 _keep_dtypes(optimizer.state.get(parameter, {}), state["state"].get(index, {}))
+            if position in held:
+                now = optimizer.state[parameter]
+                optimizer.state[parameter] = {
+                    name: now[name] if tensor is None else tensor
+                    for name, tensor in held[position].items()
+                }
 
 
 def is_plain(optimizer: torch.optim.Optimizer) -> bool:

@@ -177,7 +177,8 @@ class OptimizerPart(Part):
 
     def restore(self, state: Any, recipe: Recipe | None = None) -> None:
         """Load the state; it keeps its saved dtypes where its parameter has kept its own."""
-        restore_optimizer(self.live, state, recast=recipe.recast if recipe else frozenset())
+        recipe = recipe or Recipe((), None)
+        restore_optimizer(self.live, state, recast=recipe.recast, held=recipe.held)
 
     def undoing(self, recipe: Recipe | None = None) -> Callable[[], object]:
         """The same; torch's own code gives it other tensors and changes none that it has."""

@@ -22,7 +22,8 @@ class Recipe:
     ``is_partial`` says that names of the live part are missing in it, as was allowed; ``recast``
     are the positions of an optimizer's parameters that have another element type than the saved.
     ``names`` are a module's live names with the saved ones, ``positions`` an optimizer's with the
-    keys of their states. ``late`` are live names whose tensors are read last, into their memory.
+    keys of their states. ``late`` are live names whose tensors are read last, into their memory;
+    ``held`` are such tensors of an optimizer's state by position, each None that is not late.
     """
 
     path: Path
@@ -33,3 +34,4 @@ class Recipe:
     names: Mapping[str, str] = field(default_factory=dict)
     positions: Mapping[int, Any] = field(default_factory=dict)
     late: frozenset[str] = frozenset()
+    held: Mapping[int, Mapping[Any, Any]] = field(default_factory=dict)

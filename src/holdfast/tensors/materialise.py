@@ -68,14 +68,17 @@ def materialise(
     tree = weights_of(index, trusted) if opaque == "state_dict" else index.tree
     keeps = opaque != "error"
     storages = Storages(index, source, map_location=map_location, mmap=mmap, verify=verify)
+    builder = Materialiser(index.file, storages, trusted, map_location, keeps=keeps)
     try:
-        return Materialiser(index.file, storages, trusted, map_location, keeps=keeps).build(tree)
+        return builder.build(tree)
     except RecursionError as error:
         raise RefusedError(
             "refused: a tree is no deeper than Python's stack",
             file=index.file,
             cure="Call this from fewer nested calls, or raise sys.setrecursionlimit.",
         ) from error
+    finally:
+        builder.forget()
 
 
 class Materialiser:
@@ -136,6 +139,11 @@ class Materialiser:
     def remember(self, node: Any, made: Any) -> Any:
         """Keep what a node became, before its parts lead back to it; the first one counts."""
         return self._made.setdefault(id(node), (node, made))[1]
+
+    def forget(self) -> None:
+        """Let go of what was made: the table below leads back here, and would keep it all alive."""
+        self._builders.clear()
+        self._made.clear()
 
     def recall(self, node: Any) -> Any:
         """What a node became already; None when it did not."""
