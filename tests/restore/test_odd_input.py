@@ -182,6 +182,21 @@ def test_two_saved_tensors_that_become_one_are_named(tmp_path) -> None:
     assert torch.equal(live["a"].weight, model["b"].weight)
 
 
+def test_a_tensor_of_two_parts_that_was_saved_as_two_is_named(tmp_path) -> None:
+    encoder = nn.Linear(2, 2)
+    a, b = nn.Sequential(encoder), nn.Sequential(encoder)
+    tree = {name: nn.Sequential(nn.Linear(2, 2)).state_dict() for name in ("a", "b")}
+    torch.save(tree, tmp_path / "a.pt")
+    report = holdfast.load_state(tmp_path / "a.pt", a=a, b=b)
+    assert report["b"].notes == (
+        "0.weight is a.0.weight, and two tensors in the checkpoint: the last counts",
+        "0.bias is a.0.bias, and two tensors in the checkpoint: the last counts",
+    )
+    assert torch.equal(encoder.weight, tree["b"]["0.weight"])
+    holdfast.save_state(tmp_path / "b.pt", a=a, b=b)
+    assert holdfast.load_state(tmp_path / "b.pt", a=a, b=b)["b"].notes == ()
+
+
 def test_two_parts_do_not_compete_for_one_state(tmp_path) -> None:
     torch.save({"netG": net().state_dict()}, tmp_path / "a.pt")
     with pytest.raises(MissingPartError) as caught:

@@ -251,6 +251,27 @@ def test_the_state_of_another_class_is_refused(tmp_path) -> None:
     assert same(live.state_dict(), before)
 
 
+@pytest.mark.parametrize(("one", "other"), [("Adam", "Adamax"), ("Adamax", "Adam")])
+def test_states_of_classes_with_the_same_options_are_told_apart(one, other) -> None:
+    model = model_of(["a"])
+    optimizer = getattr(OPTIM, one)(model.parameters())
+    step(model, optimizer)
+    live = getattr(OPTIM, other)(model_of(["a"]).parameters())
+    with pytest.raises(MismatchError, match="the state of another class"):
+        holdfast.load_state({"o": optimizer.state_dict()}, o=live)
+
+
+def test_another_way_of_weight_decay_is_told() -> None:
+    model = model_of(["a"])
+    optimizer = OPTIM.AdamW(model.parameters())
+    step(model, optimizer)
+    live = OPTIM.Adam(model_of(["a"]).parameters())
+    report = holdfast.load_state({"o": optimizer.state_dict()}, o=live)
+    assert report["o"].notes[-1] == (
+        "decoupled_weight_decay of group 0 becomes True, as it was saved"
+    )
+
+
 def test_the_learning_rate_is_the_saved_one_and_a_scheduler_goes_on_from_it(tmp_path) -> None:
     """pytorch #60265, pytorch-lightning #15462: the learning rate was wrong after a resume."""
     model, optimizer = trained(MAKES["SGD"], ["a"])

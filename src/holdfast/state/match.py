@@ -16,7 +16,7 @@ from holdfast.spec.tree import walk
 from holdfast.state import module_match
 from holdfast.state.choose import Found, Wanted, choose
 from holdfast.state.module_match import ModuleMatch
-from holdfast.state.names import known_names, parameter_names
+from holdfast.state.names import known_names, parameter_names, plain_tensors
 from holdfast.state.optimizer_match import Names, match_optimizer
 from holdfast.state.optimizers import other_kind
 from holdfast.state.parts import (
@@ -29,6 +29,7 @@ from holdfast.state.parts import (
 )
 from holdfast.state.recipe import Recipe
 from holdfast.state.report import LoadReport, PartReport, parts_in
+from holdfast.state.shapes import elements_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +124,25 @@ class _Matching:
         for part in sorted(self._parts.values(), key=lambda part: not isinstance(part, ModulePart)):
             reports[part.name] = self._part(part)
         self._refuse_idle_rules()
+        for name, notes in self._shared_tensors().items():
+            reports[name] = replace(reports[name], notes=(*reports[name].notes, *notes))
         return Matched(tuple(reports[name] for name in self._parts), self._recipes)
+
+    def _shared_tensors(self) -> dict[str, list[str]]:
+        """Notes on tensors that two parts have, and of which the checkpoint has two."""
+        first: dict[int, tuple[str, Any]] = {}
+        notes: dict[str, list[str]] = {}
+        for part, matched in self._modules.items():
+            for name, tensor in plain_tensors(self._parts[part].live).items():
+                old = matched.recipe.names.get(name)
+                if old is None:
+                    continue
+                mine = elements_of(matched.recipe.saved[old])
+                other, theirs = first.setdefault(id(tensor), (f"{part}.{name}", mine))
+                if not other.startswith(f"{part}.") and theirs != mine:
+                    said = f"{name} is {other}, and two tensors in the checkpoint: the last counts"
+                    notes.setdefault(part, []).append(said)
+        return notes
 
     def _part(self, part: Part) -> PartReport:
         options = self._options

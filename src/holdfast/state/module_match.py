@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from holdfast.spec.identity import identity
 from holdfast.spec.index import StateDict
 from holdfast.spec.rename import Rules
 from holdfast.state import names, own_code
@@ -20,7 +19,7 @@ from holdfast.state.pairing import Pairing, pair, plain_name
 from holdfast.state.parts import ModulePart
 from holdfast.state.recipe import Recipe
 from holdfast.state.report import PartReport, Suggestion
-from holdfast.state.shapes import dtype_of, is_lazy, is_tensor, shape_of
+from holdfast.state.shapes import dtype_of, elements_of, is_lazy, is_tensor, shape_of
 from holdfast.state.suggest import suggest
 
 _NOTHING = "nothing in the checkpoint matches it"
@@ -203,15 +202,10 @@ def _notes(
                 yield f"{name} is not in the checkpoint and stays without memory: make it again"
             continue
         other = first.setdefault(id(tensor), name)
-        if other != name and _elements(saved[fitting[other]]) != _elements(saved[fitting[name]]):
+        if other != name and elements_of(saved[fitting[other]]) != elements_of(
+            saved[fitting[name]]
+        ):
             yield f"{name} is {other} here, and two tensors in the checkpoint: the last one counts"
-
-
-def _elements(value: Any) -> Any:
-    """What tells whether two saved tensors are the same elements."""
-    if isinstance(value, torch.Tensor):
-        return (value.data_ptr(), value.shape, value.stride())
-    return identity(value)
 
 
 def _counts_that_start(

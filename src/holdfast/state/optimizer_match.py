@@ -52,7 +52,7 @@ def match_optimizer(
     if not is_optimizer_state(place.state):
         return replace(report, problem="not the state of an optimizer"), None
     groups, states = place.state["param_groups"], place.state["state"]
-    if problem := _other_class(groups, live):
+    if problem := _other_class(place.state, live):
         return replace(report, problem=problem), None
     places = _places(groups, saved_names, states)
     flat = [name for group in names for name in group]
@@ -72,6 +72,7 @@ def match_optimizer(
     if isinstance(live, torch.optim.LBFGS) and list(found.values()) != places:
         notes = ("LBFGS keeps one state for all parameters, which are others: it starts fresh",)
         return replace(report, fresh=tuple(shown), notes=notes), _recipe(live, place, {})
+    notes += tuple(_other_options(groups, live))
     recipe = _recipe(live, place, found)
     taken = {each.key for each in found.values()}
     is_something = bool(recipe.saved["state"]) if states else bool(taken)
@@ -83,6 +84,15 @@ def match_optimizer(
         notes=(*report.notes, *notes),
         problem=None if is_something or not (flat or places or states) else "nothing of it matches",
     ), recipe
+
+
+def _other_options(groups: Sequence[Any], live: torch.optim.Optimizer) -> Iterator[str]:
+    """What makes another algorithm of an optimizer: AdamW's and Adam's states look alike."""
+    name = "decoupled_weight_decay"
+    for number, group in enumerate(groups[: len(live.param_groups)]):
+        now = live.param_groups[number].get(name)
+        if name in group and now is not None and group[name] != now:
+            yield f"{name} of group {number} becomes {group[name]}, as it was saved"
 
 
 def _by_name(
@@ -134,10 +144,29 @@ def _is_at_large(key: Any, saved: Mapping[str, Any]) -> bool:
     return _is_its_own(key) and key not in keys
 
 
-def _other_class(groups: Sequence[Any], live: torch.optim.Optimizer) -> str | None:
-    """Why the saved groups seem to be those of an optimizer of another class."""
-    first = next((group for group in groups if isinstance(group, Mapping)), None)
-    return None if first is None else other_kind(first, live.param_groups[0])
+def _other_class(saved: Mapping[str, Any], live: torch.optim.Optimizer) -> str | None:
+    """Why a state seems to be that of an optimizer of another class, by its options and keys."""
+    groups = saved["param_groups"]
+    if groups and (problem := other_kind(groups[0], live.param_groups[0])) is not None:
+        return problem
+    states = (each for each in saved["state"].values() if isinstance(each, Mapping))
+    keys = {key: None for each in states for key in each if isinstance(key, str)}
+    return other_kind(keys, _keys_of_a_step(live))
+
+
+def _keys_of_a_step(live: torch.optim.Optimizer) -> dict[str, None]:
+    """What an optimizer of torch keeps of parameters: it is asked, with two of its own."""
+    if not type(live).__module__.startswith("torch.optim"):
+        return {}  # somebody's own class may do anything in a step
+    parameters = [torch.nn.Parameter(torch.zeros(shape)) for shape in ((2,), (2, 2))]
+    for parameter in parameters:
+        parameter.grad = torch.zeros_like(parameter)
+    try:
+        trial = type(live)(parameters, **live.defaults)
+        trial.step()
+    except Exception:  # LBFGS asks for a closure, SparseAdam for sparse gradients: nothing is known
+        return {}
+    return {key: None for parameter in parameters for key in trial.state[parameter]}
 
 
 def _places(groups: Sequence[Any], names: Names, states: Mapping[Any, Any]) -> list[_Saved]:

@@ -9,6 +9,7 @@ import torch
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from holdfast.converting.types import dtype_of as stored_type
+from holdfast.spec.identity import identity
 from holdfast.spec.index import SIZED, ArrayRef, ChunkedRef, SparseRef, TensorRef
 
 
@@ -39,3 +40,10 @@ def dtype_of(value: Any) -> str | None:
         found = stored_type(value)
         return f"numpy {value.dtype_str}" if found is None else found.name
     return value.dtype.name if isinstance(value, TensorRef | ChunkedRef | SparseRef) else None
+
+
+def elements_of(value: Any) -> Any:
+    """What is equal for two tensors, stored or live, only where they are the same elements."""
+    if isinstance(value, torch.Tensor) and not is_lazy(value):
+        return (value.data_ptr(), tuple(value.shape), value.stride())
+    return identity(value) if isinstance(value, SIZED) else id(value)

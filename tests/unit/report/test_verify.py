@@ -139,7 +139,7 @@ def test_a_file_that_shrinks_meanwhile_is_truncated(tmp_path, nbytes):
 @pytest.mark.parametrize("threads", [1, 3])
 def test_large_members_are_checked_in_ranges(monkeypatch, threads):
     monkeypatch.setattr(verify, "_RANGE", 1_000_000)
-    monkeypatch.setattr(verify, "_threads", lambda: threads)
+    monkeypatch.setattr(verify, "threads_that_help", lambda: threads)
     data = saved()
     told = []
     report = check(data, on_progress=told.append)
