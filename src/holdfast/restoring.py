@@ -70,14 +70,10 @@ def load_parts(
             values = _copied(wanted)
         else:
             _verify(index, opened)
-            values = materialise(
-                replace(index, tree=wanted), opened, map_location=map_location, trust=trust
-            )
+            whole = replace(index, tree=wanted)
+            values = materialise(whole, opened, map_location=map_location, trust=trust)
         values = _unplain(index, matched, values)
-        recipes = matched.recipes
-        states = {name: recipe.arrange(values["parts"][name]) for name, recipe in recipes.items()}
-        there = {name: part for name, part in parts.items() if name in states}
-        left = restore(there, states, values["rng"], recipes)
+        left = _put_back(matched, parts, values)
         if opened is not None:
             read_into(index, opened, targets)
     if rng and values["rng"] is None:
@@ -93,6 +89,14 @@ def load_parts(
         extra=values["extra"],
         metrics={} if index.record is None else index.record.metrics,
     )
+
+
+def _put_back(matched: Matched, parts: Mapping[str, Part], values: Mapping[str, Any]) -> list[str]:
+    """Give the parts that the checkpoint has their states; in words, what was not restored."""
+    recipes = matched.recipes
+    states = {name: recipe.arrange(values["parts"][name]) for name, recipe in recipes.items()}
+    there = {name: part for name, part in parts.items() if name in states}
+    return restore(there, states, values["rng"], recipes)
 
 
 @contextmanager

@@ -56,23 +56,13 @@ def match_optimizer(
         return replace(report, problem=problem), None
     places = _places(groups, saved_names, states)
     flat = [name for group in names for name in group]
-    known = {each.name: each for each in places if each.name is not None}
-    notes: tuple[str, ...] = ()
-    if known and len(known) == len(places) and any(name is not None for name in flat):
-        found = _by_name(live, flat, known, states, resized)
-        if None in flat:
-            notes = ("parameters of models that are not given have no names: they start fresh",)
-    else:
-        found, problem = _by_position(live, names, places, states)
-        if problem:
-            return replace(report, problem=problem), None
-        whose = "no model in this call gives" if known else "the checkpoint has no"
-        notes = (f"matched by position: {whose} names of its parameters",)
+    found, notes, problem = _found(live, names, places, states, resized)
+    if problem is not None:
+        return replace(report, problem=problem), None
     shown = [name or f"parameter {at}" for at, name in enumerate(flat)]
     if isinstance(live, torch.optim.LBFGS) and list(found.values()) != places:
         notes = ("LBFGS keeps one state for all parameters, which are others: it starts fresh",)
         return replace(report, fresh=tuple(shown), notes=notes), _recipe(live, place, {})
-    notes += tuple(_other_options(groups, live))
     recipe = _recipe(live, place, found)
     taken = {each.key for each in found.values()}
     is_something = bool(recipe.saved["state"]) if states else bool(taken)
@@ -81,9 +71,32 @@ def match_optimizer(
         loaded=len(recipe.saved["state"]),
         fresh=tuple(shown[at] for at in range(len(flat)) if at not in found),
         skipped=(*_left(places, taken, flat), *_of_no_group(places, states)),
-        notes=(*report.notes, *notes),
+        notes=(*report.notes, *notes, *_other_options(groups, live)),
         problem=None if is_something or not (flat or places or states) else "nothing of it matches",
     ), recipe
+
+
+def _found(
+    live: torch.optim.Optimizer,
+    names: Names,
+    places: list[_Saved],
+    states: Mapping[Any, Any],
+    resized: Container[str],
+) -> tuple[dict[int, _Saved], tuple[str, ...], str | None]:
+    """The saved parameter of each live position that has one, notes, and why none could be found.
+
+    By name where both sides have names; else by position, where counts and shapes allow it.
+    """
+    flat = [name for group in names for name in group]
+    known = {each.name: each for each in places if each.name is not None}
+    if known and len(known) == len(places) and any(name is not None for name in flat):
+        nameless = "parameters of models that are not given have no names: they start fresh"
+        found = _by_name(live, flat, known, states, resized)
+        return found, (nameless,) if None in flat else (), None
+    whose = "no model in this call gives" if known else "the checkpoint has no"
+    note = f"matched by position: {whose} names of its parameters"
+    found, problem = _by_position(live, names, places, states)
+    return found, (note,), problem
 
 
 def _other_options(groups: Sequence[Any], live: torch.optim.Optimizer) -> Iterator[str]:
