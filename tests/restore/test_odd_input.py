@@ -379,3 +379,24 @@ def test_trees_with_nothing_in_them(tree, tmp_path) -> None:
     for source in (tmp_path / "a.pt", tree):
         with pytest.raises(HoldfastError):
             holdfast.load_state(source, model=net())
+
+
+@pytest.mark.filterwarnings("ignore:Sparse:UserWarning")
+def test_a_sparse_tensor_and_a_dense_one_are_of_another_shape(tmp_path) -> None:
+    model = nn.Linear(3, 2, bias=False)
+    torch.save({"weight": torch.eye(3)[:2].to_sparse()}, tmp_path / "a.pt")
+    words = r"saved \(2, 3\) sparse_coo float32, here \(2, 3\) float32"
+    with pytest.raises(MismatchError, match=words):
+        holdfast.load_state(tmp_path / "a.pt", model=model)
+    live = nn.Module()
+    live.register_buffer("weight", torch.zeros(2, 3).to_sparse())
+    holdfast.load_state(tmp_path / "a.pt", model=live)
+    assert torch.equal(live.weight.to_dense(), torch.eye(3)[:2])
+
+
+def test_a_lazy_model_takes_what_is_there_of_any_type(tmp_path) -> None:
+    torch.save({"weight": torch.ones(4, 2), "bias": torch.ones(4)}, tmp_path / "a.pt")
+    live = nn.LazyLinear(4)
+    report = holdfast.load_state(tmp_path / "a.pt", model=live)
+    assert torch.equal(live.weight, torch.ones(4, 2))
+    assert report["model"].cast == ()

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import holdfast
-from holdfast.errors import UsageError
+from holdfast.errors import MismatchError, UsageError
 from holdfast.state.equal import same
 
 
@@ -50,3 +50,15 @@ def test_it_can_be_put_back_again_and_again() -> None:
 def test_it_needs_parts() -> None:
     with pytest.raises(UsageError, match=r"snapshot\(\) got no live object"):
         holdfast.snapshot()
+
+
+def test_parameters_that_came_later_are_told() -> None:
+    model, optimizer = training()
+    step(model, optimizer)
+    best = holdfast.snapshot(model=model, optimizer=optimizer)
+    optimizer.add_param_group({"params": [nn.Parameter(torch.ones(1))]})
+    step(model, optimizer)
+    before = copy.deepcopy((model.state_dict(), optimizer.state_dict()))
+    with pytest.raises(MismatchError, match=r"parameters per group: \[2\] in the state, \[2, 1\]"):
+        best.restore()
+    assert same((model.state_dict(), optimizer.state_dict()), before)

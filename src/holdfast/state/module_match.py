@@ -112,7 +112,7 @@ def _compare(live: Mapping[str, Any], saved: Mapping[str, Any], pairing: Pairing
             compared.differing.append((name, _words(shapes[0], was), _words(shapes[1], now)))
             continue
         compared.fitting[name] = old
-        if was != now and not is_lazy(saved[old]):
+        if was not in (None, now) and not is_lazy(saved[old]):
             compared.cast.append((name, str(was), str(now)))
     return compared
 

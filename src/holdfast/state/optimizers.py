@@ -55,6 +55,12 @@ def is_plain(optimizer: torch.optim.Optimizer) -> bool:
 def _with_live_options(
     optimizer: torch.optim.Optimizer, state: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
+    sizes = [
+        [len(group["params"]) for group in each]
+        for each in (state["param_groups"], optimizer.param_groups)
+    ]
+    if sizes[0] != sizes[1]:
+        raise ValueError(f"parameters per group: {sizes[0]} in the state, {sizes[1]} here")
     groups = zip(optimizer.param_groups, state["param_groups"], strict=True)
     return [{**live, **saved} for live, saved in groups]
 

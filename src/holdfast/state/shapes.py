@@ -24,10 +24,14 @@ def is_lazy(value: Any) -> bool:
 
 
 def shape_of(value: Any) -> str:
-    """A tensor's shape in words, ``(3, 2)``; of what is none, ``a value``."""
+    """A tensor's shape in words, ``(3, 2)``, and its layout if it is sparse; else ``a value``."""
     if is_lazy(value):
         return "not yet known"
-    return str(tuple(value.shape)) if is_tensor(value) else "a value"
+    if not is_tensor(value):
+        return "a value"
+    layout = str(getattr(value, "layout", "strided")).removeprefix("torch.")
+    shape = str(tuple(value.shape))
+    return shape if layout == "strided" else f"{shape} {layout}"
 
 
 def dtype_of(value: Any) -> str | None:
