@@ -96,7 +96,7 @@ def check(rules: object) -> None:
     Raises:
         UsageError: it is neither a function nor texts by texts.
     """
-    if not callable(rules) and not _is_text(rules):
+    if not callable(rules) and not is_text(rules):
         raise UsageError(
             "rename= takes texts by texts, or a function",
             wanted='{"old": "new"}',
@@ -132,7 +132,8 @@ def _near(old: str, names: Sequence[str]) -> list[str]:
     return [heads[head] for head in closest(old, list(heads))]
 
 
-def _is_text(rules: object) -> bool:
+def is_text(rules: object) -> bool:
+    """Whether a value is a mapping of texts to texts."""
     return isinstance(rules, Mapping) and all(
         isinstance(each, str) for pair in rules.items() for each in pair
     )

@@ -10,7 +10,7 @@ import torch
 
 from holdfast.errors import MismatchError, MissingPartError, UsageError
 from holdfast.spec.index import Index
-from holdfast.spec.rename import Rules, refuse_idle
+from holdfast.spec.rename import Rules, is_text, refuse_idle
 from holdfast.spec.rename import check as check_rules
 from holdfast.spec.tree import walk
 from holdfast.state import module_match
@@ -55,7 +55,7 @@ class Options:
             raise UsageError("strict= is True, False or 'shapes'", found=repr(self.strict)[:100])
         if self.rename is not None:
             check_rules(self.rename)
-        if self.select is not None and not _is_text(self.select):
+        if self.select is not None and not is_text(self.select):
             raise UsageError(
                 "select= takes places in the checkpoint by parts",
                 wanted='{"model": "modelA_state_dict"}',
@@ -91,12 +91,6 @@ def match(index: Index, parts: Mapping[str, Part], options: Options | None = Non
     if not all(report.fits for report in matched.reports):
         raise _does_not_fit(index, matched.reports)
     return matched
-
-
-def _is_text(value: object) -> bool:
-    return isinstance(value, Mapping) and all(
-        isinstance(each, str) for pair in value.items() for each in pair
-    )
 
 
 def _wanted(part: Part) -> Wanted:
@@ -209,7 +203,7 @@ class _Matching:
         if recorded is not None:
             return [[self._with_part(name) for name in group] for group in recorded]
         groups = found.state.get("param_groups") if isinstance(found.state, Mapping) else None
-        given = [_names_in(group) for group in groups] if isinstance(groups, list) else []
+        given = [_names_in(group) for group in groups] if isinstance(groups, list | tuple) else []
         return [[self._without_part(name, live) for name in group] for group in given]
 
     def _with_part(self, name: str | None) -> str | None:
@@ -259,9 +253,10 @@ def _names_in(group: Any) -> list[str | None]:
     """The names that a group of a saved optimizer gives its parameters, or that are their keys."""
     if not isinstance(group, Mapping):
         return []
-    keys = list(group.get("params", ()))
-    names = list(group.get("param_names") or ())
-    given = names if len(names) == len(keys) else keys
+    keys, names = group.get("params"), group.get("param_names")
+    if not isinstance(keys, list | tuple):
+        return []
+    given = names if isinstance(names, list | tuple) and len(names) == len(keys) else keys
     return [name if isinstance(name, str) else None for name in given]
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from holdfast.state.names import tensors_of
 from holdfast.state.shapes import is_lazy
 
 
@@ -19,7 +20,7 @@ def fill(module: nn.Module, state: Mapping[str, Any]) -> None:
     others. Parameters stay the objects that they are: optimizers and ties hold on to them.
     """
     shared = _shared(state)
-    for name, live in _tensors(module):
+    for name, live in tensors_of(module):
         value = state.get(name)
         if live.is_meta and isinstance(value, torch.Tensor) and not value.is_meta:
             made = _like(live, value, is_shared=_memory(value) in shared)
@@ -28,12 +29,12 @@ def fill(module: nn.Module, state: Mapping[str, Any]) -> None:
 
 def has_meta(module: nn.Module) -> bool:
     """Whether a module has tensors that have no memory."""
-    return any(tensor.is_meta for _, tensor in _tensors(module))
+    return any(tensor.is_meta for _, tensor in tensors_of(module))
 
 
 def emptying(module: nn.Module) -> Callable[[], None]:
     """What makes tensors that have no memory or no shape now such ones again."""
-    empty = [live for _, live in _tensors(module) if live.is_meta and not is_lazy(live)]
+    empty = [live for _, live in tensors_of(module) if live.is_meta and not is_lazy(live)]
     lazy: list[tuple[nn.Module, str, Any, Any]] = [
         (owner, name, value, type(value))
         for owner in module.modules()
@@ -55,13 +56,6 @@ def emptying(module: nn.Module) -> Callable[[], None]:
                 home[name] = kind(device=value.device, dtype=value.dtype)
 
     return undo
-
-
-def _tensors(module: nn.Module) -> list[tuple[str, torch.Tensor]]:
-    return [
-        *module.named_parameters(remove_duplicate=False),
-        *module.named_buffers(remove_duplicate=False),
-    ]
 
 
 def _like(live: torch.Tensor, value: torch.Tensor, *, is_shared: bool) -> torch.Tensor:

@@ -176,19 +176,13 @@ def _tied(
     module: nn.Module, missing: tuple[str, ...], there: Mapping[str, str]
 ) -> tuple[tuple[str, str], ...]:
     """Missing names of tensors that the module has under another name, which is there."""
-    if not missing:
-        return ()
-    plain = names.unwrap(module)
-    wrappers = names.wrapper_prefixes(plain)
-    owners: dict[str, int] = {}
+    tensors = names.plain_tensors(module) if missing else {}
     first: dict[int, str] = {}
-    for kind in (plain.named_parameters, plain.named_buffers):
-        for full, tensor in kind(remove_duplicate=False):
-            name = names.plain_name(full, wrappers)
-            owners[name] = id(tensor)
-            if name in there:
-                first.setdefault(id(tensor), name)
-    return tuple((name, first[owners[name]]) for name in missing if owners.get(name) in first)
+    for name, tensor in tensors.items():
+        if name in there:
+            first.setdefault(id(tensor), name)
+    owners = ((name, first.get(id(tensors[name]))) for name in missing if name in tensors)
+    return tuple((name, other) for name, other in owners if other is not None)
 
 
 def _notes(

@@ -55,11 +55,15 @@ def plain_tensors(module: nn.Module) -> dict[str, torch.Tensor]:
     """Parameters and buffers by their plain names; tied ones under each of theirs."""
     plain = unwrap(module)
     wrappers = wrapper_prefixes(plain)
-    found = [
-        *plain.named_parameters(remove_duplicate=False),
-        *plain.named_buffers(remove_duplicate=False),
+    return {plain_name(name, wrappers): tensor for name, tensor in tensors_of(plain)}
+
+
+def tensors_of(module: nn.Module) -> list[tuple[str, torch.Tensor]]:
+    """All parameters and buffers under the module's own names; tied ones under each of theirs."""
+    return [
+        *module.named_parameters(remove_duplicate=False),
+        *module.named_buffers(remove_duplicate=False),
     ]
-    return {plain_name(name, wrappers): tensor for name, tensor in found}
 
 
 def parameter_names(modules: Mapping[str, nn.Module]) -> dict[int, str]:

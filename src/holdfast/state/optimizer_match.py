@@ -44,10 +44,10 @@ def match_optimizer(
 ) -> tuple[PartReport, Recipe | None]:
     """What of a saved state fits, and how a state in the order of the live optimizer is made of it.
 
-    ``report`` is the part's, to be filled in; ``saved_names`` may be empty; ``resized`` are live
-    names of parameters that have another shape than the saved ones. Parameters that are new, or of
-    another shape, start without state, those that are gone are left out: all are reported, and no
-    error.
+    ``report`` is the part's, to be filled in; ``saved_names`` has None where no name is known;
+    ``resized`` are live names of parameters that have another shape than the saved ones. Parameters
+    that are new, or of another shape, start without state, those that are gone are left out: all
+    are reported, and no error.
     """
     if not is_optimizer_state(place.state):
         return replace(report, problem="not the state of an optimizer"), None
@@ -183,18 +183,16 @@ def _keys_of_a_step(live: torch.optim.Optimizer) -> dict[str, None]:
 
 
 def _places(groups: Sequence[Any], names: Names, states: Mapping[Any, Any]) -> list[_Saved]:
-    """The saved parameters in order, with the names that the record or the groups give them.
+    """The saved parameters in order, with their names.
 
     Folders of torch.distributed.checkpoint have text for keys of states and numbers in groups.
     """
     places = []
     for number, group in enumerate(groups):
-        keys = group.get("params", ()) if isinstance(group, Mapping) else ()
-        given = names[number] if number < len(names) else group.get("param_names") or ()
-        for at, key in enumerate(keys):
-            name = given[at] if at < len(given) else key
+        given = names[number] if number < len(names) else ()
+        for at, key in enumerate(group["params"]):
             found = str(key) if key not in states and str(key) in states else key
-            places.append(_Saved(number, found, name if isinstance(name, str) else None))
+            places.append(_Saved(number, found, given[at] if at < len(given) else None))
     return places
 
 
