@@ -17,7 +17,7 @@ from holdfast.runs.entry import Entry
 from holdfast.runs.every import Every
 from holdfast.runs.folder import RunFolder
 from holdfast.runs.naming import Template
-from holdfast.saving import options
+from holdfast.saving import options, workers
 from holdfast.saving.metrics import check_metrics
 from holdfast.saving.signals import StopSignals
 from holdfast.saving.stepping import Stepping, whole
@@ -245,7 +245,8 @@ class Run(RunFolder):
 
     def _save_now(self, step: int, metrics: Mapping[str, Any]) -> PendingSave | None:
         self._is_positioned = False
-        saved = self._writer.save(step, metrics, self._parts, self.extra)
+        with workers.deferred():
+            saved = self._writer.save(step, metrics, self._parts, self.extra)
         if saved is None:
             return None
         pending, captured = saved

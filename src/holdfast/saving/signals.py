@@ -15,6 +15,8 @@ import time
 from types import FrameType
 from typing import Any
 
+from holdfast.saving import workers
+
 log = logging.getLogger("holdfast")
 
 #: "Try again later" (EX_TEMPFAIL): what a job that was stopped and saved exits with.
@@ -85,6 +87,7 @@ class StopSignals:
 
     def leave(self) -> BaseException:
         """The exception that ends the process the way the signal asks for; it is done with then."""
+        workers.expect_end()
         received, self.received = self.received, None
         return KeyboardInterrupt() if received == signal.SIGINT else SystemExit(EXIT_STOPPED)
 
