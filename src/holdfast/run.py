@@ -17,7 +17,7 @@ from holdfast.runs.entry import Entry
 from holdfast.runs.every import Every
 from holdfast.runs.folder import RunFolder
 from holdfast.runs.naming import Template
-from holdfast.saving import options, workers
+from holdfast.saving import options, telling, workers
 from holdfast.saving.metrics import check_metrics
 from holdfast.saving.signals import StopSignals
 from holdfast.saving.stepping import Stepping, whole
@@ -80,6 +80,8 @@ class Run(RunFolder):
         options.check_options(keep, every, grace, strict=strict, rename=rename, start=start)
         #: A dict saved with each checkpoint; ``resume`` fills it.
         self.extra: dict[str, Any] = {}
+        #: What the last resume restored and what it did not; None before one, or where it began at 0.
+        self.report: LoadReport | None = None
         self._parts = as_parts(parts)
         if start_step is not None:
             start_step = whole(start_step, "start_step is a whole number from 0 on")
@@ -108,6 +110,7 @@ class Run(RunFolder):
             LockedError: another process writes to this run.
         """
         self._need_parts("resume")
+        self.report = None
         entries = self._writer.open()
         if which == "latest":
             report = self._resume_latest(entries)
@@ -132,7 +135,7 @@ class Run(RunFolder):
                 log.warning("skipped %s, which cannot be restored: %s", entry.path, error)
                 skipped.append(entry)
             else:
-                self._say_what_was_skipped(skipped, entry)
+                telling.say_went_back(skipped, entry)
                 return report
         if skipped:
             raise NoCheckpointError(
@@ -143,22 +146,14 @@ class Run(RunFolder):
             )
         return None
 
-    def _say_what_was_skipped(self, skipped: list[Entry], entry: Entry) -> None:
-        for bad in skipped:
-            if bad.problem is not None:
-                log.warning("skipped %s, which cannot be read: %s", bad.path, bad.problem.what)
-        if skipped:
-            log.warning("went back to %s (step %s)", entry.path, entry.step)
-
     def _restore(self, entry: Entry) -> LoadReport:
         report = load_parts(entry.path, self._parts, self._options, rng=True)
         self.extra.clear()
         if report.id is not None:  # what other code stored is in the report, and not saved again
             self.extra.update(report.extra)
         self._writer.begin(entry)
-        for what in report.not_restored:
-            log.warning("not restored: %s", what)
-        log.info("resumed from %s (step %s)", entry.path, entry.step)
+        telling.say_resumed(report, entry)
+        self.report = report
         return report
 
     def _none_there(self, required: bool) -> None:
@@ -168,20 +163,15 @@ class Run(RunFolder):
                 file=self.folder,
                 cure="Leave required=True out to start at step 0.",
             )
-        log.warning("No checkpoint in %s, starting at 0", self.folder)
-        if others := [entry.name for entry in self.checkpoints()]:
-            log.warning(
-                "%s was not saved by a run; to begin from it: Run(..., start_from=%r)",
-                others[-1],
-                str(self.folder / others[-1]),
-            )
+        telling.say_none_there(self.folder, self.checkpoints())
 
     def _begin_from(self, source: str | os.PathLike[str]) -> None:
         path = where.resolve(source)
         first = self._start_step if self._start_step is not None else step_behind(path)
         report = load_parts(path, self._parts, self._options, rng=False)
         self._writer.begin(None, parent=report.id, first_step=first, source=path)
-        log.info("started from %s at step %d", path, first)
+        telling.say_started(report, path, first)
+        self.report = report
 
     def load(self, which: str | int = "latest", **parts: Any) -> LoadReport:
         """Load a checkpoint of this run into the parts given here; the run's position stays.

@@ -77,3 +77,54 @@ def test_other_codes_files_in_the_folder_are_named(tmp_path, caplog):
 def test_a_path_that_can_be_none_is_a_letter():
     with pytest.raises(UsageError, match=r"this cannot be the path of a run: .*embedded null"):
         holdfast.Run("a\0b", model=nn.Linear(1, 1))
+
+
+@pytest.fixture
+def grown(tmp_path):
+    """A run of a model and its optimizer, and parts that have grown since."""
+    model = nn.ModuleDict({"a": nn.Linear(2, 2)})
+    optimizer = torch.optim.Adam(model.parameters())
+    model["a"](torch.ones(2)).sum().backward()
+    optimizer.step()
+    with holdfast.Run(tmp_path / "run", model=model, optimizer=optimizer) as run:
+        run.save(2)
+    larger = nn.ModuleDict({"a": nn.Linear(2, 2), "b": nn.Linear(1, 1)})
+    return {
+        "model": larger,
+        "optimizer": torch.optim.Adam(larger.parameters()),
+        "ema": nn.Conv2d(1, 1, 3),
+    }
+
+
+def test_resume_says_what_started_fresh_and_keeps_the_report(tmp_path, grown, caplog):
+    run = holdfast.Run(tmp_path / "run", strict=False, **grown)
+    assert run.report is None
+    assert run.resume() == 3
+    warned = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    assert [line.splitlines()[0] for line in warned] == [
+        "not all was restored: model: 2 loaded, 2 missing",
+        "not all was restored: optimizer: 2 loaded, 2 fresh",
+        "not all was restored: ema: nothing to load",
+    ]
+    assert "  note: the checkpoint has none: it stays as it is" in warned[2].splitlines()
+    assert "  missing in the checkpoint: b.weight" in warned[0].splitlines()
+    assert run.report.step == 2
+    assert run.report["optimizer"].fresh == ("model.b.weight", "model.b.bias")
+
+
+def test_starting_from_elsewhere_says_what_started_fresh(tmp_path, grown, caplog):
+    run = holdfast.Run(tmp_path / "new", strict=False, start_from=tmp_path / "run", **grown)
+    assert run.resume() == 3
+    assert "not all was restored: optimizer: 2 loaded, 2 fresh" in caplog.text
+    assert run.report["model"].missing == ("b.weight", "b.bias")
+
+
+def test_what_fits_whole_is_resumed_without_a_warning(tmp_path, caplog):
+    parts = {"model": nn.Linear(2, 2), "scaler": torch.amp.GradScaler("cpu", enabled=False)}
+    with holdfast.Run(tmp_path, **parts) as run:
+        run.save(0)
+    caplog.clear()
+    again = holdfast.Run(tmp_path, **parts)
+    assert again.resume() == 1
+    assert [r.getMessage() for r in caplog.records if r.levelname == "WARNING"] == []
+    assert holdfast.Run(tmp_path / "none", **parts).report is None

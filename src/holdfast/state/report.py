@@ -80,6 +80,18 @@ class PartReport:
         left = self.missing or self.unexpected or self.differing or self.skipped or self.fresh
         return self.problem is None and not left
 
+    @property
+    def has_lost(self) -> bool:
+        """Whether state of the live part or of the checkpoint was left out that training may need.
+
+        What a module's state has beside the module, and the state of a disabled scaler (both are
+        ``skipped``), is no loss.
+        """
+        left = self.missing or self.unexpected or self.differing or self.fresh or self.problem
+        return bool(
+            left or self.found is None or (self.skipped and self.kind not in ("module", "scaler"))
+        )
+
     def lines(self) -> list[str]:
         """The report in words, counts first, details after."""
         head = ", ".join(self._counts()) or str(self.problem)
