@@ -80,7 +80,7 @@ class Run(RunFolder):
         options.check_options(keep, every, grace, strict=strict, rename=rename, start=start)
         #: A dict saved with each checkpoint; ``resume`` fills it.
         self.extra: dict[str, Any] = {}
-        #: What the last resume restored and what it did not; None before one, or where it began at 0.
+        #: What the last resume restored and what not; None before one, or where it began at 0.
         self.report: LoadReport | None = None
         self._parts = as_parts(parts)
         if start_step is not None:

@@ -1,4 +1,4 @@
-"""What a run says in the log when it resumes: where from, what it skipped, what was not restored."""
+"""What a run says in the log when it resumes: where from, what it skipped, what was lost."""
 
 from __future__ import annotations
 
