@@ -14,7 +14,7 @@ from holdfast.arrays.stream import elements, numbers
 from holdfast.converting.casting import cast
 from holdfast.converting.types import dtype_of, target_of
 from holdfast.errors import UsageError
-from holdfast.io.commit import Buffer
+from holdfast.io.sink import Buffer
 from holdfast.spec.dtypes import BY_NAME, DType
 from holdfast.spec.identity import identity
 from holdfast.spec.index import SparseRef, TensorRef

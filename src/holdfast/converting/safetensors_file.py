@@ -13,7 +13,7 @@ from holdfast.errors import UsageError
 from holdfast.formats.safetensors import seal, write
 from holdfast.formats.safetensors.read import RECORD
 from holdfast.io.checksum import crc32
-from holdfast.io.commit import Buffer
+from holdfast.io.sink import Buffer
 
 #: Readers of other packages look for this: who laid out the tensors.
 _MADE_FOR = {"format": "pt"}

@@ -9,7 +9,7 @@ from typing import Any
 from holdfast.converting.items import Elements, Item
 from holdfast.converting.sharing import Run, kept_runs, place_of
 from holdfast.formats.torch_zip import members, write
-from holdfast.io.commit import Buffer
+from holdfast.io.sink import Buffer
 from holdfast.pickles import writer
 from holdfast.spec.identity import identity
 from holdfast.spec.index import Quantizer, StateDict, StorageRef, TensorRef

@@ -22,23 +22,18 @@ from holdfast.errors import FileError, HoldfastError, NoSpaceError, UsageError
 from holdfast.io import locks
 from holdfast.io.cures import FREE_SPACE, cure_of
 from holdfast.io.folders import fsync_file, fsync_folder, make_folders
+from holdfast.io.sink import GatheringSink, Sink, sink_of, write_all
 
 log = logging.getLogger("holdfast")
 
-Buffer: TypeAlias = bytes | bytearray | memoryview
-Fill: TypeAlias = Callable[[Callable[[Buffer], object]], None]
+Fill: TypeAlias = Callable[[Sink], None]
 Head: TypeAlias = Callable[[], bytes] | None
-
-#: Small pieces are gathered up to this many bytes before they go to the system.
-GATHER_NBYTES = 1 << 20
-#: No single write is longer, so that Linux never shortens it (it stops at 2 GiB).
-WRITE_NBYTES = 1 << 30
 
 
 def commit(path: str | os.PathLike[str], nbytes: int, fill: Fill, *, head: Head = None) -> None:
     """Write ``nbytes`` to ``path`` all or nothing; durable when this returns.
 
-    ``fill`` gets a function that takes the bytes in order. ``head`` gives bytes that replace the
+    ``fill`` gets a sink that takes the bytes in order. ``head`` gives bytes that replace the
     first ones once all are written: checksums of what follows. Symbolic links are followed; what
     exists and is no regular file (a pipe, a device) is written directly.
 
@@ -175,7 +170,9 @@ def _write_directly(target: Path, fill: Fill, head: Head) -> None:
             cure="Give the name of a file.",
         )
     with target.open("wb") as file:
-        fill(file.write)
+        sink = GatheringSink(file.write)
+        fill(sink)
+        sink.end()
 
 
 def _check_space(target: Path, nbytes: int) -> None:
@@ -228,38 +225,14 @@ def _take_over_permissions(fd: int, existing: os.stat_result) -> None:
 
 
 def _fill(fd: int, nbytes: int, fill: Fill, head: Head) -> None:
-    gathered = bytearray()
-    written = 0
-
-    def flush() -> None:
-        write_all(fd, gathered)
-        gathered.clear()
-
-    def write(data: Buffer) -> None:
-        nonlocal written
-        written += len(data)
-        if len(gathered) + len(data) > GATHER_NBYTES:
-            flush()
-        if len(data) >= GATHER_NBYTES:
-            write_all(fd, data)
-        else:
-            gathered.extend(data)
-
-    fill(write)
-    flush()
-    if written != nbytes:
-        raise ValueError(f"{written} bytes written where {nbytes} were planned")
+    with contextlib.closing(sink_of(fd, nbytes)) as sink:
+        fill(sink)
+        sink.end()
+        if sink.written != nbytes:
+            raise ValueError(f"{sink.written} bytes written where {nbytes} were planned")
     if head is not None:
         os.lseek(fd, 0, os.SEEK_SET)
         write_all(fd, head())
-
-
-def write_all(fd: int, data: Buffer) -> None:
-    """Write all of ``data`` at the descriptor's position, however short single writes are."""
-    with memoryview(data) as view:
-        at = 0
-        while at < len(view):
-            at += os.write(fd, view[at : at + WRITE_NBYTES])
 
 
 @contextlib.contextmanager

@@ -12,7 +12,8 @@ from typing import BinaryIO
 
 from holdfast.errors import UsageError
 from holdfast.formats.torch_zip import members, write
-from holdfast.io.commit import Buffer, commit
+from holdfast.io.commit import commit
+from holdfast.io.sink import Buffer
 from holdfast.tensors import encode
 
 log = logging.getLogger("holdfast")

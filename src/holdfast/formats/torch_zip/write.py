@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
-from holdfast.io.checksum import crc32
+from holdfast.io.checksum import CHUNK, crc32
 
 if TYPE_CHECKING:
-    from holdfast.io.commit import Buffer
+    from holdfast.io.sink import Buffer
 
     Payload: TypeAlias = Buffer | Callable[[Mapping[str, int]], bytes] | Iterator[Buffer]
 
@@ -167,8 +167,11 @@ def fill(
         nbytes, crc = 0, 0
         for piece in _pieces(payload, crcs):
             data = memoryview(piece).cast("B")
-            nbytes, crc = nbytes + data.nbytes, crc32(data, crc)
-            write(data)
+            nbytes += data.nbytes
+            for start in range(0, data.nbytes, CHUNK):  # what is checked is copied from the cache
+                part = data[start : start + CHUNK]
+                crc = crc32(part, crc)
+                write(part)
         if nbytes != member.nbytes:
             raise ValueError(f"{member.name}: {nbytes} bytes, {member.nbytes} were planned")
         crcs[member.name] = crc

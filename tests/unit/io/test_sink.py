@@ -1,0 +1,217 @@
+"""Bytes in order into a file, whatever their sizes: gathered, or past the page cache."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import mmap
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from holdfast.errors import UsageError
+from holdfast.io import arena, sink
+from holdfast.io.arena import PAGE, Arena
+
+SMALL = 4 * PAGE
+FOLDERS = [Path(__file__).parent, Path("/dev/shm")]
+
+
+@contextlib.contextmanager
+def new_file(folder: Path) -> Iterator[tuple[int, Path]]:
+    path = folder / f".sink-{os.getpid()}.bin"
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        yield fd, path
+    finally:
+        os.close(fd)
+        path.unlink()
+
+
+@pytest.fixture
+def small_segments(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Segments of four pages, so that files of a few pages have many."""
+    for module in (arena, sink):
+        monkeypatch.setattr(module, "SEGMENT", SMALL)
+    monkeypatch.setattr(sink, "DIRECT_FROM", 1)
+    monkeypatch.setattr(sink, "segments", arena.Segments())
+
+
+def written(sizes: list[int], lasting: set[int], folder: Path) -> tuple[bytes, bytes]:
+    """What a file holds after pieces of these sizes, and what it should hold."""
+    pieces = [os.urandom(size) for size in sizes]
+    memories = [memoryview(mmap.mmap(-1, max(1, size)))[:size] for size in sizes]
+    for memory, piece in zip(memories, pieces, strict=True):
+        memory[:] = piece
+    whole = b"".join(pieces)
+    with new_file(folder) as (fd, path):
+        with contextlib.closing(sink.sink_of(fd, len(whole))) as out:
+            for number, memory in enumerate(memories):
+                (out.lasting if number in lasting else out)(memory)
+                if number not in lasting:
+                    memory[:] = bytes(len(memory))  # it has been taken
+            out.end()
+            assert out.written == len(whole)
+        return path.read_bytes(), whole
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=str)
+@pytest.mark.usefixtures("small_segments")
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    sizes=st.lists(
+        st.one_of(st.integers(0, 3 * SMALL), st.sampled_from([0, PAGE, SMALL, 2 * SMALL])),
+        min_size=1,
+        max_size=12,
+    ),
+    lasting=st.sets(st.integers(0, 11)),
+)
+def test_the_file_holds_the_pieces_in_order(
+    folder: Path, sizes: list[int], lasting: set[int]
+) -> None:
+    found, wanted = written(sizes, lasting, folder)
+    assert found == wanted
+
+
+def test_large_files_go_past_the_page_cache_and_small_ones_through_it(tmp_path: Path) -> None:
+    with new_file(tmp_path) as (fd, _):
+        assert isinstance(sink.sink_of(fd, sink.DIRECT_FROM - 1), sink.GatheringSink)
+        assert not fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_DIRECT
+        with contextlib.closing(sink.sink_of(fd, sink.DIRECT_FROM)) as out:
+            assert isinstance(out, sink.SegmentSink)
+            assert fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_DIRECT
+            assert os.fstat(fd).st_size == sink.DIRECT_FROM
+            out(bytes(sink.DIRECT_FROM))
+            out.end()
+        assert not fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_DIRECT
+
+
+def test_without_direct_writes_the_bytes_are_gathered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(os, "O_DIRECT")
+    with new_file(tmp_path) as (fd, _):
+        assert isinstance(sink.sink_of(fd, sink.DIRECT_FROM), sink.GatheringSink)
+
+
+@pytest.mark.usefixtures("small_segments")
+def test_a_direct_write_that_is_refused_goes_through_the_page_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pwrite, refused = os.pwrite, []
+
+    def refusing(fd: int, data: memoryview, at: int) -> int:
+        if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_DIRECT:
+            refused.append(at)
+            raise OSError(errno.EINVAL, "Invalid argument")
+        return pwrite(fd, data, at)
+
+    monkeypatch.setattr(os, "pwrite", refusing)
+    found, wanted = written([SMALL + 1, 3 * SMALL, 5], set(), tmp_path)
+    assert found == wanted
+    assert refused
+
+
+@pytest.mark.usefixtures("small_segments")
+def test_short_writes_are_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pwrite = os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda fd, data, at: pwrite(fd, data[:PAGE], at))
+    found, wanted = written([3 * SMALL, SMALL - 1], {0}, tmp_path)
+    assert found == wanted
+
+
+@pytest.mark.usefixtures("small_segments")
+def test_an_error_of_a_thread_is_raised_by_the_caller(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(fd: int, data: memoryview, at: int) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "pwrite", full)
+    with pytest.raises(OSError, match="No space left"):
+        written([SMALL] * 100, set(), tmp_path)
+    assert len(sink.segments._free) <= 5  # each was given back, and none made in vain
+
+
+@pytest.mark.usefixtures("small_segments")
+def test_after_close_no_thread_writes_any_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pwrite, ended = os.pwrite, []
+
+    def counting(fd: int, data: memoryview, at: int) -> int:
+        try:
+            return pwrite(fd, data, at)
+        finally:
+            ended.append(at)
+
+    monkeypatch.setattr(os, "pwrite", counting)
+    with new_file(tmp_path) as (fd, _):
+        with contextlib.closing(sink.sink_of(fd, 64 * SMALL)) as out:
+            out.lasting(Arena(32 * SMALL).memory)
+        assert len(ended) == 32
+
+
+def test_a_file_size_limit_is_an_error_of_the_system(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, hard))
+    try:
+        with new_file(tmp_path) as (fd, _), pytest.raises(OSError, match="File too large"):
+            sink.sink_of(fd, sink.DIRECT_FROM)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"), [("0", "GatheringSink"), ("3", "SegmentSink"), (" ", "SegmentSink")]
+)
+def test_the_number_of_threads_can_be_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str, kind: str
+) -> None:
+    monkeypatch.setenv("HOLDFAST_WRITER_THREADS", value)
+    with new_file(tmp_path) as (fd, _), contextlib.closing(sink.sink_of(fd, 64 << 20)) as out:
+        assert type(out).__name__ == kind
+
+
+def test_a_setting_that_is_no_number_gets_a_letter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOLDFAST_WRITER_THREADS", "many")
+    with new_file(tmp_path) as (fd, _), pytest.raises(UsageError) as caught:
+        sink.sink_of(fd, sink.DIRECT_FROM)
+    assert str(caught.value) == (
+        "the environment variable HOLDFAST_WRITER_THREADS is not a whole number\n"
+        "  found 'many'\n  Set it to a number, or leave it out."
+    )
+
+
+FORKED = """
+import contextlib, os, sys
+from holdfast.io import sink
+def write(path):
+    fd = os.open(path, os.O_RDWR | os.O_CREAT)
+    with contextlib.closing(sink.sink_of(fd, 20 << 20)) as out:
+        out(b"a" * (20 << 20))
+        out.end()
+    assert os.pread(fd, 30 << 20, 0) == b"a" * (20 << 20)
+write(sys.argv[1] + "/one")
+child = os.fork()
+write(sys.argv[1] + ("/two" if child else "/three"))
+if not child:
+    os._exit(7)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+"""
+
+
+def test_a_forked_child_writes_with_threads_of_its_own(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-c", FORKED, tmp_path], check=True, timeout=60)
