@@ -27,7 +27,7 @@ class Arena:
 
     def __init__(self, nbytes: int) -> None:
         size = max(nbytes, 1) + -max(nbytes, 1) % PAGE
-        self._mapping = mmap.mmap(-1, size)
+        self._mapping = _private(size)
         # Each of them only helps: where the system lacks one, memory is slower and nothing else.
         for advice in (getattr(mmap, "MADV_HUGEPAGE", None), _WIPEONFORK):
             if advice is not None and hasattr(self._mapping, "madvise"):
@@ -40,6 +40,13 @@ class Arena:
     def nbytes(self) -> int:
         """The size in bytes, a multiple of a page."""
         return self.memory.nbytes
+
+
+def _private(nbytes: int) -> mmap.mmap:
+    """Python's own default is memory that forked children share."""
+    if not hasattr(mmap, "MAP_PRIVATE"):  # Windows
+        return mmap.mmap(-1, nbytes)
+    return mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 
 
 def _touch(memory: memoryview) -> None:
