@@ -8,7 +8,14 @@ from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from holdfast.errors import FileError, FormatError, NoCheckpointError, UntrustedError, UsageError
+from holdfast.errors import (
+    FileError,
+    FormatError,
+    NoCheckpointError,
+    SaveFailedError,
+    UntrustedError,
+    UsageError,
+)
 from holdfast.looking import is_whole
 from holdfast.restoring import load_parts, step_behind
 from holdfast.runs import finding, prune, where
@@ -46,7 +53,7 @@ class Run(RunFolder):
         folder: where the checkpoints are; created at the first resume or save.
         keep: which checkpoints stay; see ``holdfast.keep``.
         every: when a call of ``save`` does save; None: always.
-        background: save behind the training (so far every save is done when ``save`` returns).
+        background: save behind the training: ``save`` returns when a copy of the state is made.
         name: the template of the file names, with ``{step}`` and ``{time:...}``.
         strict: how restoring matches, as in ``load_state``.
         rename: rules for names in checkpoints, as in ``load_state``.
@@ -87,7 +94,7 @@ class Run(RunFolder):
             start_step = whole(start_step, "start_step is a whole number from 0 on")
         self._start_from, self._start_step = start_from, start_step
         self._options = Options(strict=strict, rename=rename)
-        self._writer = RunWriter(self.folder, keep, every, Template(name))
+        self._writer = RunWriter(self.folder, keep, every, Template(name), background=background)
         self._stepping = Stepping(self._parts, lambda: self.extra, StopSignals(grace))
         #: Whether resume() was called and no step was begun since.
         self._is_positioned = False
@@ -224,13 +231,14 @@ class Run(RunFolder):
             FileError, CaptureError: it could not be saved; the checkpoints before it are there.
         """
         self._need_parts("save")
+        self._writer.finish(waits=False)
         step = self._stepping.step_to_save(step)
         self._stepping.metrics = check_metrics(metrics)
         if not self._stepping.must_save(step) and not self._writer.is_due(step):
             return None
         pending = self._save_now(step, self._stepping.metrics)
-        if wait:
-            self.wait()
+        if wait and pending is not None:
+            pending.wait()
         return pending
 
     def _save_now(self, step: int, metrics: Mapping[str, Any]) -> PendingSave | None:
@@ -251,20 +259,25 @@ class Run(RunFolder):
         """
         return self._stepping.should_stop()
 
+    def checkpoints(self) -> list[Entry]:
+        """The checkpoints of the folder, oldest to newest, when the save in flight has ended."""
+        self._writer.finish()
+        return super().checkpoints()
+
     def wait(self) -> None:
         """Return when every save asked for is durable.
 
         Raises:
             SaveFailedError: one has failed.
         """
+        self._writer.finish()
 
     def close(self) -> None:
         """Finish the saves in flight, give back the lock and the signal handlers."""
         try:
-            self.wait()
+            self._writer.close()
         finally:
             self._stepping.signals.restore()
-            self._writer.close()
 
     def __enter__(self) -> Run:
         return self
@@ -273,7 +286,12 @@ class Run(RunFolder):
         self, kind: object, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         stopped = self._stepping.stopped_by(error)
-        self.close()
+        try:
+            self.close()
+        except SaveFailedError as failed:
+            if error is None:
+                raise
+            log.error("%s", failed)  # what ended the block is not hidden behind it
         if stopped is not None:
             raise stopped from error
 

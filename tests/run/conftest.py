@@ -45,6 +45,19 @@ class Training:
         return self.model.weight.detach().clone()
 
 
+@pytest.fixture(autouse=True, params=["foreground", "background"])
+def saving(request, monkeypatch):
+    """Each test twice: saves that are done when ``save`` returns, and saves by another thread.
+
+    What tests do between a save and its end stands in test_background.py; here each is waited for.
+    """
+    if request.param == "foreground":
+        monkeypatch.setitem(holdfast.Run.__init__.__kwdefaults__, "background", False)
+    else:
+        monkeypatch.setitem(holdfast.Run.save.__kwdefaults__, "wait", True)
+    return request.param
+
+
 @pytest.fixture
 def training():
     return Training()

@@ -44,6 +44,11 @@ class Sink(ABC):
     def __init__(self) -> None:
         self.written = 0
 
+    @property
+    def flushed(self) -> int:
+        """How many bytes the system has."""
+        return self.written
+
     def __call__(self, data: Buffer) -> None:
         """Take bytes; the memory may change when this returns."""
         self.written += len(data)
@@ -109,9 +114,15 @@ class SegmentSink(Sink):
         self._at = 0
         self._jobs: list[Job] = []
         self._errors: list[BaseException] = []
+        self._flushed: list[int] = []
         self._tickets: queue.SimpleQueue[bool] = queue.SimpleQueue()
         for _ in range(settings.segment_count()):
             self._tickets.put(True)
+
+    @property
+    def flushed(self) -> int:
+        """How many bytes the system has."""
+        return sum(self._flushed)
 
     def _take(self, data: Buffer) -> None:
         with memoryview(data) as view:
@@ -152,6 +163,7 @@ class SegmentSink(Sink):
         try:
             if not self._errors:
                 self._write_at(data, at)
+                self._flushed.append(len(data))
         except BaseException as error:  # the thread that fills the segments raises it
             self._errors.append(error)
         finally:

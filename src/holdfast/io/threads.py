@@ -54,7 +54,10 @@ class Threads:
 
     def submit(self, call: Callable[[], object]) -> Job:
         """Have one of the threads do a call."""
-        job = Job(call)
+        return self.do(Job(call))
+
+    def do(self, job: Job) -> Job:
+        """Have one of the threads do a job."""
         self._jobs.put(job)
         return job
 

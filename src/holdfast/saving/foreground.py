@@ -6,14 +6,12 @@ import io
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import BinaryIO
 
 from holdfast.errors import UsageError
-from holdfast.formats.torch_zip import members, write
-from holdfast.io.commit import commit
-from holdfast.io.sink import Buffer
+from holdfast.io.commit import Fill, commit
+from holdfast.saving.planned import plan
 from holdfast.tensors import encode
 
 log = logging.getLogger("holdfast")
@@ -50,36 +48,22 @@ def save_encoded(
     """
     started = time.monotonic() if started is None else started
     path = _path_of(file)
-    alignment = encode.alignment()
-    headers = members.headers(alignment=alignment)
-    keys = members.storage_order(len(encoded.storages), alignment=alignment)
-    nbytes_of = {key: encoded.storages[key].nbytes() for key in keys}
-    sizes = members.sizes(encoded.pickle, nbytes_of, headers=headers, record=record)
-    plan = write.layout(members.root_name(path), sizes, alignment=alignment or write.ALIGNMENT)
-
-    def fill(sink: Callable[[Buffer], object]) -> None:
-        write.fill(plan, _payloads(encoded, keys, headers, record), sink)
-
-    nbytes = plan.nbytes
+    planned = plan(encoded, path, record)
     if path is not None:
-        commit(path, nbytes, fill)
-    else:
-        fill(file.write)  # type: ignore[union-attr]
-        file.flush()  # type: ignore[union-attr]
+        return save_file(path, planned.nbytes, planned.fill, started=started)
+    planned.fill(file.write)  # type: ignore[union-attr]
+    file.flush()  # type: ignore[union-attr]
+    return SaveInfo(None, planned.nbytes, time.monotonic() - started)
+
+
+def save_file(path: str, nbytes: int, fill: Fill, *, started: float) -> SaveInfo:
+    """Write a file all or nothing; durable when this returns.
+
+    Raises:
+        FileError: the file system said no; what was there before is untouched.
+    """
+    commit(path, nbytes, fill)
     return SaveInfo(path, nbytes, time.monotonic() - started)
-
-
-def _payloads(
-    encoded: encode.Encoded, keys: list[int], headers: dict[str, bytes], record: bytes | None
-) -> Iterable[write.Payload]:
-    yield encoded.pickle
-    yield from headers.values()
-    for key in keys:
-        yield encode.storage_bytes(encoded.storages[key])
-    if record is not None:
-        yield record
-    yield members.VERSION
-    yield members.serialization_id
 
 
 def _path_of(file: str | os.PathLike[str] | BinaryIO) -> str | None:

@@ -9,24 +9,28 @@ import uuid
 import weakref
 from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from holdfast.errors import UsageError
-from holdfast.io.commit import explain
+from holdfast.errors import SaveFailedError, UsageError
+from holdfast.io.commit import Fill, explain
 from holdfast.io.folders import make_folders
 from holdfast.runs import leftovers, listing, provenance
+from holdfast.runs import prune as pruning
 from holdfast.runs.entry import Entry
 from holdfast.runs.every import Every
 from holdfast.runs.keep import Keep
 from holdfast.runs.lock import RunLock
 from holdfast.runs.naming import Template, free_name
-from holdfast.runs.prune import NAME_KEY, Plan, plan
+from holdfast.runs.prune import NAME_KEY, Plan
 from holdfast.runs.removing import newest_whole, trash_same
-from holdfast.saving.again import is_saved
-from holdfast.saving.foreground import SaveInfo, save_encoded
+from holdfast.saving.background import Background
+from holdfast.saving.foreground import SaveInfo, save_file
+from holdfast.saving.head import Head
 from holdfast.saving.metrics import as_metrics
 from holdfast.saving.pending import PendingSave
+from holdfast.saving.planned import Planned, plan
 from holdfast.spec.record import Record
 from holdfast.spec.record import encode as encode_record
 from holdfast.state.capture import Captured, capture
@@ -42,13 +46,21 @@ _owners: weakref.WeakValueDictionary[Path, RunWriter] = weakref.WeakValueDiction
 class RunWriter:
     """Saves checkpoints into one run folder, one at a time, each with its place in the lineage.
 
-    The head is the checkpoint that the live state goes on from: the next save's parent.
+    In the background the head, what training has reached, moves when a copy of the state is made,
+    and back again if writing it fails.
     """
 
     def __init__(
-        self, folder: Path, keep: Keep | None, every: Every | None, template: Template
+        self,
+        folder: Path,
+        keep: Keep | None,
+        every: Every | None,
+        template: Template,
+        *,
+        background: bool = False,
     ) -> None:
         self.folder, self.keep, self.every, self.template = folder, keep, every, template
+        self._background = Background() if background else None
         self._lock = RunLock(folder)
         self._pid = os.getpid()
         self._began = time.monotonic()
@@ -57,20 +69,14 @@ class RunWriter:
         self._entries: list[Entry] = []
         self._provenance: dict[str, Any] | None = None
         self._warned_of: set[str] = set()
-        self._set_head(None, None, None)
+        self._head = self._head_before = Head.now(None, None)
         self._resumed_id: str | None = None
         self._verified_id: str | None = None
-
-    def _set_head(
-        self, id: str | None, step: int | None, metrics: Mapping[str, float] | None
-    ) -> None:
-        self._head_id, self._head_step, self._head_metrics = id, step, metrics
-        self._saved_at = time.monotonic()
 
     @property
     def next_step(self) -> int:
         """The step behind the head; 0 without one."""
-        return 0 if self._head_step is None else self._head_step + 1
+        return 0 if self._head.step is None else self._head.step + 1
 
     def open(self) -> list[Entry]:
         """Take the lock, remove what dead writers left, and list the folder, oldest to newest.
@@ -83,6 +89,7 @@ class RunWriter:
         owner = _owners.get(self.folder)
         if owner is not None and owner is not self:
             owner.give_up()
+        self.finish()
         if self._lock.is_held and not self._lock.is_in_place:
             log.warning(
                 "%s was removed or replaced while this run was saving there: checkpoints saved "
@@ -115,15 +122,15 @@ class RunWriter:
         """Go on from a checkpoint of this run that was restored, from outside, or from nothing."""
         self._source = {} if source is None else {"start_from": str(source)}
         if entry is not None:
-            self._set_head(entry.id, entry.step, entry.metrics)
+            self._head = Head.now(entry.id, entry.step, entry.metrics)
             self._resumed_id = self._verified_id = entry.id
         else:
-            self._set_head(parent, None if first_step is None else first_step - 1, None)
+            self._head = Head.now(parent, None if first_step is None else first_step - 1)
 
     def is_due(self, step: int) -> bool:
         """Whether ``every`` says to save this step now."""
-        seconds = time.monotonic() - self._saved_at
-        return self.every is None or self.every.is_due(step, self._head_step, seconds)
+        seconds = time.monotonic() - self._head.saved_at
+        return self.every is None or self.every.is_due(step, self._head.step, seconds)
 
     def save(
         self,
@@ -132,14 +139,19 @@ class RunWriter:
         parts: Mapping[str, Part],
         extra: Mapping[str, Any],
     ) -> tuple[PendingSave, Captured] | None:
-        """Save the state now; None when this step is saved already.
+        """Save the state as it is now; None when this step is saved already.
+
+        In the background only a copy is made here, after the save before it has ended.
 
         Raises:
             UsageError: the step is behind the head, or saved with other metrics.
             FileError, CaptureError: nothing was saved; what was there is untouched.
+            SaveFailedError: the save before it has failed.
         """
         self._refuse_in_child()
         started = time.monotonic()
+        self.finish()
+        waited = time.monotonic() - started
         floats = as_metrics(metrics)
         if not self._lock.is_in_place:
             self._open_unasked()
@@ -149,11 +161,42 @@ class RunWriter:
         now = datetime.now().astimezone()
         name = free_name(self.template.format(step, now), listing.taken_names(self.folder))
         record = self._record(name, step, floats, captured, now)
-        path = self.folder / name
-        encoded = encode(captured.tree)
-        info = save_encoded(encoded, path, record=encode_record(record), started=started)
-        self._committed(path, record, info)
-        return PendingSave(step, info), captured
+        planned = plan(encode(captured.tree), name, encode_record(record))
+        return self._begin(planned, self.folder / name, record, started, waited), captured
+
+    def _begin(
+        self, planned: Planned, path: Path, record: Record, started: float, waited: float
+    ) -> PendingSave:
+        """Write the file, here or behind the training; the head moves when this returns."""
+        step, name = record.step or 0, os.fspath(path)
+
+        def save(nbytes: int, fill: Fill) -> SaveInfo:
+            info = save_file(name, nbytes, fill, started=started)
+            self._committed(path, record, info)
+            return info
+
+        if self._background is not None and self._background.has_room(planned):
+            pending = self._background.submit(step, planned, save, waited)
+        else:
+            pending = PendingSave(step, partial(save, planned.nbytes, planned.fill), waited=waited)
+            pending.job.run()
+            pending.wait()
+        self._head_before, self._head = self._head, Head.now(record.id, step, record.metrics)
+        return pending
+
+    def finish(self, *, waits: bool = True) -> None:
+        """Wait for the save in flight; without ``waits`` only look whether it has failed.
+
+        Raises:
+            SaveFailedError: it has failed; what training has reached is again what it was.
+        """
+        try:
+            is_good = self._background is None or self._background.finish(waits=waits)
+        except SaveFailedError:
+            self._head = self._head_before
+            raise
+        if not is_good:  # somebody was told already
+            self._head = self._head_before
 
     def _open_unasked(self) -> None:
         """A save without a resume before it: the run goes on, as a branch of its own."""
@@ -164,7 +207,7 @@ class RunWriter:
                 cure="Save with the new one, or call resume() to take the folder back.",
             )
         there = {entry.id for entry in self.open() if entry.sequence is not None}
-        if there and self._head_id not in there:
+        if there and self._head.id not in there:
             log.warning(
                 "%s already holds checkpoints and was not resumed: what is saved now is a new "
                 "beginning beside them. To go on with them call run.resume(), or run.steps().",
@@ -172,10 +215,10 @@ class RunWriter:
             )
 
     def _is_saved(self, step: int, metrics: Mapping[str, float]) -> bool:
-        is_there = any(known.id == self._head_id for known in self._entries)
-        if not is_there and self._head_metrics is not None and step == self._head_step:
+        is_there = any(known.id == self._head.id for known in self._entries)
+        if not is_there and self._head.metrics is not None and step == self._head.step:
             return False  # it has gone with the folder
-        if not is_saved(step, metrics, self._head_step, self._head_metrics, self.folder):
+        if not self._head.is_saved(step, metrics, self.folder):
             return False
         log.info("step %d is saved already", step)
         return True
@@ -191,7 +234,7 @@ class RunWriter:
             id=uuid.uuid4().hex,
             step=step,
             sequence=listing.next_sequence(self._entries),
-            parent=self._head_id,
+            parent=self._head.id,
             time=now.astimezone(timezone.utc).isoformat(timespec="milliseconds"),
             elapsed=round(time.monotonic() - self._began, 3),
             metrics=metrics,
@@ -213,16 +256,15 @@ class RunWriter:
             )
 
     def _committed(self, path: Path, record: Record, info: SaveInfo) -> None:
-        """Only now the checkpoint exists: move the head, then prune."""
+        """Only now the checkpoint exists: list it, then prune."""
         entry = Entry(
             path, record, nbytes=info.nbytes, mtime=time.time(), step=record.step,
             order_by="sequence",
         )  # fmt: skip
         readable = [known for known in self._entries if known.problem is None]
         self._entries = [*readable, entry, *(k for k in self._entries if k.problem is not None)]
-        self._set_head(record.id, record.step, record.metrics)
         self._verified_id = record.id
-        self.prune(dry_run=False)
+        self._prune(self.keep, self._protected(), False, None)
 
     def prune(self, *, dry_run: bool, is_whole: Callable[[Path], bool] | None = None) -> Plan:
         """Plan what ``keep`` removes, and unless it is a dry run remove it.
@@ -236,6 +278,7 @@ class RunWriter:
             NoCheckpointError: there is no such folder.
         """
         writer = _owners.get(self.folder, self)
+        writer.finish()
         writer = writer if writer._lock.is_in_place else self
         keep, protected = self.keep, self._protected() | writer._protected()
         if dry_run or writer._lock.is_in_place:
@@ -262,7 +305,7 @@ class RunWriter:
         self._entries = listing.still_there(self._entries, self.folder)
         if self._verified_id is None and is_whole is not None:
             protected = protected | newest_whole(self._entries, is_whole)
-        decided = plan(self._entries, keep, protected=protected)
+        decided = pruning.plan(self._entries, keep, protected=protected)
         if decided.doomed and not dry_run:
             self._remove(decided)
         return decided
@@ -278,12 +321,24 @@ class RunWriter:
 
     def give_up(self) -> None:
         """Finish, and leave the folder to a newer Run of this process."""
-        self.close()
+        try:
+            self.close()
+        except SaveFailedError as error:
+            log.error("the Run before this one on %s ended so: %s", self.folder, error)
         self._is_replaced = True
 
     def close(self) -> None:
-        """Give back the lock."""
-        self._lock.release()
+        """Finish the save in flight; give back the lock and the memory.
+
+        Raises:
+            SaveFailedError: that save has failed.
+        """
+        try:
+            self.finish()
+        finally:
+            self._lock.release()
+            if self._background is not None:
+                self._background.close()
 
     def _refuse_in_child(self) -> None:
         if os.getpid() != self._pid:

@@ -148,8 +148,12 @@ def storage_bytes(storage: torch.UntypedStorage) -> memoryview:
         storage = storage.cpu()
     if storage.nbytes() == 0:
         return memoryview(b"")
-    flat = torch.empty(0, dtype=torch.uint8).set_(storage)
-    return flat.numpy().data
+    return flat(storage).numpy().data
+
+
+def flat(storage: torch.UntypedStorage) -> torch.Tensor:
+    """A storage as one tensor of bytes, where it is."""
+    return torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage)
 
 
 def alignment() -> int | None:

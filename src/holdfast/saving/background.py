@@ -1,0 +1,150 @@
+"""Saving behind the training: one save in flight, waited for by the next and by the exit."""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import logging
+import os
+import sys
+from collections.abc import Callable
+from functools import partial
+
+from holdfast.errors import HoldfastError, SaveFailedError
+from holdfast.io import memory
+from holdfast.io.arena import Arena
+from holdfast.io.commit import Fill
+from holdfast.io.threads import Threads
+from holdfast.saving.foreground import SaveInfo
+from holdfast.saving.image import Image
+from holdfast.saving.pending import PendingSave
+from holdfast.saving.planned import Planned
+
+log = logging.getLogger("holdfast")
+
+#: Memory is left for others, at least this share of what is available.
+_SPARE = 0.1
+
+
+class Background:
+    """The saves of one run, behind the training, and the memory they are copied into."""
+
+    def __init__(self) -> None:
+        self._arena: Arena | None = None
+        self._pending: PendingSave | None = None
+        self._has_warned = False
+
+    def has_room(self, planned: Planned) -> bool:
+        """Whether there is memory for a copy of the whole file; it is made if need be."""
+        have = 0 if self._arena is None else self._arena.nbytes
+        if planned.nbytes <= have:
+            return True
+        wanted = planned.nbytes + planned.nbytes // 64  # pickles and records vary in length
+        free = memory.available()
+        if free is None or wanted - have <= free * (1 - _SPARE):
+            self._arena = None  # first, so that never two are there
+            try:
+                self._arena = Arena(wanted)
+            except (MemoryError, OSError):
+                free = 0
+            else:
+                return True
+        self._warn(wanted, free)
+        return False
+
+    def _warn(self, wanted: int, free: int) -> None:
+        if not self._has_warned:
+            self._has_warned = True
+            log.warning(
+                "there is no memory for a copy of the state (%s MiB wanted, %s MiB free): the "
+                "training waits for each save. To have it so without this warning: "
+                "Run(..., background=False).",
+                f"{wanted >> 20:,}",
+                f"{free >> 20:,}",
+            )
+
+    def submit(
+        self, step: int, planned: Planned, save: Callable[[int, Fill], SaveInfo], waited: float
+    ) -> PendingSave:
+        """Copy the state now, and have ``save`` write the copy; ``has_room`` has said yes."""
+        assert self._arena is not None
+        image = Image(planned, self._arena)
+        pending = PendingSave(
+            step,
+            partial(save, image.nbytes, image.fill),
+            waited=waited,
+            progress=lambda: image.progress,
+        )
+        self._pending = pending
+        _unfinished.append(pending)
+        _thread().do(pending.job)
+        return pending
+
+    def finish(self, *, waits: bool = True) -> bool:
+        """Wait for the save in flight, or only look at it; whether none has failed.
+
+        Raises:
+            SaveFailedError: it has failed, and nobody was told yet.
+        """
+        pending = self._pending
+        if pending is None or not (waits or pending.done):
+            return True
+        if pending not in _unfinished:  # this is a forked child, and it is the parent's
+            self._pending = None
+            return True
+        pending.job.wait()
+        self._pending = None
+        _unfinished.remove(pending)
+        if (error := pending.tell()) is not None:
+            raise _failed(pending, error) from error
+        return pending.job.error is None
+
+    def close(self) -> None:
+        """Give the memory back, when no save is in flight."""
+        self._arena = None
+
+
+def _failed(pending: PendingSave, error: BaseException) -> SaveFailedError:
+    letter = error if isinstance(error, HoldfastError) else None
+    return SaveFailedError(
+        f"the save of step {pending.step} has failed: {error if letter is None else letter.what}",
+        file=getattr(letter, "file", None),
+        wanted=getattr(letter, "wanted", None),
+        found=getattr(letter, "found", type(error).__qualname__),
+        cure=getattr(letter, "cure", None) or "The checkpoints before it are still there.",
+    )
+
+
+@functools.cache
+def _thread() -> Threads:
+    return Threads(1, "holdfast-save")
+
+
+#: Saves whose end nobody has seen yet.
+_unfinished: list[PendingSave] = []
+
+
+def _finish_at_exit() -> None:
+    """Let every save come to its end; one that fails now must not pass for a success."""
+    errors = [(pending, pending.tell()) for pending in _unfinished]
+    failed = [_failed(pending, error) for pending, error in errors if error is not None]
+    if not failed:
+        return
+    for letter in failed:
+        print(f"{type(letter).__name__}: {letter}", file=sys.stderr)
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1)  # an exit status can no longer be set from here in any other way
+
+
+atexit.register(_finish_at_exit)
+
+
+def _forget_in_child() -> None:
+    _thread.cache_clear()
+    _unfinished.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_in_child)

@@ -1,0 +1,84 @@
+"""A checkpoint's file in memory: filled while the training waits, written while it goes on."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator
+from typing import cast
+
+import torch
+
+from holdfast.formats.torch_zip import write
+from holdfast.io.arena import SEGMENT, Arena
+from holdfast.io.checksum import crc32
+from holdfast.io.sink import Sink
+from holdfast.saving.planned import Planned
+from holdfast.tensors import encode
+
+#: Storages from this size on are copied by torch's threads; smaller ones by one call each.
+_LARGE = 1 << 20
+
+
+class Image:
+    """The bytes of a planned file in an arena, copied from the live state when this is made.
+
+    Headers, checksums and the directory are put in later, while it is written: none of them needs
+    the live state.
+    """
+
+    def __init__(self, planned: Planned, arena: Arena) -> None:
+        self._layout, self.nbytes = planned.layout, planned.nbytes
+        self._memory = arena.memory[: planned.nbytes]
+        self._before = list(planned.small_before())
+        self._behind = list(planned.small_behind())
+        self._sink: Sink | None = None
+        self._copy(planned)
+
+    @property
+    def progress(self) -> float:
+        """The share of the bytes that the system has, 0.0 to 1.0."""
+        return 0.0 if self._sink is None else self._sink.flushed / max(1, self.nbytes)
+
+    def _copy(self, planned: Planned) -> None:
+        whole = torch.frombuffer(self._memory, dtype=torch.uint8)
+        base = whole.data_ptr()
+        first = len(self._before)
+        for member, key in zip(self._layout.members[first:], planned.keys, strict=False):
+            storage, at, nbytes = planned.encoded.storages[key], member.data_offset, member.nbytes
+            if storage.device.type != "cpu" or nbytes >= _LARGE:
+                whole[at : at + nbytes].copy_(encode.flat(storage))
+            elif nbytes:
+                ctypes.memmove(base + at, storage.data_ptr(), nbytes)
+
+    def fill(self, sink: Sink) -> None:
+        """Put in what is missing, front to back, and hand on all that is complete."""
+        self._sink = sink
+        memory, crcs, done = self._memory, dict[str, int](), 0
+        for member, payload in self._members():
+            memory[member.header_offset : member.data_offset] = write.local_header(member)
+            if payload is not None:
+                data = payload(crcs) if callable(payload) else cast(bytes, payload)
+                memory[member.data_offset : member.data_offset + member.nbytes] = data
+            crc, end = 0, member.data_offset + member.nbytes
+            for start in range(member.data_offset, end, SEGMENT):
+                stop = min(start + SEGMENT, end)
+                crc = crc32(memory[start:stop], crc)
+                done = self._hand_on(sink, done, stop)
+            crcs[member.name] = crc
+            memory[end : member.end] = write.descriptor(member, crc)
+        memory[self._layout.directory_offset :] = write.directory(self._layout, crcs)
+        sink.lasting(memory[done:])
+
+    def _members(self) -> Iterator[tuple[write.Member, write.Payload | None]]:
+        """Each member with its bytes; None where they are in their place."""
+        members, first = self._layout.members, len(self._before)
+        last = len(members) - len(self._behind)
+        yield from zip(members[:first], self._before, strict=True)
+        yield from ((member, None) for member in members[first:last])
+        yield from zip(members[last:], self._behind, strict=True)
+
+    def _hand_on(self, sink: Sink, done: int, complete: int) -> int:
+        complete -= complete % SEGMENT
+        if complete > done:
+            sink.lasting(self._memory[done:complete])
+        return max(done, complete)
