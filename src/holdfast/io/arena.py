@@ -1,4 +1,4 @@
-"""Memory that is made once, touched beforehand, and used again.
+"""Memory that is made once and used again.
 
 What makes naive copies slow is not copying but the first touch of fresh pages: the kernel clears
 each of them, at a tenth of memory's speed. And a forked child (a loader's worker) would turn every
@@ -23,7 +23,7 @@ _WIPEONFORK = 18  # Linux 4.14; Python has no name for it
 
 
 class Arena:
-    """Anonymous memory of at least ``nbytes``, aligned to pages, all of it touched."""
+    """Anonymous memory of at least ``nbytes``, aligned to pages; its first use is slow."""
 
     def __init__(self, nbytes: int) -> None:
         size = max(nbytes, 1) + -max(nbytes, 1) % PAGE
@@ -34,7 +34,6 @@ class Arena:
                 with contextlib.suppress(OSError):
                     self._mapping.madvise(advice)
         self.memory = memoryview(self._mapping)
-        _touch(self.memory)
 
     @property
     def nbytes(self) -> int:
@@ -47,13 +46,6 @@ def _private(nbytes: int) -> mmap.mmap:
     if not hasattr(mmap, "MAP_PRIVATE"):  # Windows
         return mmap.mmap(-1, nbytes)
     return mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-
-
-def _touch(memory: memoryview) -> None:
-    zeros = bytes(min(1 << 20, memory.nbytes))
-    for start in range(0, memory.nbytes, len(zeros)):
-        part = memory[start : start + len(zeros)]
-        part[:] = zeros[: part.nbytes]
 
 
 class Segments:
