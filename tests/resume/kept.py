@@ -46,7 +46,7 @@ def epochs(workers: int, out: Path, marks: Marks) -> None:
         workload.Samples(), batch_size=workload.BATCH, shuffle=True, num_workers=workers
     )
     log = workload.Log(out / "log")
-    run = holdfast.Run(out / "run", keep=KEEP, **work.parts())
+    run = holdfast.Run(out / "run", keep=KEEP, background=False, **work.parts())
     marks.enter("resume", -1)
     for epoch in run.steps(workload.EPOCHS):
         for batch, (ids, inputs, labels) in enumerate(loader):

@@ -28,8 +28,8 @@ import workload
 class Moment:
     """When to kill: not before a step, in which phase, and how far into it.
 
-    ``share`` (0 to 1) is that of the file when a save is aimed at, of the time when a resume is;
-    ``batch`` counts within the step.
+    ``share`` (0 to 1) is that of the time that a write or a resume takes; ``batch`` counts within
+    the step.
     """
 
     step: int
@@ -42,8 +42,8 @@ class Moment:
 class Seen:
     """What was seen of a process that stood still, right before it was killed.
 
-    ``temp_nbytes`` is the size of the unfinished file of the save it was in, None without one;
-    ``has_checkpoint`` says whether the step's own checkpoint was there under its name.
+    ``temp_nbytes`` is the size of the unfinished file of the save in flight, None without one;
+    ``newest`` the newest step with a checkpoint under its name, None without one.
     """
 
     aim: str
@@ -51,16 +51,16 @@ class Seen:
     step: int
     batch: int
     temp_nbytes: int | None
-    has_checkpoint: bool
-    whole_nbytes: int | None
+    newest: int | None
 
 
-#: What is aimed at: a half-written file, a whole one before its name, a named one before the end
-#: of the save, anywhere in a save, in a step, and in a resume.
-AIMS = ("writing", "writing", "written", "named", "save", "step", "step", "step", "step", "resume")
+#: What is aimed at: a file that is being written, one that just got its name, a call of save, a
+#: step, and a resume.
+AIMS = ("writing", "writing", "writing", "named", "save", "step", "step", "step", "step", "resume")
 
-#: About as long as a resume takes here.
+#: About as long as a resume and the writing of a file take here.
 RESUME_SECONDS = 0.02
+WRITE_SECONDS = 0.004
 
 
 def plan(count: int, steps: int, batches: int, seed: int) -> list[Moment]:
@@ -85,20 +85,25 @@ class Watch:
     def __init__(self, pid: int, marks: kept.Marks, folder: Path) -> None:
         self.pid, self.marks, self.folder = pid, marks, folder
         self.began: float | None = None
+        self.temp: str | None = None
+        self.patience = WRITE_SECONDS
+        self.newest_before = self.look("").newest
 
     def look(self, aim: str) -> Seen:
         phase, step, batch = self.marks.read()
         files = {e.name: e.stat().st_size for e in _entries(self.folder)}
-        temps = [size for name, size in files.items() if name.endswith(".tmp")]
-        whole = [size for name, size in files.items() if name.endswith(".pt")]
+        temps = {name: size for name, size in files.items() if name.endswith(".tmp")}
+        if aim == "writing" and self.temp not in temps:
+            # Was one missed? The next one may be written as fast.
+            self.patience *= 0.7 if self.temp else 1.0
+            self.temp, self.began = next(iter(temps), None), None
         return Seen(
             aim,
             phase,
             step,
             batch,
-            temps[0] if temps and phase == "save" else None,
-            f"step-{step:08d}.pt" in files,
-            max(whole, default=None),
+            max(temps.values(), default=None),
+            max((int(name[5:13]) for name in files if name.startswith("step-")), default=None),
         )
 
     def is_time(self, moment: Moment) -> bool:
@@ -110,18 +115,18 @@ class Watch:
             return False
         if moment.phase == "step":
             return phase == "step" and batch >= moment.batch
-        return phase == "save" and self._is_in_save(moment, self.look(moment.phase))
+        return self._is_in_save(moment, self.look(moment.phase))
 
     def _is_in_save(self, moment: Moment, seen: Seen) -> bool:
-        whole = seen.whole_nbytes or 2**62
         if moment.phase == "writing":
-            least = moment.share * 0.9 * whole if seen.whole_nbytes else 0
-            return seen.temp_nbytes is not None and least <= seen.temp_nbytes < whole
-        if moment.phase == "written":
-            return seen.temp_nbytes is not None and seen.temp_nbytes >= (seen.whole_nbytes or 1)
+            # Its size says nothing: a large file has all of it before its first byte.
+            is_there = seen.temp_nbytes is not None
+            return is_there and self._has_lasted(moment.share * self.patience)
         if moment.phase == "named":
-            return seen.has_checkpoint and seen.temp_nbytes is None
-        return True
+            # In the background the next step has begun by then.
+            is_new = seen.newest is not None and seen.newest >= seen.step - 1
+            return is_new and seen.newest != self.newest_before and seen.temp_nbytes is None
+        return seen.phase == "save"
 
     def _has_lasted(self, seconds: float) -> bool:
         self.began = self.began or time.monotonic()

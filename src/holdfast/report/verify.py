@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 from holdfast.io.checksum import crc32_combine, crc32_of, crc32_of_deflated
+from holdfast.io.reading import threads_that_help
 from holdfast.io.source import Source
 from holdfast.report.paths import first_few, tensors_by_storage
 from holdfast.spec.index import Extent, Index
 
 #: Bytes that one thread takes at a time.
 _RANGE = 64 << 20
-_MOST_THREADS = 4
 
 #: Why members have no CRC, by format; of those with files of several formats, which these are.
 _NO_CRCS = {
@@ -180,12 +179,6 @@ def _joined(pieces: Sequence[Extent], found: Iterator[int | None]) -> int | None
     for piece in pieces[1:]:
         crc = crc32_combine(crc or 0, next(found) or 0, piece.nbytes)
     return crc
-
-
-def threads_that_help() -> int:
-    """As many as may run at once; more than a few do not make memory faster."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    return min(_MOST_THREADS, len(affinity(0)) if affinity else os.cpu_count() or 1)
 
 
 def _damages(index: Index, wrong: list[tuple[Extent, int | None]]) -> tuple[Damage, ...]:

@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 
 from holdfast.errors import HoldfastError, RestoreInterrupted
-from holdfast.io.checksum import crc32, read_checked
+from holdfast.io.checksum import crc32
+from holdfast.io.reading import Place, read_all
 from holdfast.io.source import Source
 from holdfast.report.damage import compare
-from holdfast.report.verify import threads_that_help
 from holdfast.spec.index import ChunkedRef, Extent, Index, TensorRef
 from holdfast.tensors.materialise import materialise
 from holdfast.tensors.storages import memory_of
@@ -92,26 +91,26 @@ def _is_contiguous(ref: TensorRef) -> bool:
 
 
 def _fill_all(index: Index, source: Source, direct: dict[str, list[Target]]) -> None:
-    """Every storage once, the large ones first, several at a time."""
-    extents = {key: index.extents[key] for key in direct}
-    keys = sorted(direct, key=lambda key: -extents[key].nbytes)
-    if sum(extent.nbytes for extent in extents.values()) <= _PIECE:
-        for key in keys:
-            _fill(index, source, extents[key], direct[key])
-        return
-    with ThreadPoolExecutor(threads_that_help()) as threads:
-        list(threads.map(lambda key: _fill(index, source, extents[key], direct[key]), keys))
+    """Every storage once, several at a time; those that one tensor has whole go as they are."""
+    whole: list[tuple[Extent, Place]] = []
+    shared: list[tuple[Extent, list[tuple[int, memoryview]]]] = []
+    for key, targets in direct.items():
+        extent = index.extents[key]
+        places = sorted(_places(targets), key=lambda place: place[0])
+        if len(places) == 1 and places[0][0] == 0 and len(places[0][1]) == extent.nbytes:
+            home = source.of(extent.file)
+            whole.append((extent, Place(home, extent.offset, places[0][1])))
+        else:
+            shared.append((extent, places))
+    for (extent, _), crc in zip(whole, read_all([place for _, place in whole]), strict=True):
+        _compare(index, extent, crc)
+    for extent, places in shared:
+        _compare(index, extent, _fill_some(source.of(extent.file), extent, places))
 
 
-def _fill(index: Index, source: Source, extent: Extent, targets: list[Target]) -> None:
-    places = sorted(_places(targets), key=lambda place: place[0])
-    home = source.of(extent.file)
-    if len(places) == 1 and places[0][0] == 0 and len(places[0][1]) == extent.nbytes:
-        found = read_checked(home, extent.offset, places[0][1]) if extent.nbytes else 0
-    else:
-        found = _fill_some(home, extent, places)
+def _compare(index: Index, extent: Extent, crc: int) -> None:
     if extent.expected_crc is not None:
-        compare(index, extent, found)
+        compare(index, extent, crc)
 
 
 def _fill_some(source: Source, extent: Extent, places: Iterable[tuple[int, memoryview]]) -> int:

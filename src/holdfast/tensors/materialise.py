@@ -70,6 +70,7 @@ def materialise(
     storages = Storages(index, source, map_location=map_location, mmap=mmap, verify=verify)
     builder = Materialiser(index.file, storages, trusted, map_location, keeps=keeps)
     try:
+        storages.read_ahead(tree)
         return builder.build(tree)
     except RecursionError as error:
         raise RefusedError(

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import mmap as mmap_module
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 
 from holdfast.errors import RefusedError, UsageError
 from holdfast.io.checksum import crc32_of, read_checked
+from holdfast.io.pages import advise_large_pages
+from holdfast.io.reading import Place, read_all
 from holdfast.io.source import Source
 from holdfast.pickles.limits import nodes
 from holdfast.report.damage import compare
 from holdfast.spec.index import Extent, Index, StorageRef, TensorRef
+from holdfast.spec.tree import walk
 from holdfast.tensors.locate import is_meta, restorer
 
+#: From this many bytes on threads help.
+_WORTH_NBYTES = 16 << 20
 #: Kernels expect elements at addresses that they divide; what lies elsewhere is read instead.
 _MAPPED_ALIGNMENT = 16
 
@@ -38,6 +44,7 @@ class Storages:
         self._index, self._source = index, source
         self._restore = restorer(map_location)
         self._is_meta = is_meta(map_location)
+        self._stays = str(map_location) == "cpu"
         self._verify = not mmap if verify is None else verify
         self._maps = mmap and not self._is_meta
         self._mappings: dict[str, torch.UntypedStorage] = {}
@@ -46,6 +53,32 @@ class Storages:
         self._made: dict[str, torch.UntypedStorage] = {}
         self._swaps = index.byteorder != sys.byteorder
         self._widths: dict[str, int] | None = None
+
+    def read_ahead(self, tree: Any) -> None:
+        """Read all that a tree refers to at once, by several threads, where it stays on the CPU.
+
+        Raises:
+            DamagedError: bytes are not those that were saved.
+            TruncatedError: the file ends before them.
+        """
+        if self._maps or self._is_meta or not self._stays:
+            return
+        refs = {ref.key: ref for ref in _storage_refs(tree) if self._index.extents[ref.key].nbytes}
+        if sum(self._index.extents[key].nbytes for key in refs) < _WORTH_NBYTES:
+            return
+        places, storages = [], {}
+        for key in refs:
+            extent = self._index.extents[key]
+            storages[key] = _fresh(extent.nbytes)
+            home = self._source.of(extent.file)
+            places.append(Place(home, extent.offset, memory_of(storages[key])))
+        for (key, ref), crc in zip(refs.items(), read_all(places), strict=True):
+            extent = self._index.extents[key]
+            if self._verify and extent.expected_crc is not None:
+                compare(self._index, extent, crc)
+            if self._swaps:
+                self._swap(ref, storages[key])
+        self._made.update(storages)
 
     def get(self, ref: StorageRef) -> torch.UntypedStorage:
         """The storage of a reference, on its device.
@@ -69,7 +102,7 @@ class Storages:
         if self._maps and extent.offset % _MAPPED_ALIGNMENT == 0:
             storage = self._map(extent)
         else:
-            storage = torch.UntypedStorage(extent.nbytes)
+            storage = _fresh(extent.nbytes)
             self._fill(extent, storage)
         if self._swaps:
             self._swap(ref, storage)
@@ -104,6 +137,19 @@ class Storages:
         width = self._widths.get(ref.key, 1)
         if width > 1:
             storage._byteswap(width)
+
+
+def _fresh(nbytes: int) -> torch.UntypedStorage:
+    storage: torch.UntypedStorage = torch.UntypedStorage(nbytes)
+    advise_large_pages(storage.data_ptr(), nbytes)
+    return storage
+
+
+def _storage_refs(tree: Any) -> Iterator[StorageRef]:
+    for _, leaf in walk(tree):
+        ref = getattr(leaf, "storage", leaf)
+        if isinstance(ref, StorageRef):
+            yield ref
 
 
 def memory_of(storage: torch.UntypedStorage) -> memoryview:
