@@ -53,7 +53,10 @@ class Run(RunFolder):
         folder: where the checkpoints are; created at the first resume or save.
         keep: which checkpoints stay; see ``holdfast.keep``.
         every: when a call of ``save`` does save; None: always.
-        background: save behind the training: ``save`` returns when a copy of the state is made.
+        background: save behind the training: ``save`` returns when a copy of the state is made;
+            with ``"overlap"`` what only the optimizers change is copied while training goes on, up
+            to their next step; ``"overlap-checked"`` also compares checksums. False: ``save``
+            returns when the checkpoint is durable.
         name: the template of the file names, with ``{step}`` and ``{time:...}``.
         strict: how restoring matches, as in ``load_state``.
         rename: rules for names in checkpoints, as in ``load_state``.
@@ -73,7 +76,7 @@ class Run(RunFolder):
         *,
         keep: keeping.Keep | None = DEFAULT_KEEP,
         every: Every | None = None,
-        background: bool = True,
+        background: bool | str = True,
         name: str = "step-{step:08d}",
         strict: bool | str = True,
         rename: Rules | None = None,
@@ -85,6 +88,7 @@ class Run(RunFolder):
         super().__init__(folder)
         start = (start_from, start_step)
         options.check_options(keep, every, grace, strict=strict, rename=rename, start=start)
+        options.check_background(background)
         #: A dict saved with each checkpoint; ``resume`` fills it.
         self.extra: dict[str, Any] = {}
         #: What the last resume restored and what not; None before one, or where it began at 0.

@@ -7,7 +7,7 @@ import functools
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
 from holdfast.errors import HoldfastError, SaveFailedError
@@ -17,8 +17,10 @@ from holdfast.io.commit import Fill
 from holdfast.io.threads import Threads
 from holdfast.saving.foreground import SaveInfo
 from holdfast.saving.image import Image
+from holdfast.saving.overlap import StepHooks, storages_for_later
 from holdfast.saving.pending import PendingSave
 from holdfast.saving.planned import Planned
+from holdfast.state.parts import Part
 
 log = logging.getLogger("holdfast")
 
@@ -27,9 +29,15 @@ _SPARE = 0.1
 
 
 class Background:
-    """The saves of one run, behind the training, and the memory they are copied into."""
+    """The saves of one run, behind the training, and the memory they are copied into.
 
-    def __init__(self) -> None:
+    ``mode`` is True, ``"overlap"`` or ``"overlap-checked"``, as ``Run`` has it.
+    """
+
+    def __init__(self, mode: bool | str = True) -> None:
+        self._mode = mode
+        self._hooks = StepHooks(self._before_step)
+        self._image: Image | None = None
         self._arena: Arena | None = None
         self._pending: PendingSave | None = None
         self._has_warned = False
@@ -64,11 +72,22 @@ class Background:
             )
 
     def submit(
-        self, step: int, planned: Planned, save: Callable[[int, Fill], SaveInfo], waited: float
+        self,
+        step: int,
+        planned: Planned,
+        parts: Mapping[str, Part],
+        save: Callable[[int, Fill], SaveInfo],
+        waited: float,
     ) -> PendingSave:
-        """Copy the state now, and have ``save`` write the copy; ``has_room`` has said yes."""
+        """Copy the state, and have ``save`` write the copy; ``has_room`` has said yes."""
         assert self._arena is not None
-        image = Image(planned, self._arena)
+        later = {}
+        if self._mode is not True:
+            self._hooks.watch(parts)
+            later = storages_for_later(
+                parts, planned.encoded, checked=self._mode == "overlap-checked"
+            )
+        image = self._image = Image(planned, self._arena, later)
         pending = PendingSave(
             step,
             partial(save, image.nbytes, image.fill),
@@ -93,15 +112,20 @@ class Background:
             self._pending = None
             return True
         pending.job.wait()
-        self._pending = None
+        self._pending = self._image = None
         _unfinished.remove(pending)
         if (error := pending.tell()) is not None:
             raise _failed(pending, error) from error
         return pending.job.error is None
 
+    def _before_step(self) -> None:
+        if self._image is not None:
+            self._image.copy_rest()
+
     def close(self) -> None:
         """Give the memory back, when no save is in flight."""
-        self._arena = None
+        self._arena = self._image = None
+        self._hooks.remove()
 
 
 def _failed(pending: PendingSave, error: BaseException) -> SaveFailedError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import cast
 
 import torch
@@ -12,6 +12,7 @@ from holdfast.formats.torch_zip import write
 from holdfast.io.arena import SEGMENT, Arena
 from holdfast.io.checksum import crc32
 from holdfast.io.sink import Sink
+from holdfast.saving.overlap import Copies, Later
 from holdfast.saving.planned import Planned
 from holdfast.tensors import encode
 
@@ -23,38 +24,51 @@ class Image:
     """The bytes of a planned file in an arena, copied from the live state when this is made.
 
     Headers, checksums and the directory are put in later, while it is written: none of them needs
-    the live state.
+    the live state. So are the storages that may be copied ``later``, unless ``copy_rest`` comes
+    first.
     """
 
-    def __init__(self, planned: Planned, arena: Arena) -> None:
+    def __init__(
+        self, planned: Planned, arena: Arena, later: Mapping[int, Later] | None = None
+    ) -> None:
         self._layout, self.nbytes = planned.layout, planned.nbytes
         self._memory = arena.memory[: planned.nbytes]
         self._before = list(planned.small_before())
         self._behind = list(planned.small_behind())
         self._sink: Sink | None = None
-        self._copy(planned)
+        first = len(self._before)
+        self._places = dict(zip(planned.keys, self._layout.members[first:], strict=False))
+        self._whole = torch.frombuffer(self._memory, dtype=torch.uint8)
+        self._copies = Copies(later or {}, self._copy)
+        for key in planned.keys:
+            if not later or key not in later:
+                self._copy(key, planned.encoded.storages[key])
 
     @property
     def progress(self) -> float:
         """The share of the bytes that the system has, 0.0 to 1.0."""
         return 0.0 if self._sink is None else self._sink.flushed / max(1, self.nbytes)
 
-    def _copy(self, planned: Planned) -> None:
-        whole = torch.frombuffer(self._memory, dtype=torch.uint8)
-        base = whole.data_ptr()
-        first = len(self._before)
-        for member, key in zip(self._layout.members[first:], planned.keys, strict=False):
-            storage, at, nbytes = planned.encoded.storages[key], member.data_offset, member.nbytes
-            if storage.device.type != "cpu" or nbytes >= _LARGE:
-                whole[at : at + nbytes].copy_(encode.flat(storage))
-            elif nbytes:
-                ctypes.memmove(base + at, storage.data_ptr(), nbytes)
+    def copy_rest(self) -> None:
+        """Copy what is not copied yet: the live state is about to change."""
+        self._copies.make_all()
+
+    def _copy(self, key: int, storage: torch.UntypedStorage) -> memoryview:
+        member = self._places[key]
+        at, nbytes = member.data_offset, member.nbytes
+        if storage.device.type != "cpu" or nbytes >= _LARGE:
+            self._whole[at : at + nbytes].copy_(encode.flat(storage))
+        elif nbytes:
+            ctypes.memmove(self._whole.data_ptr() + at, storage.data_ptr(), nbytes)
+        return self._memory[at : at + nbytes]
 
     def fill(self, sink: Sink) -> None:
         """Put in what is missing, front to back, and hand on all that is complete."""
         self._sink = sink
         memory, crcs, done = self._memory, dict[str, int](), 0
-        for member, payload in self._members():
+        for key, member, payload in self._members():
+            if key is not None:
+                self._copies.make(key)
             memory[member.header_offset : member.data_offset] = write.local_header(member)
             if payload is not None:
                 data = payload(crcs) if callable(payload) else cast(bytes, payload)
@@ -66,16 +80,19 @@ class Image:
                 done = self._hand_on(sink, done, stop)
             crcs[member.name] = crc
             memory[end : member.end] = write.descriptor(member, crc)
+        self._copies.end()
         memory[self._layout.directory_offset :] = write.directory(self._layout, crcs)
         sink.lasting(memory[done:])
 
-    def _members(self) -> Iterator[tuple[write.Member, write.Payload | None]]:
-        """Each member with its bytes; None where they are in their place."""
-        members, first = self._layout.members, len(self._before)
-        last = len(members) - len(self._behind)
-        yield from zip(members[:first], self._before, strict=True)
-        yield from ((member, None) for member in members[first:last])
-        yield from zip(members[last:], self._behind, strict=True)
+    def _members(self) -> Iterator[tuple[int | None, write.Member, write.Payload | None]]:
+        """Each member: with its key where it is a storage, else with its bytes."""
+        members, last = self._layout.members, len(self._before) + len(self._places)
+        for member, data in zip(members, self._before, strict=False):
+            yield None, member, data
+        for key, member in self._places.items():
+            yield key, member, None
+        for member, payload in zip(members[last:], self._behind, strict=True):
+            yield None, member, payload
 
     def _hand_on(self, sink: Sink, done: int, complete: int) -> int:
         complete -= complete % SEGMENT

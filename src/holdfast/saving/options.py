@@ -48,6 +48,15 @@ def check_options(
         raise UsageError("grace= is a number of seconds", found=repr(grace))
 
 
+def check_background(background: Any) -> None:
+    """Raise UsageError where ``background`` is none of its four values."""
+    if not isinstance(background, bool) and background not in ("overlap", "overlap-checked"):
+        raise UsageError(
+            "background= is True, False, 'overlap' or 'overlap-checked'",
+            found=repr(background)[:100],
+        )
+
+
 def keep_not_given(folder: Path) -> UsageError:
     """The error of a Run that only reads and is to prune by nobody's word."""
     return UsageError(

@@ -57,10 +57,10 @@ class RunWriter:
         every: Every | None,
         template: Template,
         *,
-        background: bool = False,
+        background: bool | str = False,
     ) -> None:
         self.folder, self.keep, self.every, self.template = folder, keep, every, template
-        self._background = Background() if background else None
+        self._background = Background(background) if background else None
         self._lock = RunLock(folder)
         self._pid = os.getpid()
         self._began = time.monotonic()
@@ -162,12 +162,19 @@ class RunWriter:
         name = free_name(self.template.format(step, now), listing.taken_names(self.folder))
         record = self._record(name, step, floats, captured, now)
         planned = plan(encode(captured.tree), name, encode_record(record))
-        return self._begin(planned, self.folder / name, record, started, waited), captured
+        pending = self._begin(planned, self.folder / name, record, parts, (started, waited))
+        return pending, captured
 
     def _begin(
-        self, planned: Planned, path: Path, record: Record, started: float, waited: float
+        self,
+        planned: Planned,
+        path: Path,
+        record: Record,
+        parts: Mapping[str, Part],
+        times: tuple[float, float],
     ) -> PendingSave:
         """Write the file, here or behind the training; the head moves when this returns."""
+        started, waited = times
         step, name = record.step or 0, os.fspath(path)
 
         def save(nbytes: int, fill: Fill) -> SaveInfo:
@@ -176,7 +183,7 @@ class RunWriter:
             return info
 
         if self._background is not None and self._background.has_room(planned):
-            pending = self._background.submit(step, planned, save, waited)
+            pending = self._background.submit(step, planned, parts, save, waited)
         else:
             pending = PendingSave(step, partial(save, planned.nbytes, planned.fill), waited=waited)
             pending.job.run()
