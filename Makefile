@@ -6,7 +6,7 @@ LIGHT := .venv-light
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test bench fuzz fuzz-keep check clean
+.PHONY: demo test soak bench fuzz fuzz-keep check clean
 
 demo: $(VENV)/.ready-demo
 	$(BIN)/holdfast demo
@@ -19,6 +19,10 @@ check: $(VENV)/.ready-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+
+# Thousands of saves behind a training: memory, files and threads stay as many as they were.
+soak: $(VENV)/.ready-dev
+	SOAK_SAVES=2000 $(BIN)/python -m pytest tests/run/test_soak.py
 
 # How fast and how large, measured here and now; nothing passes or fails.
 bench: $(VENV)/.ready-dev
