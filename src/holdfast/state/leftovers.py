@@ -9,8 +9,8 @@ from typing import Any
 from holdfast.pickles.limits import nodes
 from holdfast.spec.index import Index, Opaque
 from holdfast.spec.tree import walk
-from holdfast.state.choose import is_optimizer_state
 from holdfast.state.match import Matched
+from holdfast.state.places import is_optimizer_state
 from holdfast.state.shapes import is_tensor
 from holdfast.tensors.trust import Trust
 from holdfast.tensors.whole import needed

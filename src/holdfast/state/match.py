@@ -14,7 +14,7 @@ from holdfast.spec.rename import Rules, is_text, refuse_idle
 from holdfast.spec.rename import check as check_rules
 from holdfast.spec.tree import walk
 from holdfast.state import module_match
-from holdfast.state.choose import Found, Wanted, choose
+from holdfast.state.choose import choose
 from holdfast.state.module_match import ModuleMatch
 from holdfast.state.names import known_names, parameter_names, plain_tensors
 from holdfast.state.optimizer_match import Names, match_optimizer
@@ -27,6 +27,7 @@ from holdfast.state.parts import (
     SchedulerPart,
     modules_of,
 )
+from holdfast.state.places import Found, Wanted
 from holdfast.state.recipe import Recipe
 from holdfast.state.report import LoadReport, PartReport, parts_in
 from holdfast.state.shapes import elements_of

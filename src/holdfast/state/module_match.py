@@ -14,9 +14,9 @@ from torch import nn
 from holdfast.spec.index import StateDict
 from holdfast.spec.rename import Rules
 from holdfast.state import names, own_code
-from holdfast.state.choose import Found, Wanted
 from holdfast.state.pairing import Pairing, pair, plain_name
 from holdfast.state.parts import ModulePart
+from holdfast.state.places import Found, Wanted
 from holdfast.state.recipe import Recipe
 from holdfast.state.report import PartReport, Suggestion
 from holdfast.state.shapes import dtype_of, elements_of, is_lazy, is_tensor, shape_of

@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from holdfast.state.choose import Found, is_optimizer_state
 from holdfast.state.optimizers import other_kind
+from holdfast.state.places import Found, is_optimizer_state
 from holdfast.state.recipe import Recipe
 from holdfast.state.report import PartReport
 from holdfast.state.shapes import is_tensor

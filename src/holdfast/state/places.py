@@ -1,0 +1,132 @@
+"""Places in a checkpoint at which the state of a live part may stand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from holdfast.spec.index import SIZED
+from holdfast.spec.tree import Path, dotted
+from holdfast.state.shapes import is_tensor
+
+#: What is customary where a part's own name is not there, by the part's kind.
+CUSTOMARY: dict[str, tuple[str, ...]] = {
+    "module": ("model", "model_state_dict", "state_dict", "module"),
+    "optimizer": ("optimizer", "optimizer_state_dict", "optim", "optimizer_states"),
+    "scheduler": (
+        *("scheduler", "scheduler_state_dict", "lr_scheduler", "lr_scheduler_state_dict"),
+        "lr_schedulers",
+    ),
+    "scaler": ("scaler", "scaler_state_dict", "grad_scaler"),
+}
+#: How deep states lie, and how many mappings are looked at.
+_DEEPEST, _MOST_MAPPINGS = 3, 1000
+#: What a Lightning checkpoint has at its top; the model's names begin with an attribute's there.
+LIGHTNING = "pytorch-lightning_version"
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A live part as choosing sees it: its kind, and of a module its names with their shapes."""
+
+    name: str
+    kind: str
+    shapes: Mapping[str, str]
+    parameters: int = 0
+
+
+class Found(NamedTuple):
+    """Where the state of a part is, and why it is taken from there; None: it bears its name.
+
+    ``aside`` are names beside the state in the same mapping: those without its prefix.
+    """
+
+    path: Path
+    state: Any
+    why: str | None = None
+    prefix: str = ""
+    aside: tuple[str, ...] = ()
+
+    @property
+    def place(self) -> str:
+        """The path as people write it."""
+        return dotted((*self.path, *self.prefix.split("."))).rstrip(".") or "the whole file"
+
+
+def may_be(state: Any, part: Wanted) -> bool:
+    """Whether a value may be a part's state at all (``"model": {"name": "resnet50"}`` is none)."""
+    if part.kind == "module":
+        has_tensors = any(shape.startswith("(") for shape in part.shapes.values())
+        return isinstance(state, Mapping) and (
+            not has_tensors or any(map(is_tensor, state.values()))
+        )
+    if part.kind == "optimizer":
+        return is_optimizer_state(state)
+    return part.kind not in CUSTOMARY or isinstance(state, Mapping)
+
+
+def is_optimizer_state(value: Any) -> bool:
+    """Whether a value is made as torch's optimizers make their state dicts."""
+    if not isinstance(value, Mapping) or not isinstance(value.get("state"), Mapping):
+        return False
+    groups = value.get("param_groups")
+    return isinstance(groups, list | tuple) and all(map(_is_group, groups))
+
+
+def _is_group(value: Any) -> bool:
+    """Whether a value is a group: options, and the keys of its parameters' states."""
+    if not isinstance(value, Mapping) or not isinstance(value.get("params"), list | tuple):
+        return False
+    names = value.get("param_names")
+    keys = all(isinstance(key, int | str) for key in value["params"])
+    return keys and (names is None or isinstance(names, list | tuple))
+
+
+def containers(tree: Any) -> Iterator[tuple[Path, Any]]:
+    """Mappings at any place down to a depth, the root first; no others lie in those of tensors."""
+    todo: list[tuple[Path, Any]] = [((), tree)]
+    count = 0
+    while todo and count < _MOST_MAPPINGS:
+        path, node = todo.pop(0)
+        if isinstance(node, Mapping):
+            count += 1
+            yield path, node
+        if len(path) >= _DEEPEST:
+            continue
+        if isinstance(node, Mapping):
+            steps: Any = node.items()
+        else:
+            steps = enumerate(node) if isinstance(node, list | tuple) else ()
+        todo += [
+            ((*path, step), child)
+            for step, child in steps
+            if isinstance(child, Mapping | list | tuple) and not isinstance(child, SIZED)
+        ]
+
+
+def states_of_modules(tree: Any, taken: set[Path]) -> Iterator[Found]:
+    """Every mapping with tensors in it, and of Lightning's also what is below an attribute."""
+    is_lightning = isinstance(tree, Mapping) and LIGHTNING in tree
+    for path, node in containers(tree):
+        if path in taken or not isinstance(node, Mapping) or not any(map(is_tensor, node.values())):
+            continue
+        if any(path[: len(each)] == each for each in taken if each):
+            continue  # what lies in another part's state is no state of its own
+        yield Found(path, node)
+        if is_lightning and path == ("state_dict",):
+            yield from _below_attributes(path, node)
+
+
+def _below_attributes(path: Path, node: Mapping[Any, Any]) -> Iterator[Found]:
+    names = [name for name in node if isinstance(name, str)]
+    for prefix in dict.fromkeys(f"{name.partition('.')[0]}." for name in names if "." in name):
+        yield below(path, node, prefix)
+
+
+def below(path: Path, node: Mapping[Any, Any], prefix: str) -> Found:
+    """What of a state dict has names with a prefix, without it."""
+    names = [name for name in node if isinstance(name, str)]
+    state = {name.removeprefix(prefix): node[name] for name in names if name.startswith(prefix)}
+    aside = tuple(name for name in names if not name.startswith(prefix))
+    return Found(path, state, None, prefix, aside)
