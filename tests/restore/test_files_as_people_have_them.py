@@ -93,6 +93,41 @@ def test_the_weights_of_one_model(convention, tmp_path) -> None:
     assert report["model"].loaded == len(STATE)
 
 
+@pytest.mark.parametrize(
+    "prefix",
+    [
+        *("model._orig_mod.", "model.module.", "_orig_mod.model.", "module.model."),
+        *("_forward_module.model.", "_forward_module._orig_mod.model._orig_mod."),
+    ],
+)
+@pytest.mark.parametrize("wrap", [lambda model: model, torch.compile])
+def test_pain_19_a_lightning_module_that_was_compiled_or_wrapped(prefix, wrap, tmp_path) -> None:
+    """pytorch-lightning #20233."""
+    state = {f"{prefix}{name}": value for name, value in STATE.items()}
+    state[f"{prefix.partition('model.')[0]}loss.weight"] = torch.ones(2)
+    torch.save({"pytorch-lightning_version": "2.5", "state_dict": state}, tmp_path / "a.ckpt")
+    model, _ = fresh()
+    report = holdfast.load_state(tmp_path / "a.ckpt", model=wrap(model))
+    assert same(model.state_dict(), STATE)
+    assert report["model"].loaded == len(STATE)
+
+
+def test_of_two_models_in_a_compiled_lightning_module_the_one_called_so(tmp_path) -> None:
+    state = {f"_orig_mod.student.{name}": value for name, value in STATE.items()}
+    teacher = Net().state_dict()
+    state |= {f"_orig_mod.teacher.{name}": value for name, value in teacher.items()}
+    torch.save({"pytorch-lightning_version": "2.5", "state_dict": state}, tmp_path / "a.ckpt")
+    live = Net()
+    holdfast.load_state(tmp_path / "a.ckpt", teacher=live)
+    assert same(live.state_dict(), teacher)
+    with pytest.raises(MissingPartError) as caught:
+        holdfast.load_state(tmp_path / "a.ckpt", model=live)
+    place = "state_dict._orig_mod.student"
+    assert caught.value.cure == f"Say which: select={{'model': {place!r}}}"
+    holdfast.load_state(tmp_path / "a.ckpt", model=live, select={"model": place})
+    assert same(live.state_dict(), STATE)
+
+
 def test_a_whole_model_needs_no_class(tmp_path, monkeypatch) -> None:
     """pytorch #2762, #7812: "Can't get attribute"."""
     torch.save({"model": MODEL}, tmp_path / "whole.pt")

@@ -86,7 +86,7 @@ def _best(part: Wanted, fits: list[_Fit], file: str) -> Found | None:
     # One with nothing beside what fits is likelier than one of which that is a part.
     good = [fit for fit in good if len(fit.found.state) == most] or good
     # Of a model's attributes the one that is called as the part is.
-    good = [fit for fit in good if fit.found.prefix == f"{part.name}."] or good
+    good = [fit for fit in good if f".{fit.found.prefix}".endswith(f".{part.name}.")] or good
     if len(good) > 1 and not _are_the_same(good):
         raise _ambiguous(part, [fit.found for fit in good], file)
     if good:

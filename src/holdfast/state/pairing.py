@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from holdfast.spec.rename import Rules, rename
 from holdfast.state.report import Renaming
 
-#: The steps that wrappers put into names: DataParallel and its like, and torch.compile.
-_WRAPPERS = frozenset({"module", "_orig_mod"})
+#: The steps that wrappers put into names: DataParallel and its like, torch.compile, Lightning.
+WRAPPERS = frozenset({"module", "_orig_mod", "_forward_module"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +29,9 @@ class Pairing:
 def pair(live: Iterable[str], saved: Sequence[str], rules: Rules | None = None) -> Pairing:
     """Pair names: after the caller's rules those that are the same, then those that are plainly.
 
-    Plainly means without the steps that wrappers add, ``module`` and ``_orig_mod``, wherever they
-    stand and on either side; where two names of one side are the same so, neither is paired.
+    Plainly means without the steps that wrappers add, ``module`` and ``_orig_mod`` and their like,
+    wherever they stand and on either side; where two names of one side are the same so, neither is
+    paired.
 
     Raises:
         UsageError: rules give two names one.
@@ -81,7 +82,7 @@ def _without_prefixes(names: list[str]) -> Iterator[dict[str, str]]:
     yield bare
     while bare and len({name.partition(".")[0] for name in bare} | {""}) == 2:
         step = next(iter(bare)).partition(".")[0]
-        if step not in _WRAPPERS or not all("." in name for name in bare):
+        if step not in WRAPPERS or not all("." in name for name in bare):
             return
         bare = {name.partition(".")[2]: full for name, full in bare.items()}
         yield bare
@@ -89,9 +90,9 @@ def _without_prefixes(names: list[str]) -> Iterator[dict[str, str]]:
 
 def plain_name(name: str) -> str:
     """A name without the steps that wrappers add."""
-    if "module" not in name and "_orig_mod" not in name:
+    if not any(step in name for step in WRAPPERS):
         return name
-    return ".".join(step for step in name.split(".") if step not in _WRAPPERS)
+    return ".".join(step for step in name.split(".") if step not in WRAPPERS)
 
 
 def _by_plain_name(names: Iterable[str]) -> dict[str, str]:
@@ -110,13 +111,14 @@ def _steps_apart(saved: str, live: str) -> str:
     sides = (("left out", saved, live), ("added", live, saved))
     words = []
     for verb, longer, shorter in sides:
-        more = [step for step in longer.split(".") if step in _WRAPPERS]
-        less = [step for step in shorter.split(".") if step in _WRAPPERS]
+        more = [step for step in longer.split(".") if step in WRAPPERS]
+        less = [step for step in shorter.split(".") if step in WRAPPERS]
         for step in less:
             if step in more:
                 more.remove(step)
         words += [f"{'.'.join(more)}. {verb}"] if more else []
-    return ", ".join(words) or "module. and _orig_mod. in another order"
+    order = " and ".join(f"{step}." for step in live.split(".") if step in WRAPPERS)
+    return ", ".join(words) or f"{order} in another order"
 
 
 def _wrappers(dropped: Mapping[str, list[tuple[str, str]]]) -> tuple[Renaming, ...]:

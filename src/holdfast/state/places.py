@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from holdfast.spec.index import SIZED
 from holdfast.spec.tree import Path, dotted
+from holdfast.state.pairing import WRAPPERS
 from holdfast.state.shapes import is_tensor
 
 #: What is customary where a part's own name is not there, by the part's kind.
@@ -120,8 +121,18 @@ def states_of_modules(tree: Any, taken: set[Path]) -> Iterator[Found]:
 
 def _below_attributes(path: Path, node: Mapping[Any, Any]) -> Iterator[Found]:
     names = [name for name in node if isinstance(name, str)]
-    for prefix in dict.fromkeys(f"{name.partition('.')[0]}." for name in names if "." in name):
+    for prefix in dict.fromkeys(each for name in names for each in _attributes(name)):
         yield below(path, node, prefix)
+
+
+def _attributes(name: str) -> Iterator[str]:
+    """What a name begins with: an attribute, also one inside of wrappers (``_orig_mod.model.``)."""
+    prefix = ""
+    for step in name.split(".")[:-1]:
+        prefix += f"{step}."
+        yield prefix
+        if step not in WRAPPERS:
+            return
 
 
 def below(path: Path, node: Mapping[Any, Any], prefix: str) -> Found:

@@ -31,6 +31,7 @@ def test_names_that_are_the_same_need_no_word() -> None:
             "_orig_mod.module.fc.w",
             "module. and _orig_mod. in another order",
         ),
+        ("fc.w", "_forward_module.module.fc.w", "_forward_module.module. left out"),
     ],
 )
 def test_what_wrappers_add_is_handled_on_either_side_and_reported(live, saved, words) -> None:
