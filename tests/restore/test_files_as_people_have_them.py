@@ -198,6 +198,50 @@ def test_a_gan_with_two_models_and_two_optimizers(tmp_path) -> None:
     assert same(b_opt.state_dict(), d_opt.state_dict())
 
 
+GANS = {
+    "of torch's examples": lambda g, d, og, od: {
+        **{"netG": g, "netD": d, "optimizerG": og, "optimizerD": od}
+    },
+    "lists": lambda g, d, og, od: {"models": [g, d], "optimizers": [od, og]},
+    "a dict for each": lambda g, d, og, od: {
+        "model": {"G": g, "D": d},
+        "optim": {"D": od, "G": og},
+    },
+}
+
+
+@pytest.mark.parametrize("kind", GANS)
+@pytest.mark.parametrize("is_named", [False, True])
+def test_the_optimizers_of_a_gan_are_told_apart_by_their_shapes(kind, is_named, tmp_path) -> None:
+    (g, g_opt), (d, d_opt) = trained(4), trained(3)
+    if is_named:
+        for model, optimizer in ((g, g_opt), (d, d_opt)):
+            names = [name for name, _ in model.named_parameters()]
+            optimizer.param_groups[0]["param_names"] = names
+    states = [each.state_dict() for each in (g, d, g_opt, d_opt)]
+    torch.save(GANS[kind](*states), tmp_path / "gan.pt")
+    (a, a_opt), (b, b_opt) = fresh(4), fresh(3)
+    report = holdfast.load_state(tmp_path / "gan.pt", G=a, D=b, og=a_opt, od=b_opt)
+    assert same(a_opt.state_dict()["state"], states[2]["state"])
+    assert same(b_opt.state_dict()["state"], states[3]["state"])
+    assert report["og"].why == "6 of its 6 parameters fit it"
+
+
+@pytest.mark.parametrize(("part", "select"), [("A", {}), ("model", {"model": "A"})])
+def test_of_two_optimizers_of_equal_shapes_the_one_of_the_given_model(part, select, tmp_path):
+    (a, a_opt), (b, b_opt) = trained(), trained()
+    both = torch.optim.AdamW([*b.parameters(), *a.parameters()])
+    holdfast.save_state(tmp_path / "a.pt", A=a, B=b, both=both, ob=b_opt, oa=a_opt)
+    model, optimizer = fresh()
+    report = holdfast.load_state(
+        tmp_path / "a.pt", select=select, **{part: model, "optimizer": optimizer}
+    )
+    assert report["optimizer"].found == "oa"
+    assert same(optimizer.state_dict()["state"], a_opt.state_dict()["state"])
+    with pytest.raises(MissingPartError, match="several states in this checkpoint may be that of"):
+        holdfast.load_state(tmp_path / "a.pt", optimizer=fresh()[1])
+
+
 def test_what_two_states_fit_is_asked_and_not_guessed(tmp_path) -> None:
     g, d = Net(), Net()
     torch.save(

@@ -154,6 +154,17 @@ def test_a_lazy_state_in_a_dict_goes_into_a_lazy_model() -> None:
     assert live.has_uninitialized_params()
 
 
+def test_an_optimizer_of_a_lazy_model_that_has_no_state_yet(tmp_path) -> None:
+    model = nn.Linear(2, 4)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    holdfast.save_state(tmp_path / "a.pt", model=model, optimizer=optimizer)
+    live = nn.LazyLinear(4)
+    other = torch.optim.SGD(live.parameters(), lr=0.1)
+    holdfast.load_state(tmp_path / "a.pt", model=live, optimizer=other)
+    assert same(live.state_dict(), model.state_dict())
+    assert other.param_groups[0]["lr"] == 0.5
+
+
 def test_buffers_that_stay_without_memory_are_named(tmp_path) -> None:
     class Rotary(nn.Module):
         def __init__(self) -> None:

@@ -14,7 +14,8 @@ from holdfast.errors import MissingPartError, UsageError
 from holdfast.spec.naming import closest
 from holdfast.spec.rename import Rules
 from holdfast.spec.tree import Path, dotted
-from holdfast.state.fitting import by_fit
+from holdfast.state.fitting import by_fit, optimizer_by_fit
+from holdfast.state.optimizer_fit import Recorded, saved_names
 from holdfast.state.places import Found, Wanted, below, containers, may_be
 
 #: What a state is called after its part's name: ``modelA_state_dict``.
@@ -27,6 +28,7 @@ def choose(
     *,
     select: Mapping[str, str] | None = None,
     rules: Rules | None = None,
+    recorded: Recorded,
     file: str,
 ) -> dict[str, Found | None]:
     """The state of every part; None for one that the checkpoint lacks.
@@ -36,15 +38,22 @@ def choose(
         MissingPartError: several places fit a part; all are listed.
     """
     selected = _selected(tree, parts, select or {}, file)
-    found: dict[str, Found | None] = {}
-    for part in parts:
-        found[part.name] = selected.get(part.name) or _by_its_name(tree, part)
+    found = {part.name: selected.get(part.name) or _by_its_name(tree, part) for part in parts}
     taken = {each.path for each in found.values() if each is not None}
+    left = [part for part in parts if found[part.name] is None]
     fitting = {
         part.name: by_fit(tree, part, taken, rules, file)
-        for part in parts
-        if found[part.name] is None
+        for part in left
+        if part.kind != "optimizer"
     }
+    if optimizers := [part for part in left if part.kind == "optimizer"]:
+        # They go by the names of parameters, so the places of modules must be known.
+        modules = [(part, {**found, **fitting}[part.name]) for part in parts if part.shapes]
+        known = saved_names(modules, rules)
+        fitting |= {
+            part.name: optimizer_by_fit(tree, part, taken, known, recorded, file)
+            for part in optimizers
+        }
     _refuse_contested(fitting, file)
     return {**found, **fitting}
 

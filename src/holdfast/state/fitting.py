@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from holdfast.errors import MissingPartError, UsageError
 from holdfast.spec.rename import Rules
 from holdfast.spec.tree import Path
+from holdfast.state.optimizer_fit import Recorded, SavedNames, fitting
 from holdfast.state.pairing import pair
 from holdfast.state.places import CUSTOMARY, Found, Wanted, containers, may_be, states_of_modules
 from holdfast.state.shapes import is_tensor, shape_of
@@ -29,37 +30,56 @@ def by_fit(
 ) -> Found | None:
     """The state of a part that none is called after; None where nothing may be its.
 
+    Optimizers have a way of their own.
+
     Raises:
         MissingPartError: several fit equally well; all are listed.
     """
     if part.kind == "module":
         fits = [_fit(each, part, rules) for each in states_of_modules(tree, taken)]
         return _best(part, [fit for fit in fits if fit.same or fit.is_customary], file)
-    customary = CUSTOMARY.get(part.kind)
-    if customary is None:
-        return None
+    customary = CUSTOMARY.get(part.kind, ())
     places = [
-        Found(path, node, f"it is the only one for a part of kind {part.kind!r}")
-        for path, node in containers(tree)
-        if path not in taken and may_be(node, part)
+        each for each in _places(tree, part, taken) if each.path and each.path[0] in customary
     ]
-    if part.kind != "optimizer":
-        places = [each for each in places if each.path and each.path[0] in customary]
-        paths = {each.path for each in places}
-        # What lies inside one of them (a scheduler's milestones) is no state of its own.
-        places = [
-            each for each in places if not paths & {each.path[:n] for n in range(len(each.path))}
-        ]
-    elif len(places) > 1:
-        counts = {each.path: _parameters_in(each.state) for each in places}
-        places = [each for each in places if counts[each.path] == part.parameters] or places
+    paths = {each.path for each in places}
+    # What lies inside one of them (a scheduler's milestones) is no state of its own.
+    places = [each for each in places if not paths & {each.path[:n] for n in range(len(each.path))}]
     if len(places) > 1:
         raise _ambiguous(part, places, file)
     return places[0] if places else None
 
 
-def _parameters_in(state: Any) -> int:
-    return sum(len(group["params"]) for group in state["param_groups"])
+def optimizer_by_fit(
+    tree: Any,
+    part: Wanted,
+    taken: set[Path],
+    known: Mapping[str, SavedNames],
+    recorded: Recorded,
+    file: str,
+) -> Found | None:
+    """The same of an optimizer: of several states the one that fits most of its parameters.
+
+    Raises:
+        MissingPartError: several fit equally well; all are listed.
+    """
+    places = _places(tree, part, taken)
+    if len(places) < 2:
+        return places[0] if places else None
+    fits = [fitting(each, part, known, recorded) for each in places]
+    best = max(fits)
+    good = [each for each, fit in zip(places, fits, strict=True) if fit == best]
+    if len(good) > 1:
+        raise _ambiguous(part, good, file)
+    return good[0]._replace(why=f"{best[0]} of its {len(part.parameters)} parameters fit it")
+
+
+def _places(tree: Any, part: Wanted, taken: set[Path]) -> list[Found]:
+    return [
+        Found(path, node, f"it is the only one for a part of kind {part.kind!r}")
+        for path, node in containers(tree)
+        if path not in taken and may_be(node, part)
+    ]
 
 
 def _fit(found: Found, part: Wanted, rules: Rules | None) -> _Fit:

@@ -17,6 +17,7 @@ from holdfast.state import module_match
 from holdfast.state.choose import choose
 from holdfast.state.module_match import ModuleMatch
 from holdfast.state.names import known_names, parameter_names, plain_tensors
+from holdfast.state.optimizer_fit import names_in
 from holdfast.state.optimizer_match import Names, match_optimizer
 from holdfast.state.optimizers import other_kind
 from holdfast.state.parts import (
@@ -27,10 +28,10 @@ from holdfast.state.parts import (
     SchedulerPart,
     modules_of,
 )
-from holdfast.state.places import Found, Wanted
+from holdfast.state.places import Found, Parameter, Wanted
 from holdfast.state.recipe import Recipe
 from holdfast.state.report import LoadReport, PartReport, parts_in
-from holdfast.state.shapes import elements_of
+from holdfast.state.shapes import elements_of, sizes_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +83,15 @@ def match(index: Index, parts: Mapping[str, Part], options: Options | None = Non
     """
     options = options or Options()
     options.check()
-    wants = [_wanted(part) for part in parts.values()]
-    found = choose(index.tree, wants, select=options.select, rules=options.rename, file=index.file)
+    names = parameter_names(modules_of(parts))
+    found = choose(
+        index.tree,
+        [_wanted(part, names) for part in parts.values()],
+        select=options.select,
+        rules=options.rename,
+        recorded=index.record.parameters if index.record is not None else {},
+        file=index.file,
+    )
     missing = [name for name, place in found.items() if place is None]
     if missing and (options.strict is True or len(missing) == len(parts)):
         raise _no_such_part(index, missing)
@@ -94,12 +102,13 @@ def match(index: Index, parts: Mapping[str, Part], options: Options | None = Non
     return matched
 
 
-def _wanted(part: Part) -> Wanted:
+def _wanted(part: Part, names: Mapping[int, str]) -> Wanted:
+    """A live part as choosing sees it; ``names`` are those of parameters by their ``id``."""
     if isinstance(part, ModulePart):
         return module_match.wanted(part)
     if isinstance(part, OptimizerPart):
-        count = sum(len(group["params"]) for group in part.live.param_groups)
-        return Wanted(part.name, part.kind, {}, count)
+        live = (Parameter(names.get(id(each)), sizes_of(each)) for each in _parameters(part))
+        return Wanted(part.name, part.kind, {}, tuple(live))
     return Wanted(part.name, part.kind, {})
 
 
@@ -204,7 +213,7 @@ class _Matching:
         if recorded is not None:
             return [[self._with_part(name) for name in group] for group in recorded]
         groups = found.state.get("param_groups") if isinstance(found.state, Mapping) else None
-        given = [_names_in(group) for group in groups] if isinstance(groups, list | tuple) else []
+        given = [names_in(group) for group in groups] if isinstance(groups, list | tuple) else []
         return [[self._without_part(name, live) for name in group] for group in given]
 
     def _with_part(self, name: str | None) -> str | None:
@@ -248,17 +257,6 @@ class _Matching:
 
 def _parameters(part: OptimizerPart) -> list[torch.Tensor]:
     return [parameter for group in part.live.param_groups for parameter in group["params"]]
-
-
-def _names_in(group: Any) -> list[str | None]:
-    """The names that a group of a saved optimizer gives its parameters, or that are their keys."""
-    if not isinstance(group, Mapping):
-        return []
-    keys, names = group.get("params"), group.get("param_names")
-    if not isinstance(keys, list | tuple):
-        return []
-    given = names if isinstance(names, list | tuple) and len(names) == len(keys) else keys
-    return [name if isinstance(name, str) else None for name in given]
 
 
 def _no_such_part(index: Index, missing: list[str]) -> MissingPartError:

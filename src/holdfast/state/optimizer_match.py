@@ -13,11 +13,12 @@ from typing import Any
 
 import torch
 
+from holdfast.state.optimizer_fit import other_shape
 from holdfast.state.optimizers import other_kind
 from holdfast.state.places import Found, is_optimizer_state
 from holdfast.state.recipe import Recipe
 from holdfast.state.report import PartReport
-from holdfast.state.shapes import is_tensor
+from holdfast.state.shapes import sizes_of
 
 #: Names per group, and None where a parameter's is not known.
 Names = Sequence[Sequence[str | None]]
@@ -123,7 +124,7 @@ def _by_name(
         if name is not None
         and name in known
         and name not in resized
-        and _other_shape(states.get(known[name].key), tuple(parameters[at].shape)) is None
+        and other_shape(states.get(known[name].key), sizes_of(parameters[at])) is None
     }
 
 
@@ -209,36 +210,10 @@ def _by_position(
         return {}, f"parameters per group: saved {was}, here {now}, and no names to go by"
     parameters = [p for group in live.param_groups for p in group["params"]]
     for at, (parameter, each) in enumerate(zip(parameters, places, strict=True)):
-        other = _other_shape(state.get(each.key), tuple(parameter.shape))
+        other = other_shape(state.get(each.key), sizes_of(parameter))
         if other is not None:
             return {}, f"parameter {at} is {tuple(parameter.shape)} here, its saved state {other}"
     return dict(enumerate(places)), None
-
-
-#: What torch's optimizers keep for every element of a parameter.
-_OF_EVERY_ELEMENT = frozenset(
-    (
-        *("momentum_buffer", "exp_avg", "exp_avg_sq", "max_exp_avg_sq", "exp_inf", "sum", "ax"),
-        *("square_avg", "grad_avg", "acc_delta", "prev", "step_size", "variance"),
-    )
-)
-
-
-def _other_shape(state: Any, shape: tuple[int, ...]) -> tuple[int, ...] | None:
-    """The shape of a state that cannot be one of its parameter.
-
-    Of what is not known to have an element for each of the parameter's, it is one of as many axes,
-    and of sizes that are neither its own nor 1: Adafactor keeps sums along an axis.
-    """
-    for name, value in state.items() if isinstance(state, Mapping) else ():
-        if not is_tensor(value):
-            continue
-        each = tuple(value.shape)
-        sizes = zip(each, shape, strict=False)
-        is_other = len(each) == len(shape) and any(size not in (1, own) for size, own in sizes)
-        if is_other or (name in _OF_EVERY_ELEMENT and each != shape):
-            return each
-    return None
 
 
 def _recipe(live: torch.optim.Optimizer, place: Found, found: Mapping[int, _Saved]) -> Recipe:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -27,14 +27,24 @@ _DEEPEST, _MOST_MAPPINGS = 3, 1000
 LIGHTNING = "pytorch-lightning_version"
 
 
+class Parameter(NamedTuple):
+    """A parameter of a live optimizer: ``part.parameter``, where that is known, and its shape."""
+
+    name: str | None
+    shape: tuple[int, ...] | None
+
+
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """A live part as choosing sees it: its kind, and of a module its names with their shapes."""
+    """A live part as choosing sees it: its kind, and of a module its names with their shapes.
+
+    ``parameters`` are an optimizer's.
+    """
 
     name: str
     kind: str
     shapes: Mapping[str, str]
-    parameters: int = 0
+    parameters: Sequence[Parameter] = ()
 
 
 class Found(NamedTuple):

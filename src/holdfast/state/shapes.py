@@ -34,6 +34,11 @@ def shape_of(value: Any) -> str:
     return shape if layout == "strided" else f"{shape} {layout}"
 
 
+def sizes_of(value: torch.Tensor) -> tuple[int, ...] | None:
+    """A live tensor's shape; None of a lazy one, which has none yet."""
+    return None if is_lazy(value) else tuple(value.shape)
+
+
 def dtype_of(value: Any) -> str | None:
     """A tensor's element type without ``torch.``; None of what is no tensor."""
     if isinstance(value, torch.Tensor):
