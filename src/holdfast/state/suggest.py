@@ -73,17 +73,26 @@ def _cover(missing: Shapes, unexpected: Shapes, matched: list[str], kind: _Kind)
 
 
 def _votes(missing: Shapes, unexpected: Shapes, kind: _Kind) -> Iterator[tuple[str, str]]:
-    """Every rule that would join one pair of names; pairs are of one shape and one last step."""
-    alike: dict[tuple[str, str], list[str]] = {}
+    """Every rule that would join one pair of names that are alike."""
+    alike: dict[tuple[str, str, str], list[str]] = {}
     for name, shape in missing.items():
-        alike.setdefault((name.rpartition(".")[2], shape), []).append(name)
+        for key in _keys(name, shape):
+            alike.setdefault(key, []).append(name)
     looked = 0
     for name, shape in unexpected.items():
-        for other in alike.get((name.rpartition(".")[2], shape), ()):
+        for other in (each for key in _keys(name, shape) for each in alike.get(key, ())):
             looked += 1
             if looked > _MOST_PAIRS:
                 return
             yield from kind(name.split("."), other.split("."))
+
+
+def _keys(name: str, shape: str) -> Iterator[tuple[str, str, str]]:
+    """What names that are alike share: their shape, and their last step or all before it."""
+    before, _, last = name.rpartition(".")
+    yield "last", last, shape
+    if before:
+        yield "before", before, shape
 
 
 def _beginnings(saved: list[str], live: list[str]) -> Iterator[tuple[str, str]]:
@@ -94,6 +103,8 @@ def _beginnings(saved: list[str], live: list[str]) -> Iterator[tuple[str, str]]:
     shared = 0
     while shared < min(len(saved), len(live)) and saved[-1 - shared] == live[-1 - shared]:
         shared += 1
+    if not shared:
+        return
     for kept in {shared, max(shared - 1, 0)}:
         before = saved[: len(saved) - kept], live[: len(live) - kept]
         old, new = (f"{'.'.join(steps)}." if steps else "" for steps in before)
@@ -101,12 +112,13 @@ def _beginnings(saved: list[str], live: list[str]) -> Iterator[tuple[str, str]]:
 
 
 def _steps(saved: list[str], live: list[str]) -> Iterator[tuple[str, str]]:
-    """``l.0.attention.w`` and ``l.0.attn.w``: the one step in which they differ."""
+    """``l.0.attention.w`` and ``l.0.attn.w``: the one step in which they differ, or the last."""
     if len(saved) != len(live):
         return
     apart = [at for at, (old, new) in enumerate(zip(saved, live, strict=True)) if old != new]
     if len(apart) == 1 and apart[0] > 0:
-        yield f"*.{saved[apart[0]]}.*", f"*.{live[apart[0]]}.*"
+        after = "" if apart[0] == len(saved) - 1 else ".*"
+        yield f"*.{saved[apart[0]]}{after}", f"*.{live[apart[0]]}{after}"
 
 
 def _likeness(rule: tuple[str, str]) -> tuple[float, int]:

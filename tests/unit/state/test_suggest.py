@@ -11,6 +11,7 @@ def shapes(*names: str, shape: str = "(2, 2)") -> dict[str, str]:
     return dict.fromkeys(names, shape)
 
 
+SHAPES = {"weight": "(4, 4)", "bias": "(4,)"}
 LAYERS = [f"layers.{n}.{part}" for n in range(3) for part in ("attn.w", "mlp.w")]
 
 
@@ -28,6 +29,11 @@ LAYERS = [f"layers.{n}.{part}" for n in range(3) for part in ("attn.w", "mlp.w")
             [name.replace("attn", "attention") for name in LAYERS],
             LAYERS,
             {"*.attn.*": "*.attention.*"},
+        ),
+        (
+            [f"{n}.norm.{end}" for n in range(24) for end in ("weight", "bias")],
+            [f"{n}.norm.{end}" for n in range(24) for end in ("gamma", "beta")],
+            {"*.gamma": "*.weight", "*.beta": "*.bias"},
         ),
         (["enc.0.w", "enc.1.w", "dec.w"], ["e.0.w", "e.1.w", "d.w"], {"e.": "enc.", "d.": "dec."}),
     ],
@@ -54,6 +60,15 @@ def test_of_rules_that_join_as_many_the_names_that_are_alike_decide() -> None:
     saved = ["q.weight", "q.bias", "k.weight", "k.bias"]
     first, *_ = suggest(shapes(*live), shapes(*saved))
     assert dict(first.rename) == {"q.": "q2.", "k.": "k2."}
+
+
+def test_a_last_step_that_is_called_otherwise_is_one_rule_and_not_one_for_each_name() -> None:
+    live = {f"{n}.{end}": shape for n in range(24) for end, shape in SHAPES.items()}
+    saved = {name.replace("weight", "kernel"): shape for name, shape in live.items()}
+    first, *_ = suggest(live, saved)
+    assert str(first) == (
+        "rename={'*.kernel': '*.weight'}  # a step that is called otherwise: 24 more would match"
+    )
 
 
 def test_names_of_other_shapes_are_never_joined() -> None:
