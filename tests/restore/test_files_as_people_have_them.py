@@ -242,6 +242,53 @@ def test_of_two_optimizers_of_equal_shapes_the_one_of_the_given_model(part, sele
         holdfast.load_state(tmp_path / "a.pt", optimizer=fresh()[1])
 
 
+def schedulers(optimizer):
+    lr = torch.optim.lr_scheduler
+    return {
+        "StepLR": lambda: lr.StepLR(optimizer, 3),
+        "ReduceLROnPlateau": lambda: lr.ReduceLROnPlateau(optimizer),
+        "ChainedScheduler": lambda: lr.ChainedScheduler([lr.StepLR(optimizer, 3)]),
+        "SequentialLR": lambda: lr.SequentialLR(
+            optimizer, [lr.StepLR(optimizer, 3), lr.ConstantLR(optimizer)], [2]
+        ),
+    }
+
+
+@pytest.mark.filterwarnings("ignore:.*optimizer.step:UserWarning")
+@pytest.mark.parametrize("kind", schedulers(None))
+@pytest.mark.parametrize("place", [None, "sched"])
+def test_a_scheduler_in_a_file_of_its_own_or_under_another_name(kind, place, tmp_path) -> None:
+    """``scheduler.pt``, as the Trainer of Hugging Face and Accelerate write it."""
+    scheduler = schedulers(OPTIMIZER)[kind]()
+    scheduler.step(*([1.0] if kind == "ReduceLROnPlateau" else []))
+    state = scheduler.state_dict()
+    torch.save({place: state, "epoch": 3} if place else state, tmp_path / "scheduler.pt")
+    live = schedulers(fresh()[1])[kind]()
+    holdfast.load_state(tmp_path / "scheduler.pt", scheduler=live)
+    assert same(live.state_dict(), state)
+
+
+def test_a_scaler_in_a_file_of_its_own(tmp_path) -> None:
+    scaler, live = torch.amp.GradScaler("cpu", init_scale=8.0), torch.amp.GradScaler("cpu")
+    torch.save(scaler.state_dict(), tmp_path / "scaler.pt")
+    holdfast.load_state(tmp_path / "scaler.pt", scaler=live)
+    assert live.state_dict() == scaler.state_dict()
+
+
+def test_a_checkpoint_is_no_scheduler_and_of_two_none_is_guessed(tmp_path) -> None:
+    _, optimizer = fresh()
+    scheduler = schedulers(optimizer)["StepLR"]()
+    torch.save({"model": STATE, "last_epoch": 3}, tmp_path / "a.pt")
+    with pytest.raises(MissingPartError, match="has no part 'scheduler'"):
+        holdfast.load_state(tmp_path / "a.pt", scheduler=scheduler)
+    torch.save(dict.fromkeys(("g", "d"), scheduler.state_dict()), tmp_path / "b.pt")
+    with pytest.raises(MissingPartError, match="several states in this checkpoint"):
+        holdfast.load_state(tmp_path / "b.pt", scheduler=scheduler)
+    torch.save({"scheduler": schedulers(optimizer)["SequentialLR"]().state_dict()}, tmp_path / "c")
+    with pytest.raises(MissingPartError, match="has no part 'warm'"):
+        holdfast.load_state(tmp_path / "c", scheduler=scheduler, warm=scheduler)
+
+
 def test_what_two_states_fit_is_asked_and_not_guessed(tmp_path) -> None:
     g, d = Net(), Net()
     torch.save(

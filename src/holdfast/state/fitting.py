@@ -11,7 +11,16 @@ from holdfast.spec.rename import Rules
 from holdfast.spec.tree import Path
 from holdfast.state.optimizer_fit import Recorded, SavedNames, fitting
 from holdfast.state.pairing import pair
-from holdfast.state.places import CUSTOMARY, Found, Wanted, containers, may_be, states_of_modules
+from holdfast.state.places import (
+    CUSTOMARY,
+    Found,
+    Wanted,
+    bears_signs,
+    containers,
+    is_taken,
+    may_be,
+    states_of_modules,
+)
 from holdfast.state.shapes import is_tensor, shape_of
 
 #: What people call the one model they have: what is customary is meant for it.
@@ -39,12 +48,9 @@ def by_fit(
         fits = [_fit(each, part, rules) for each in states_of_modules(tree, taken)]
         return _best(part, [fit for fit in fits if fit.same or fit.is_customary], file)
     customary = CUSTOMARY.get(part.kind, ())
-    places = [
-        each for each in _places(tree, part, taken) if each.path and each.path[0] in customary
-    ]
-    paths = {each.path for each in places}
-    # What lies inside one of them (a scheduler's milestones) is no state of its own.
-    places = [each for each in places if not paths & {each.path[:n] for n in range(len(each.path))}]
+    there = _places(tree, part, taken)
+    places = [each for each in there if each.path and each.path[0] in customary]
+    places = _outermost(places or [each for each in there if bears_signs(each.state, part.kind)])
     if len(places) > 1:
         raise _ambiguous(part, places, file)
     return places[0] if places else None
@@ -78,8 +84,14 @@ def _places(tree: Any, part: Wanted, taken: set[Path]) -> list[Found]:
     return [
         Found(path, node, f"it is the only one for a part of kind {part.kind!r}")
         for path, node in containers(tree)
-        if path not in taken and may_be(node, part)
+        if not is_taken(path, taken) and may_be(node, part)
     ]
+
+
+def _outermost(places: list[Found]) -> list[Found]:
+    """What lies inside one of them (a scheduler's milestones) is no state of its own."""
+    paths = {each.path for each in places}
+    return [each for each in places if not paths & {each.path[:n] for n in range(len(each.path))}]
 
 
 def _fit(found: Found, part: Wanted, rules: Rules | None) -> _Fit:

@@ -21,6 +21,15 @@ CUSTOMARY: dict[str, tuple[str, ...]] = {
     ),
     "scaler": ("scaler", "scaler_state_dict", "grad_scaler"),
 }
+#: By which of its names a state is known where it has no customary one: any of these sets.
+_SIGNS: dict[str, tuple[frozenset[str], ...]] = {
+    "scheduler": (
+        frozenset({"last_epoch", "_step_count"}),
+        frozenset({"last_epoch", "num_bad_epochs"}),
+        frozenset({"_last_lr", "_schedulers"}),
+    ),
+    "scaler": (frozenset({"scale", "growth_factor"}),),
+}
 #: How deep states lie, and how many mappings are looked at.
 _DEEPEST, _MOST_MAPPINGS = 3, 1000
 #: What a Lightning checkpoint has at its top; the model's names begin with an attribute's there.
@@ -77,6 +86,11 @@ def may_be(state: Any, part: Wanted) -> bool:
     return part.kind not in CUSTOMARY or isinstance(state, Mapping)
 
 
+def bears_signs(state: Mapping[Any, Any], kind: str) -> bool:
+    """Whether a mapping has the names that states of a kind have."""
+    return any(names <= state.keys() for names in _SIGNS.get(kind, ()))
+
+
 def is_optimizer_state(value: Any) -> bool:
     """Whether a value is made as torch's optimizers make their state dicts."""
     if not isinstance(value, Mapping) or not isinstance(value.get("state"), Mapping):
@@ -94,7 +108,7 @@ def _is_group(value: Any) -> bool:
     return keys and (names is None or isinstance(names, list | tuple))
 
 
-def containers(tree: Any) -> Iterator[tuple[Path, Any]]:
+def containers(tree: Any) -> Iterator[tuple[Path, Mapping[Any, Any]]]:
     """Mappings at any place down to a depth, the root first; no others lie in those of tensors."""
     todo: list[tuple[Path, Any]] = [((), tree)]
     count = 0
@@ -116,14 +130,17 @@ def containers(tree: Any) -> Iterator[tuple[Path, Any]]:
         ]
 
 
+def is_taken(path: Path, taken: set[Path]) -> bool:
+    """Whether a place is another part's, or lies in the state of one."""
+    return path in taken or any(path[: len(each)] == each for each in taken if each)
+
+
 def states_of_modules(tree: Any, taken: set[Path]) -> Iterator[Found]:
     """Every mapping with tensors in it, and of Lightning's also what is below an attribute."""
     is_lightning = isinstance(tree, Mapping) and LIGHTNING in tree
     for path, node in containers(tree):
-        if path in taken or not isinstance(node, Mapping) or not any(map(is_tensor, node.values())):
+        if is_taken(path, taken) or not any(map(is_tensor, node.values())):
             continue
-        if any(path[: len(each)] == each for each in taken if each):
-            continue  # what lies in another part's state is no state of its own
         yield Found(path, node)
         if is_lightning and path == ("state_dict",):
             yield from _below_attributes(path, node)
