@@ -405,6 +405,25 @@ def test_values_beside_a_bare_state_dict_are_extra(tmp_path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_values_with_tensors_in_them_are_extra_and_states_are_not(tmp_path) -> None:
+    values = {
+        "extra_info": {"best_acc": torch.tensor(0.9), "classes": ["a"]},
+        "callbacks": {"best_model_score": torch.tensor(0.5)},
+        "history": [{"epoch": 0, "confusion": torch.ones(2, 2)}],
+        "losses": [torch.ones(2)],
+    }
+    states = {
+        "model_ema": STATE,
+        "ema": {"decay": 0.9, "module": STATE},
+        "nets": [STATE],
+        "optim": {"inner": OPTIMIZER.state_dict(), "n": 3},
+    }
+    torch.save({"model": STATE, **values, **states}, tmp_path / "a.pt")
+    report = holdfast.load_state(tmp_path / "a.pt", model=Net())
+    assert same(report.extra, values)
+    assert report.not_asked == tuple(states)
+
+
 def test_a_scripted_model_gives_its_weights(tmp_path) -> None:
     script = torch.jit.script(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)))
     torch.jit.save(script, tmp_path / "a.pt")

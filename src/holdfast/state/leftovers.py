@@ -8,10 +8,9 @@ from typing import Any
 
 from holdfast.pickles.limits import nodes
 from holdfast.spec.index import Index, Opaque
-from holdfast.spec.tree import walk
 from holdfast.state.match import Matched
 from holdfast.state.places import is_optimizer_state
-from holdfast.state.shapes import is_tensor
+from holdfast.state.shapes import is_tensor, shape_of
 from holdfast.tensors.trust import Trust
 from holdfast.tensors.whole import needed
 
@@ -67,10 +66,14 @@ def _untrusted(value: Any, trust: Trust) -> list[str]:
 
 
 def _is_state(value: Any) -> bool:
-    """Whether a value is what parts are made of: dicts of tensors, optimizers' states."""
-    if isinstance(value, Mapping):
-        return is_optimizer_state(value) or any(is_tensor(leaf) for _, leaf in walk(value))
-    return isinstance(value, list) and any(
-        isinstance(each, Mapping) and any(is_tensor(leaf) for _, leaf in walk(each))
-        for each in value
-    )
+    """Whether parts are made of a value, or of what is in it; other values may have tensors, too.
+
+    A tensor without axes (``best_acc``) makes no state: to hand it on costs nothing.
+    """
+    mappings = (node for node in nodes(value) if isinstance(node, Mapping))
+    return any(is_optimizer_state(each) or _is_state_dict(each) for each in mappings)
+
+
+def _is_state_dict(value: Mapping[Any, Any]) -> bool:
+    values = value.values()
+    return all(map(is_tensor, values)) and any(shape_of(each) != "()" for each in values)
