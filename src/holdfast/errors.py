@@ -15,7 +15,7 @@ Each is a short letter: what happened, where, what was wanted and what was found
     │   ├── DamagedError       bytes changed since they were saved, or since the file was opened
     │   └── RefusedError       a rule for hostile files is broken
     ├── UntrustedError         the file names classes outside the closed table
-    ├── CaptureError           a live object that cannot be saved
+    ├── CaptureError           a live object that cannot be a part, or cannot be saved
     ├── MismatchError          the checkpoint and the live objects do not fit
     │   └── MissingPartError   the checkpoint does not hold the part asked for
     ├── NoCheckpointError      nothing there to resume from
@@ -141,7 +141,7 @@ class UntrustedError(HoldfastError):
 
 
 class CaptureError(HoldfastError, TypeError):
-    """A live object cannot be saved."""
+    """A live object cannot be a part, or cannot be saved."""
 
 
 class MismatchError(HoldfastError):

@@ -182,6 +182,7 @@ def load_state(
         MismatchError: a part does not fit; nothing has changed, and the error has the report.
         FormatError: the file is damaged or is no checkpoint; nothing has changed.
         UsageError: an option means nothing, or a rule renames nothing.
+        CaptureError: something given as a part that cannot be one.
     """
     live = _some(as_parts(parts), "load_state")
     options = Options(strict, rename, select, cast)

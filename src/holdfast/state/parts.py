@@ -348,13 +348,24 @@ def as_part(name: str, live: Any) -> Part:
     if not missing:
         return Part(name, live)
     found = f"{type(live).__module__}.{type(live).__qualname__}, without {' and '.join(missing)}"
-    cure = "Plain values go into run.extra, or extra= of save_state; other objects need both."
-    raise _no_part(name, found, cure)
+    raise _no_part(name, found, _cure(name, live))
+
+
+def _cure(name: str, live: Any) -> str:
+    inside = live.values() if isinstance(live, Mapping) else live
+    if isinstance(live, Mapping | list | tuple) and any(
+        hasattr(each, "state_dict") for each in inside
+    ):
+        return f"Give each object in it as a part of its own: {name}_1=..., {name}_2=..."
+    return (
+        "Plain values go into run.extra, or extra= of save_state, and come back in report.extra; "
+        "other objects need both."
+    )
 
 
 def _no_part(name: str, found: str, cure: str) -> CaptureError:
     return CaptureError(
-        f"{name!r} cannot be saved as a part",
+        f"{name!r} cannot be a part",
         wanted="a module, an optimizer, a generator, or an object with state_dict and "
         "load_state_dict",
         found=found,

@@ -7,6 +7,7 @@ import random
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torchdata.stateful_dataloader import StatefulDataLoader
 
 import holdfast
@@ -107,7 +108,7 @@ def letter(live):
 
 
 WANTED = (
-    "'thing' cannot be saved as a part\n"
+    "'thing' cannot be a part\n"
     "  wanted a module, an optimizer, a generator, or an object with state_dict and "
     "load_state_dict, found "
 )
@@ -146,8 +147,24 @@ class Half:
 def test_values_without_a_state_are_refused(live, found):
     assert letter(live) == (
         f"{WANTED}{found}\n"
-        "  Plain values go into run.extra, or extra= of save_state; other objects need both."
+        "  Plain values go into run.extra, or extra= of save_state, and come back in report.extra; "
+        "other objects need both."
     )
+
+
+@pytest.mark.parametrize("live", [[nn.Linear(1, 1)], ({"a": 1}, Half()), {"a": nn.Linear(1, 1)}])
+def test_parts_in_a_list_or_dict_need_names_of_their_own(live):
+    assert letter(live) == (
+        f"{WANTED}builtins.{type(live).__name__}, without state_dict and load_state_dict\n"
+        "  Give each object in it as a part of its own: thing_1=..., thing_2=..."
+    )
+
+
+def test_the_letter_of_loading_does_not_speak_of_saving(tmp_path):
+    holdfast.save_state(tmp_path / "a.pt", model=nn.Linear(1, 1))
+    with pytest.raises(CaptureError) as caught:
+        holdfast.load_state(tmp_path / "a.pt", model="model")
+    assert caught.value.what == "'model' cannot be a part"
 
 
 def test_a_state_dict_that_raises_is_named():
