@@ -104,6 +104,17 @@ def _check(values: Mapping[str, Any], file: object) -> None:
     for mode in values.get("best", {}).values():
         if mode not in ("min", "max"):
             raise _broken(file, f"mode {mode!r} of a metric")
+    for name, groups in values.get("parameters", {}).items():
+        if not _is_names(groups):
+            raise _broken(file, f"no names of parameters in {name!r}")
+
+
+def _is_names(groups: Any) -> bool:
+    """Whether a value has the names of an optimizer's parameters, per group and index."""
+    return isinstance(groups, list) and all(
+        isinstance(group, list) and all(isinstance(name, str | None) for name in group)
+        for group in groups
+    )
 
 
 def _broken(file: object, found: str) -> FormatError:

@@ -58,6 +58,12 @@ def test_keys_of_later_versions_are_left_out() -> None:
         (b'{"holdfast": 1, "id": "x", "metrics": {"a": "b"}}', "metric 'a' of 'b'"),
         (b'{"holdfast": 1, "id": "x", "metrics": {"a": []}}', "metric 'a' of []"),
         (b'{"holdfast": 1, "id": "x", "best": {"a": "most"}}', "mode 'most' of a metric"),
+        (b'{"holdfast": 1, "id": "x", "parameters": {"o": 3}}', "no names of parameters in 'o'"),
+        (b'{"holdfast": 1, "id": "x", "parameters": {"o": [3]}}', "no names of parameters in 'o'"),
+        (
+            b'{"holdfast": 1, "id": "x", "parameters": {"o": [[3]]}}',
+            "no names of parameters in 'o'",
+        ),
     ],
 )
 def test_what_is_no_record_is_an_error(data: bytes, found: str) -> None:
