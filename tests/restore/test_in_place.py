@@ -65,6 +65,30 @@ def test_tensors_stay_where_they_are_and_get_the_saved_numbers(saved) -> None:
     assert live.out.weight is live.fc.weight
 
 
+def test_a_state_dict_taken_before_keeps_its_values(saved) -> None:
+    """As with PyTorch's own loading: it is how people go back."""
+    path, _, _ = saved
+    live, optimizer = trained()
+    before = optimizer.state_dict()
+    kept = copy.deepcopy(before)
+    holdfast.load_state(path, model=live, optimizer=optimizer)
+    assert same(before, kept)
+    assert not same(optimizer.state_dict()["state"], kept["state"])
+    optimizer.load_state_dict(before)
+    assert same(optimizer.state_dict(), kept)
+
+
+def test_optimizers_that_share_their_state_get_their_own(tmp_path) -> None:
+    (a, first), (b, second) = trained(), trained()
+    parts = {"a": a, "first": first, "b": b, "second": second}
+    holdfast.save_state(tmp_path / "a.pt", **parts)
+    wanted = copy.deepcopy(first.state_dict()), copy.deepcopy(second.state_dict())
+    second.load_state_dict(first.state_dict())  # they have the same tensors now
+    holdfast.load_state(tmp_path / "a.pt", **parts)
+    assert same(first.state_dict(), wanted[0])
+    assert same(second.state_dict(), wanted[1])
+
+
 def test_backward_through_weights_that_were_loaded_over_is_an_error(saved) -> None:
     """Without its version counter autograd would take the new numbers for the old ones."""
     path, _, _ = saved

@@ -6,6 +6,7 @@ has the live tensors themselves in the places of those that are read afterwards.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
@@ -84,15 +85,26 @@ def _of_optimizer(optimizer: torch.optim.Optimizer, recipe: Recipe) -> tuple[Rec
         if place in recipe.recast or parameter.is_meta or not isinstance(state, Mapping):
             continue
         late = dict.fromkeys(state)
+        is_ours = parameter in optimizer.state and not _is_shared(optimizer.state, parameter)
         for name, ref in _large(state, parameter):
             if id(ref) not in taken:
                 taken.add(id(ref))
-                now = optimizer.state.get(parameter, {}).get(name)
-                late[name] = room = _room_for(ref, parameter, now)
+                now = optimizer.state[parameter] if is_ours else {}
+                late[name] = room = _room_for(ref, parameter, now, name)
                 targets.append(Target(ref, room))
         held[place] = late
         states[key] = {name: value for name, value in state.items() if late[name] is None}
     return replace(recipe, saved={**recipe.saved, "state": states}, held=held), targets
+
+
+_probe = {"alone": object()}
+#: What ``getrefcount`` counts for what only one mapping has.
+_ALONE = sys.getrefcount(_probe["alone"])
+
+
+def _is_shared(owner: Mapping[Any, Any], key: Any) -> bool:
+    """Whether somebody else has what a mapping has at a key, too."""
+    return sys.getrefcount(owner[key]) > _ALONE
 
 
 def _large(state: Mapping[Any, Any], parameter: torch.Tensor) -> Iterator[tuple[Any, TensorRef]]:
@@ -110,10 +122,17 @@ def _large(state: Mapping[Any, Any], parameter: torch.Tensor) -> Iterator[tuple[
             yield name, ref
 
 
-def _room_for(ref: TensorRef, parameter: torch.Tensor, live: Any) -> torch.Tensor:
-    """The live state tensor, where there is one of the kind, or an empty one."""
+def _room_for(
+    ref: TensorRef, parameter: torch.Tensor, now: Mapping[Any, Any], name: Any
+) -> torch.Tensor:
+    """The live state tensor, where there is one of the kind that nobody else has, or a new one.
+
+    PyTorch's own loading replaces these tensors: a ``state_dict()`` taken before keeps its values.
+    """
+    live = now.get(name)
     if (
         type(live) is torch.Tensor
+        and sys.getrefcount(live) == _ALONE + 1  # and the name here
         and tuple(live.shape) == ref.shape
         and live.dtype is torch_dtype(ref.dtype)
         and live.device == parameter.device
