@@ -1,4 +1,4 @@
-"""Every code block of docs/recipes.md is run, in order, and is as short as it says."""
+"""Every code block of docs/recipes.md and saving.md is run; recipes are as short as they say."""
 
 from __future__ import annotations
 
@@ -7,9 +7,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import holdfast
+
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```python\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
+
+
+def blocks_of(text: str) -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+BLOCKS = blocks_of(TEXT)
 
 #: What the recipes may take for granted, as their reader has it.
 GIVEN = """
@@ -59,6 +67,23 @@ def test_all_blocks_run_in_order(tmp_path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "net: 2 loaded, 2 of another shape, 2 renamed" in done.stdout
+
+
+def test_the_blocks_of_saving_run_in_order(tmp_path) -> None:
+    blocks = blocks_of((ROOT / "docs" / "saving.md").read_text(encoding="utf-8"))
+    assert len(blocks) == 2
+    script = tmp_path / "saving.py"
+    script.write_text(GIVEN + "\n\n".join(blocks))
+    done = subprocess.run(
+        [sys.executable, "-W", "error::UserWarning", str(script)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith(" True 1.0\n")
+    for folder in ("background", "overlap"):
+        assert [e.step for e in holdfast.Run(tmp_path / "runs" / folder).checkpoints()] == [0, 1, 2]
 
 
 def test_recipes_are_short() -> None:
