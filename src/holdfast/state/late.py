@@ -34,6 +34,7 @@ def postpone(part: Part, recipe: Recipe) -> tuple[Recipe, list[Target]]:
 
 def _of_module(part: ModulePart, recipe: Recipe) -> tuple[Recipe, list[Target]]:
     live = names.plain_tensors(part.live)
+    seen = own_code.seen_by_extra_state(names.unwrap(part.live))
     owners: dict[str, list[str]] = {}
     for name, old in recipe.names.items():
         owners.setdefault(old, []).append(name)
@@ -42,7 +43,9 @@ def _of_module(part: ModulePart, recipe: Recipe) -> tuple[Recipe, list[Target]]:
     for old, theirs in owners.items():
         tensors = {id(live.get(name)): live.get(name) for name in theirs}
         tensor, ref = next(iter(tensors.values())), recipe.saved[old]
-        if tensor is None or len(tensors) > 1 or not _can_be_late(ref, tensor):
+        if tensor is None or len(tensors) > 1 or id(tensor) in seen:
+            continue
+        if not _can_be_late(ref, tensor):
             continue
         if tuple(ref.shape) == tuple(tensor.shape):
             # Of two saved tensors that become one the last counts, as in torch.

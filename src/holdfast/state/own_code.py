@@ -31,6 +31,19 @@ def is_plain(module: nn.Module) -> bool:
     )
 
 
+def seen_by_extra_state(module: nn.Module) -> set[int]:
+    """The ``id`` of each tensor that some ``set_extra_state`` may derive something from.
+
+    torch calls it when the module's own tensors are loaded, and those of its children are not.
+    """
+    return {
+        id(tensor)
+        for each in module.modules()
+        if type(each).set_extra_state is not nn.Module.set_extra_state
+        for tensor in (*each.parameters(recurse=False), *each.buffers(recurse=False))
+    }
+
+
 def tried(module: nn.Module, state: Mapping[str, Any]) -> tuple[list[str], list[str]] | None:
     """The names that a module's own code would miss in a state, and those it would not expect.
 
