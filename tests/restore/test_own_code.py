@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+
+import pytest
 import torch
 from torch import nn
 
 import holdfast
+from holdfast.errors import MismatchError
+from holdfast.state.equal import same
 
 
 class Scaled(nn.Module):
@@ -36,3 +41,71 @@ def test_extra_state_is_set_when_the_weights_are_there(tmp_path) -> None:
     assert report["model"].loaded == 5
     assert live[1].ready.tolist() == by_torch[1].ready.tolist() == [2, 2, 2]
     assert torch.equal(live[0].weight, saved[0].weight)
+
+
+class Whole(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.Sequential(nn.BatchNorm1d(2), Scaled(1.0))
+        self.heads = nn.ModuleList([nn.Linear(2, 2)])
+
+
+class Dropping(Whole):
+    """A module whose state dict leaves its frozen encoder out, as people write it."""
+
+    def state_dict(self, *args, **kwargs):
+        state = super().state_dict(*args, **kwargs)
+        return {name: value for name, value in state.items() if "encoder." not in name}
+
+
+def dropping_by_hook() -> nn.Module:
+    def drop(module, state, prefix, local_metadata) -> None:
+        for name in [name for name in state if name.startswith(f"{prefix}encoder.")]:
+            del state[name]
+
+    inside = Whole()
+    inside.register_state_dict_post_hook(drop)
+    return nn.Sequential(inside)
+
+
+MAKERS = {"an override": Dropping, "a hook inside": dropping_by_hook}
+SOURCES = {"a path": lambda path: path, "a dict": torch.load}
+
+
+@pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
+@pytest.mark.parametrize("strict", [True, False])
+@pytest.mark.parametrize("source", SOURCES.values(), ids=SOURCES)
+def test_what_a_state_dict_leaves_out_stays_as_it_is(source, strict, make, tmp_path) -> None:
+    saved, live = make(), make()
+    torch.save(saved.state_dict(), tmp_path / "a.pt")
+    before = copy.deepcopy([*live.buffers()])
+    report = holdfast.load_state(source(tmp_path / "a.pt"), strict=strict, model=live)
+    assert (report["model"].loaded, report["model"].missing) == (2, ())
+    assert same(live.state_dict(), saved.state_dict())
+    assert same([*live.buffers()], before)
+
+
+@pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
+def test_a_module_that_leaves_something_out_gets_its_state_back(make) -> None:
+    live = make()
+    before = copy.deepcopy(live.state_dict())
+    best = holdfast.snapshot(model=live)
+    for parameter in live.parameters():
+        nn.init.zeros_(parameter)
+    best.restore()
+    assert same(live.state_dict(), before)
+
+
+def test_what_a_module_does_save_it_is_still_to_get() -> None:
+    live = Dropping()
+    best = holdfast.snapshot(model=live)
+    live.heads.append(nn.Linear(2, 2))
+    before = copy.deepcopy(live.state_dict())
+    with pytest.raises(MismatchError) as caught:
+        best.restore()
+    assert str(caught.value) == (
+        "'model' did not take the state that was saved; nothing was changed\n"
+        "  found RuntimeError: missing: ['heads.1.weight', 'heads.1.bias']; not expected: []\n"
+        "  Look at Dropping.load_state_dict(), or leave the part out."
+    )
+    assert same(live.state_dict(), before)

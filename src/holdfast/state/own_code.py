@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -31,6 +31,43 @@ def is_plain(module: nn.Module) -> bool:
     )
 
 
+def load(module: nn.Module, state: Any, saves: Iterable[str], *, is_partial: bool) -> None:
+    """Load a state dict into a module whose own one has the names of ``saves``.
+
+    What a class leaves out of it (a frozen encoder) torch would miss. One with a load_state_dict of
+    its own sees to that itself, and need not know ``strict=``.
+
+    Raises:
+        RuntimeError: names are missing or not expected; tensors may have been written.
+    """
+    is_own = type(module).load_state_dict is not nn.Module.load_state_dict
+    left_out = set() if is_own or is_partial else _names_to_load(module).difference(saves)
+    if not is_partial and not left_out:
+        module.load_state_dict(state)
+        return
+    result = module.load_state_dict(state, strict=False)
+    if not is_partial:
+        missing = [name for name in result.missing_keys if name not in left_out]
+        if missing or result.unexpected_keys:
+            raise RuntimeError(f"missing: {missing}; not expected: {result.unexpected_keys}")
+
+
+def _names_to_load(module: nn.Module) -> set[str]:
+    """The names that torch's own code looks for in a state dict."""
+    found: set[str] = set()
+    for path, each in module.named_modules(remove_duplicate=False):
+        dropped = each._non_persistent_buffers_set
+        names = [name for name, value in each._parameters.items() if value is not None]
+        names += [n for n, b in each._buffers.items() if b is not None and n not in dropped]
+        names += ["_extra_state"] if _has_extra_state(each) else []
+        found.update(f"{path}.{name}" if path else name for name in names)
+    return found
+
+
+def _has_extra_state(module: nn.Module) -> bool:
+    return type(module).set_extra_state is not nn.Module.set_extra_state
+
+
 def seen_by_extra_state(module: nn.Module) -> set[int]:
     """The ``id`` of each tensor that some ``set_extra_state`` may derive something from.
 
@@ -39,7 +76,7 @@ def seen_by_extra_state(module: nn.Module) -> set[int]:
     return {
         id(tensor)
         for each in module.modules()
-        if type(each).set_extra_state is not nn.Module.set_extra_state
+        if _has_extra_state(each)
         for tensor in (*each.parameters(recurse=False), *each.buffers(recurse=False))
     }
 

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from holdfast.errors import CaptureError, UsageError
-from holdfast.state import names
+from holdfast.state import names, own_code
 from holdfast.state.meta import emptying, fill
 from holdfast.state.optimizers import is_plain, restore_optimizer
 from holdfast.state.recipe import Recipe
@@ -119,10 +119,9 @@ class ModulePart(Part):
         now = {key: to_live.get(key, key) for key in state if key not in late}
         renamed = _renamed(state, now)
         fill(plain, renamed)
-        # A class with a load_state_dict of its own need not know strict=.
         is_partial = len(now) < len(state) or (recipe is not None and recipe.is_partial)
         if now or not late:
-            plain.load_state_dict(renamed, **({"strict": False} if is_partial else {}))
+            own_code.load(plain, renamed, to_live.values(), is_partial=is_partial)
 
     def undoing(self, recipe: Recipe | None = None) -> Callable[[], object]:
         """The same; tensors that have no memory lose again what they are given."""
