@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parametrizations
 
 import holdfast
 from holdfast.errors import MismatchError
@@ -109,3 +110,33 @@ def test_what_a_module_does_save_it_is_still_to_get() -> None:
         "  Look at Dropping.load_state_dict(), or leave the part out."
     )
     assert same(live.state_dict(), before)
+
+
+def with_old_norm(outputs: int) -> nn.Module:
+    with pytest.warns(FutureWarning):
+        return nn.Sequential(nn.utils.weight_norm(nn.Linear(4, 4)), nn.Linear(4, outputs))
+
+
+def with_new_norm(outputs: int) -> nn.Module:
+    return nn.Sequential(parametrizations.weight_norm(nn.Linear(4, 4)), nn.Linear(4, outputs))
+
+
+def test_names_that_own_code_knows_are_taken_beside_a_new_head(tmp_path) -> None:
+    saved, live = with_old_norm(10), with_new_norm(3)
+    torch.save(saved.state_dict(), tmp_path / "a.pt")
+    head = copy.deepcopy(live[1].state_dict())
+    report = holdfast.load_state(tmp_path / "a.pt", strict="shapes", model=live)["model"]
+    assert (report.loaded, report.missing, report.unexpected) == (3, (), ())
+    assert [name for name, _, _ in report.differing] == ["1.weight", "1.bias"]
+    by_torch = with_new_norm(10)
+    by_torch.load_state_dict(torch.load(tmp_path / "a.pt"))
+    assert same(live[0].state_dict(), by_torch[0].state_dict())
+    assert same(live[1].state_dict(), head)
+
+
+def test_a_new_head_alone_is_what_the_letter_speaks_of(tmp_path) -> None:
+    torch.save(with_old_norm(10).state_dict(), tmp_path / "a.pt")
+    with pytest.raises(MismatchError) as caught:
+        holdfast.load_state(tmp_path / "a.pt", model=with_new_norm(3))
+    report = caught.value.report["model"]
+    assert (report.missing, report.unexpected, len(report.differing)) == ((), (), 2)

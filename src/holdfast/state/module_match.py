@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -57,12 +57,7 @@ def match_module(
         UsageError: rules give two names one.
     """
     live = part.capture()
-    saved = {
-        name: value
-        for name, value in found.state.items()
-        # Beside the tensors of a bare state dict may stand values: they are not of it.
-        if isinstance(name, str) and (found.path or name in live or is_tensor(value))
-    }
+    saved = _entries(found, live)
     pairing = pair(live, list(saved), rules)
     compared = _compare(live, saved, pairing)
     fitting = compared.fitting
@@ -71,28 +66,26 @@ def match_module(
     started = _counts_that_start(part.live, pairing.missing, _metadata(found.state))
     missing = [name for name in pairing.missing if name not in fitting and name not in started]
     missing, unexpected = _by_own_code(part, saved, pairing, compared, missing)
-    is_nothing = not fitting and bool(live)
     report = replace(
-        report,
-        loaded=len(fitting),
+        _compared_report(report, compared, found, is_empty=not live),
         missing=tuple(missing),
         unexpected=(*unexpected, *(repr(key) for key in found.state if not isinstance(key, str))),
-        differing=tuple(compared.differing),
-        cast=tuple(compared.cast),
         renamed=pairing.renamed,
         tied=tied,
-        notes=(
-            *(f"{name} stays as it is: files from before torch 1.0 have none" for name in started),
-            *_notes(part.live, saved, fitting),
-        ),
-        skipped=tuple((name, f"outside {found.prefix}*") for name in found.aside),
+        notes=(*_notes_of_counts(started), *_notes(part.live, saved, fitting)),
         suggestions=_suggestions(live, saved, fitting, pairing) if missing and unexpected else (),
-        problem=_NOTHING
-        if is_nothing and not (report.strict is True and compared.differing)
-        else None,
     )
     live_names = {old: name for name, old in pairing.found.items()}
     return ModuleMatch(report, _recipe(found, len(live), fitting, pairing), pairing, live_names)
+
+
+def _entries(found: Found, live: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a saved state may be a module's; values beside a bare state dict are not of it."""
+    return {
+        name: value
+        for name, value in found.state.items()
+        if isinstance(name, str) and (found.path or name in live or is_tensor(value))
+    }
 
 
 class _Compared(NamedTuple):
@@ -115,6 +108,22 @@ def _compare(live: Mapping[str, Any], saved: Mapping[str, Any], pairing: Pairing
         if was not in (None, now) and not is_lazy(saved[old]):
             compared.cast.append((name, str(was), str(now)))
     return compared
+
+
+def _compared_report(
+    report: PartReport, compared: _Compared, found: Found, *, is_empty: bool
+) -> PartReport:
+    """The report with what of the saved state fits, and whether that is anything at all."""
+    is_refused = report.strict is True and bool(compared.differing)
+    is_nothing = not (compared.fitting or is_empty or is_refused)
+    return replace(
+        report,
+        loaded=len(compared.fitting),
+        differing=tuple(compared.differing),
+        cast=tuple(compared.cast),
+        skipped=tuple((name, f"outside {found.prefix}*") for name in found.aside),
+        problem=_NOTHING if is_nothing else None,
+    )
 
 
 def _words(shape: str | None, dtype: str | None) -> str:
@@ -144,13 +153,17 @@ def _by_own_code(
         return missing, unexpected
     more = {plain_name(old): old for old in unexpected if plain_name(old) not in fitting}
     resized = {name: pairing.found[name] for name, _, _ in compared.differing}
-    tried = {**fitting, **more, **resized}
-    result = own_code.tried(module, {name: saved[old] for name, old in tried.items()})
-    if result is None:
+    # A new head has a shape that no code takes; the names beside it may be taken even so.
+    for taken in ({**more, **resized}, more):
+        tried = {name: saved[old] for name, old in {**fitting, **taken}.items()}
+        result = own_code.tried(module, tried)
+        if result is not None:
+            break
+    else:
         return missing, unexpected
-    taken = {name: old for name, old in more.items() if name not in result[1]}
-    fitting.update({**taken, **resized})
-    compared.differing.clear()
+    taken = {name: old for name, old in taken.items() if name not in result[1]}
+    fitting.update(taken)
+    compared.differing[:] = [each for each in compared.differing if each[0] not in taken]
     return (
         [name for name in missing if name in result[0]],
         [old for old in unexpected if old not in taken.values()],
@@ -183,6 +196,10 @@ def _tied(
             first.setdefault(id(tensor), name)
     owners = ((name, first.get(id(tensors[name]))) for name in missing if name in tensors)
     return tuple((name, other) for name, other in owners if other is not None)
+
+
+def _notes_of_counts(started: Iterable[str]) -> list[str]:
+    return [f"{name} stays as it is: files from before torch 1.0 have none" for name in started]
 
 
 def _notes(
