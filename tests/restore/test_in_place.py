@@ -256,6 +256,27 @@ def test_whatever_fails_while_live_tensors_are_written_says_so(saved, monkeypatc
         holdfast.load_state(path, cast=True, model=Net().double())
 
 
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit, AssertionError])
+def test_whatever_stops_it_while_live_tensors_are_written_leaves_word(
+    kind, saved, monkeypatch, caplog
+) -> None:
+    """A cell of a notebook that is interrupted goes on with some tensors old, others new."""
+    path, _, _ = saved
+
+    def stop(*args):
+        raise kind
+
+    monkeypatch.setattr(into, "_fill_all", stop)
+    with pytest.raises(kind) as caught:
+        holdfast.load_state(path, model=Net())
+    word = (
+        f"loading {path} was interrupted while live tensors were written: some are new, others "
+        "are not. Load the state again before using it."
+    )
+    assert [(each.levelname, each.getMessage()) for each in caplog.records] == [("WARNING", word)]
+    assert getattr(caught.value, "__notes__", [word]) == [word]
+
+
 _MEASURE = """
 import resource, sys
 import torch

@@ -6,6 +6,7 @@ its own, which is let go before the next.
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -21,6 +22,8 @@ from holdfast.report.damage import compare
 from holdfast.spec.index import ChunkedRef, Extent, Index, TensorRef
 from holdfast.tensors.materialise import materialise
 from holdfast.tensors.storages import memory_of
+
+log = logging.getLogger("holdfast")
 
 #: What is read of a storage at once where only some of it is wanted.
 _PIECE = 8 << 20
@@ -40,17 +43,10 @@ def read_into(index: Index, source: Source, targets: Sequence[Target]) -> None:
         RestoreInterrupted: the file changed since it was verified, or the disk failed: some of the
             live tensors have been written.
     """
-    direct: dict[str, list[Target]] = {}
-    others: dict[object, list[Target]] = {}
-    for target in targets:
-        storage = getattr(target.ref, "storage", None)
-        if storage is not None and _is_direct(index, target):
-            direct.setdefault(storage.key, []).append(target)
-        else:
-            others.setdefault(id(target.ref) if storage is None else storage.key, []).append(target)
     try:
+        direct, others = _grouped(index, targets)
         _fill_all(index, source, direct)
-        for group in others.values():
+        for group in others:
             _copy(index, source, group)
     except (HoldfastError, OSError, RuntimeError, MemoryError) as error:  # those are torch's
         raise RestoreInterrupted(
@@ -59,8 +55,37 @@ def read_into(index: Index, source: Source, targets: Sequence[Target]) -> None:
             found=str(error).partition("\n")[0],
             cure="Load the state again before using it: some tensors are new, others are not.",
         ) from error
+    except BaseException as error:  # an interrupted cell of a notebook is followed by the next one
+        _leave_word(index, error)
+        raise
     finally:
         torch.autograd.graph.increment_version([target.live for target in targets])
+
+
+def _leave_word(index: Index, error: BaseException) -> None:
+    """Say what an interruption has left, in the log and (from Python 3.11) in its traceback."""
+    word = (
+        f"loading {index.file} was interrupted while live tensors were written: some are new, "
+        "others are not. Load the state again before using it."
+    )
+    log.warning("%s", word)
+    if sys.version_info >= (3, 11):
+        error.add_note(word)
+
+
+def _grouped(
+    index: Index, targets: Iterable[Target]
+) -> tuple[dict[str, list[Target]], list[list[Target]]]:
+    """By storage: those whose bytes are the live ones', and those that are built and copied."""
+    direct: dict[str, list[Target]] = {}
+    others: dict[object, list[Target]] = {}
+    for target in targets:
+        storage = getattr(target.ref, "storage", None)
+        if storage is not None and _is_direct(index, target):
+            direct.setdefault(storage.key, []).append(target)
+        else:
+            others.setdefault(id(target.ref) if storage is None else storage.key, []).append(target)
+    return direct, list(others.values())
 
 
 def _is_direct(index: Index, target: Target) -> bool:
