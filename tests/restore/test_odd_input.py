@@ -193,6 +193,65 @@ def test_two_saved_tensors_that_become_one_are_named(tmp_path) -> None:
     assert torch.equal(live["a"].weight, model["b"].weight)
 
 
+def over_one_memory() -> nn.ModuleDict:
+    """Two parameters that share their elements, as a tie is made by hand."""
+    live = nn.ModuleDict({"a": nn.Linear(2, 2), "b": nn.Linear(2, 2)})
+    live["b"].weight = nn.Parameter(live["a"].weight.data)
+    return live
+
+
+def test_two_parameters_over_one_memory_are_as_one(tmp_path) -> None:
+    model = nn.ModuleDict({"a": nn.Linear(2, 2), "b": nn.Linear(2, 2)})
+    torch.save(model.state_dict(), tmp_path / "two.pt")
+    by_torch, live = over_one_memory(), over_one_memory()
+    by_torch.load_state_dict(model.state_dict())
+    report = holdfast.load_state(tmp_path / "two.pt", model=live)
+    assert same(live.state_dict(), by_torch.state_dict())
+    assert report["model"].notes == (
+        "b.weight is a.weight here, and two tensors in the checkpoint: the last one counts",
+    )
+    torch.save(live.state_dict(), tmp_path / "one.pt")
+    assert holdfast.load_state(tmp_path / "one.pt", model=over_one_memory())["model"].notes == ()
+
+
+def test_of_two_tensors_for_one_memory_the_last_counts_whichever_is_read_first(tmp_path) -> None:
+    state = nn.ModuleDict({"a": nn.Linear(2, 2), "b": nn.Linear(2, 2)}).state_dict()
+    state["a.weight"] = state["a.weight"].double()  # cast, so it is read after all that are not
+    torch.save(state, tmp_path / "a.pt")
+    live = over_one_memory()
+    holdfast.load_state(tmp_path / "a.pt", cast=True, model=live)
+    assert torch.equal(live["a"].weight, state["b.weight"])
+
+
+def test_autograd_notices_either_of_two_parameters_over_one_memory(tmp_path) -> None:
+    live = over_one_memory()
+    torch.save(live.state_dict(), tmp_path / "a.pt")
+    before = [live[name].weight._version for name in "ab"]
+    holdfast.load_state(tmp_path / "a.pt", model=live)
+    after = [live[name].weight._version for name in "ab"]
+    assert all(now > was for was, now in zip(before, after, strict=True))
+
+
+def test_empty_tensors_are_not_over_one_memory(tmp_path) -> None:
+    model = nn.Module()
+    for name in ("a", "b"):
+        model.register_buffer(name, torch.empty(0))
+    torch.save(model.state_dict(), tmp_path / "a.pt")
+    assert holdfast.load_state(tmp_path / "a.pt", model=model)["model"].notes == ()
+
+
+def test_memory_that_two_parts_share_is_named(tmp_path) -> None:
+    a, b = nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False)
+    b.weight = nn.Parameter(a.weight.data)
+    tree = {name: {"weight": torch.randn(2, 2)} for name in ("a", "b")}
+    torch.save(tree, tmp_path / "a.pt")
+    report = holdfast.load_state(tmp_path / "a.pt", a=a, b=b)
+    assert report["b"].notes == (
+        "weight is a.weight, and two tensors in the checkpoint: the last counts",
+    )
+    assert torch.equal(a.weight, tree["b"]["weight"])
+
+
 def test_a_tensor_of_two_parts_that_was_saved_as_two_is_named(tmp_path) -> None:
     encoder = nn.Linear(2, 2)
     a, b = nn.Sequential(encoder), nn.Sequential(encoder)

@@ -21,6 +21,7 @@ from holdfast.state.parts import ModulePart, OptimizerPart, Part
 from holdfast.state.recipe import Recipe
 from holdfast.tensors.build import torch_dtype
 from holdfast.tensors.into import Target
+from holdfast.tensors.storages import place_of
 
 
 def postpone(part: Part, recipe: Recipe) -> tuple[Recipe, list[Target]]:
@@ -39,20 +40,18 @@ def _of_module(part: ModulePart, recipe: Recipe) -> tuple[Recipe, list[Target]]:
     for name, old in recipe.names.items():
         owners.setdefault(old, []).append(name)
     saved, late = dict(recipe.saved), set()
-    targets: dict[int, Target] = {}
+    targets: list[Target] = []
     for old, theirs in owners.items():
-        tensors = {id(live.get(name)): live.get(name) for name in theirs}
-        tensor, ref = next(iter(tensors.values())), recipe.saved[old]
-        if tensor is None or len(tensors) > 1 or id(tensor) in seen:
+        homes, ref = [live[name] for name in theirs if name in live], recipe.saved[old]
+        is_one = len(homes) == len(theirs) and len({place_of(home) for home in homes}) == 1
+        if not is_one or id(homes[0]) in seen or not _can_be_late(ref, homes[0]):
             continue
-        if not _can_be_late(ref, tensor):
-            continue
-        if tuple(ref.shape) == tuple(tensor.shape):
-            # Of two saved tensors that become one the last counts, as in torch.
-            targets[id(tensor)] = Target(ref, tensor.detach())
-            saved[old] = tensor.detach()
+        if tuple(ref.shape) == tuple(homes[0].shape):
+            # Read once; but each has a version counter of its own.
+            targets += [Target(ref, home.detach()) for home in homes]
+            saved[old] = homes[0].detach()
             late.update(theirs)
-    return replace(recipe, saved=saved, late=frozenset(late)), list(targets.values())
+    return replace(recipe, saved=saved, late=frozenset(late)), targets
 
 
 def _can_be_late(ref: Any, live: Any) -> bool:

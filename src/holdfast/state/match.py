@@ -32,6 +32,7 @@ from holdfast.state.places import Found, Parameter, Wanted
 from holdfast.state.recipe import Recipe
 from holdfast.state.report import LoadReport, PartReport, parts_in
 from holdfast.state.shapes import elements_of, sizes_of
+from holdfast.tensors.storages import place_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +135,7 @@ class _Matching:
 
     def _shared_tensors(self) -> dict[str, list[str]]:
         """Notes on tensors that two parts have, and of which the checkpoint has two."""
-        first: dict[int, tuple[str, Any]] = {}
+        first: dict[object, tuple[str, Any]] = {}
         notes: dict[str, list[str]] = {}
         for part, matched in self._modules.items():
             for name, tensor in plain_tensors(self._parts[part].live).items():
@@ -142,7 +143,7 @@ class _Matching:
                 if old is None:
                     continue
                 mine = elements_of(matched.recipe.saved[old])
-                other, theirs = first.setdefault(id(tensor), (f"{part}.{name}", mine))
+                other, theirs = first.setdefault(place_of(tensor), (f"{part}.{name}", mine))
                 if not other.startswith(f"{part}.") and theirs != mine:
                     said = f"{name} is {other}, and two tensors in the checkpoint: the last counts"
                     notes.setdefault(part, []).append(said)

@@ -21,6 +21,7 @@ from holdfast.state.recipe import Recipe
 from holdfast.state.report import PartReport, Suggestion
 from holdfast.state.shapes import dtype_of, elements_of, is_lazy, is_tensor, shape_of
 from holdfast.state.suggest import suggest
+from holdfast.tensors.storages import place_of
 
 _NOTHING = "nothing in the checkpoint matches it"
 #: BatchNorm's own code leaves this count as it is where a file from before torch 1.0 lacks it.
@@ -206,13 +207,13 @@ def _notes(
     module: nn.Module, saved: Mapping[str, Any], fitting: Mapping[str, str]
 ) -> Iterator[str]:
     """What a person should know: tensors that stay without memory, and two that become one."""
-    first: dict[int, str] = {}
+    first: dict[object, str] = {}
     for name, tensor in names.plain_tensors(module).items():
         if name not in fitting:
             if tensor.is_meta:
                 yield f"{name} is not in the checkpoint and stays without memory: make it again"
             continue
-        other = first.setdefault(id(tensor), name)
+        other = first.setdefault(place_of(tensor), name)
         if other != name and elements_of(saved[fitting[other]]) != elements_of(
             saved[fitting[name]]
         ):

@@ -21,7 +21,7 @@ from holdfast.io.source import Source
 from holdfast.report.damage import compare
 from holdfast.spec.index import ChunkedRef, Extent, Index, TensorRef
 from holdfast.tensors.materialise import materialise
-from holdfast.tensors.storages import memory_of
+from holdfast.tensors.storages import memory_of, place_of
 
 log = logging.getLogger("holdfast")
 
@@ -44,7 +44,9 @@ def read_into(index: Index, source: Source, targets: Sequence[Target]) -> None:
             live tensors have been written.
     """
     try:
-        direct, others = _grouped(index, targets)
+        # Of two for the same memory the last counts, as in torch, whichever is read first.
+        last = {place_of(target.live): target for target in targets}
+        direct, others = _grouped(index, last.values())
         _fill_all(index, source, direct)
         for group in others:
             _copy(index, source, group)

@@ -152,6 +152,14 @@ def _storage_refs(tree: Any) -> Iterator[StorageRef]:
             yield ref
 
 
+def place_of(live: torch.Tensor) -> object:
+    """What is equal for two live tensors only where they are the same elements in memory."""
+    is_plain = type(live) in (torch.Tensor, torch.nn.Parameter) and live.layout is torch.strided
+    if not is_plain or not live.data_ptr():  # without memory, or with no elements
+        return id(live)
+    return (live.data_ptr(), tuple(live.shape), live.stride())
+
+
 def memory_of(storage: torch.UntypedStorage) -> memoryview:
     """The bytes of a storage on the CPU, writable."""
     array: Any = torch.empty(0, dtype=torch.uint8).set_(storage).numpy()
