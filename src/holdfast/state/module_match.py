@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -13,7 +13,7 @@ from torch import nn
 
 from holdfast.spec.index import StateDict
 from holdfast.spec.rename import Rules
-from holdfast.state import names, own_code
+from holdfast.state import batch_counts, names, own_code
 from holdfast.state.pairing import Pairing, pair, plain_name
 from holdfast.state.parts import ModulePart
 from holdfast.state.places import Found, Wanted
@@ -24,8 +24,6 @@ from holdfast.state.suggest import suggest
 from holdfast.tensors.storages import place_of
 
 _NOTHING = "nothing in the checkpoint matches it"
-#: BatchNorm's own code leaves this count as it is where a file from before torch 1.0 lacks it.
-_COUNT = "num_batches_tracked"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +62,7 @@ def match_module(
     fitting = compared.fitting
     tied = _tied(part.live, pairing.missing, fitting)
     fitting.update((name, fitting[other]) for name, other in tied)
-    started = _counts_that_start(part.live, pairing.missing, _metadata(found.state))
+    started = batch_counts.that_start(part.live, pairing.missing, _metadata(found.state))
     missing = [name for name in pairing.missing if name not in fitting and name not in started]
     missing, unexpected = _by_own_code(part, saved, pairing, compared, missing)
     report = replace(
@@ -73,7 +71,7 @@ def match_module(
         unexpected=(*unexpected, *(repr(key) for key in found.state if not isinstance(key, str))),
         renamed=pairing.renamed,
         tied=tied,
-        notes=(*_notes_of_counts(started), *_notes(part.live, saved, fitting)),
+        notes=(*batch_counts.notes(started), *_notes(part.live, saved, fitting)),
         suggestions=_suggestions(live, saved, fitting, pairing) if missing and unexpected else (),
     )
     live_names = {old: name for name, old in pairing.found.items()}
@@ -199,10 +197,6 @@ def _tied(
     return tuple((name, other) for name, other in owners if other is not None)
 
 
-def _notes_of_counts(started: Iterable[str]) -> list[str]:
-    return [f"{name} stays as it is: files from before torch 1.0 have none" for name in started]
-
-
 def _notes(
     module: nn.Module, saved: Mapping[str, Any], fitting: Mapping[str, str]
 ) -> Iterator[str]:
@@ -218,33 +212,6 @@ def _notes(
             saved[fitting[name]]
         ):
             yield f"{name} is {other} here, and two tensors in the checkpoint: the last one counts"
-
-
-def _counts_that_start(
-    module: nn.Module, missing: tuple[str, ...], metadata: Mapping[str, Any]
-) -> tuple[str, ...]:
-    """Counts of batches that torch's own code leaves as they are, as old files have none."""
-    found = []
-    plain = names.unwrap(module)
-    for name in missing:
-        owner, _, last = name.rpartition(".")
-        if last != _COUNT or not isinstance(_submodule(plain, owner), _NORMS):
-            continue
-        about = metadata.get(owner)
-        version = about.get("version") if isinstance(about, Mapping) else None
-        if not isinstance(version, int) or version < 2:
-            found.append(name)
-    return tuple(found)
-
-
-_NORMS = nn.modules.batchnorm._NormBase
-
-
-def _submodule(module: nn.Module, path: str) -> nn.Module | None:
-    try:
-        return module.get_submodule(path)
-    except AttributeError:
-        return None
 
 
 def _recipe(found: Found, live_count: int, fitting: Mapping[str, str], pairing: Pairing) -> Recipe:
