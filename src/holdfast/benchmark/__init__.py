@@ -1,0 +1,1 @@
+"""How fast saving and loading are on this machine, beside what people use today."""
