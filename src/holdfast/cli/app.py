@@ -12,7 +12,19 @@ from holdfast.cli.output import say
 from holdfast.errors import HoldfastError, UsageError
 
 #: Each command is the object ``command`` in the module of its name, loaded when it is called.
-COMMANDS = ("show", "list", "verify", "scan", "convert", "path", "pin", "unpin", "prune", "demo")
+COMMANDS = (
+    "show",
+    "list",
+    "verify",
+    "scan",
+    "convert",
+    "path",
+    "pin",
+    "unpin",
+    "prune",
+    "demo",
+    "bench",
+)
 
 _HELP = """\b
 Examples:

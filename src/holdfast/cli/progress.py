@@ -56,3 +56,25 @@ class Bar:
     def __exit__(self, *_: object) -> None:
         if self._shown is not None:
             self._shown[0].stop()
+
+
+class Line:
+    """One line on stderr that says what is being done, where a person watches.
+
+    It is written only when told to: a bar that moves by itself would disturb what is measured.
+    """
+
+    def __init__(self) -> None:
+        self._is_watched = sys.stderr.isatty()
+
+    def show(self, text: str) -> None:
+        """Put this text in place of the one before."""
+        if self._is_watched:
+            sys.stderr.write(f"\r\033[K{text}")
+            sys.stderr.flush()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.show("")
