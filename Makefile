@@ -26,6 +26,9 @@ soak: $(VENV)/.ready-dev
 
 # How fast and how large, measured here and now; nothing passes or fails.
 bench: $(VENV)/.ready-dev
+	mkdir -p build/bench
+	$(BIN)/holdfast bench build/bench --json > build/bench/result.json
+	$(BIN)/python bench/to_markdown.py build/bench/result.json
 	for script in bench/bench_*.py; do $(BIN)/python $$script || exit 1; done
 
 # Half an hour of changed files, from seeds of every format; what it finds lies in build/fuzz.
