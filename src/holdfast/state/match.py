@@ -31,6 +31,7 @@ from holdfast.state.parts import (
 from holdfast.state.places import Found, Parameter, Wanted
 from holdfast.state.recipe import Recipe
 from holdfast.state.report import LoadReport, PartReport, parts_in
+from holdfast.state.scheduler_match import follow_groups, keep_lists_of_other_groups
 from holdfast.state.shapes import elements_of, sizes_of
 from holdfast.tensors.storages import place_of
 
@@ -114,7 +115,7 @@ def _wanted(part: Part, names: Mapping[int, str]) -> Wanted:
 
 
 class _Matching:
-    """One match: modules first, as optimizers go by their names."""
+    """One match: modules first, as optimizers go by their names, and schedulers by their groups."""
 
     def __init__(
         self, index: Index, parts: Mapping[str, Part], found: Mapping[str, Found], options: Options
@@ -126,7 +127,7 @@ class _Matching:
     def run(self) -> Matched:
         """Match all parts; reports come in the order in which the parts were given."""
         reports: dict[str, PartReport] = {}
-        for part in sorted(self._parts.values(), key=lambda part: not isinstance(part, ModulePart)):
+        for part in sorted(self._parts.values(), key=_rank):
             reports[part.name] = self._part(part)
         self._refuse_idle_rules()
         for name, notes in self._shared_tensors().items():
@@ -238,12 +239,27 @@ class _Matching:
     def _other(self, part: Part, found: Found, blank: PartReport) -> PartReport:
         if isinstance(part, ScalerPart) and not found.state:
             return replace(blank, skipped=(("its state", "the saved scaler was disabled"),))
-        self._recipes[part.name] = Recipe(found.path, found.state)
-        live = part.capture() if isinstance(part, SchedulerPart) else None
-        problem = other_kind(found.state, live)
-        loaded = sum(1 for _ in walk(found.state))
-        notes = part.notes()
-        return replace(blank, loaded=loaded, problem=problem, notes=notes)
+        report = replace(blank, loaded=sum(1 for _ in walk(found.state)), notes=part.notes())
+        recipe = Recipe(found.path, found.state)
+        if isinstance(part, SchedulerPart):
+            report, recipe = self._scheduler(part, report, recipe)
+        self._recipes[part.name] = recipe
+        return report
+
+    def _scheduler(
+        self, part: SchedulerPart, report: PartReport, recipe: Recipe
+    ) -> tuple[PartReport, Recipe]:
+        live = part.capture()
+        if problem := other_kind(recipe.saved, live):
+            return replace(report, problem=problem), recipe
+        optimizer = getattr(part.live, "optimizer", None)
+        if not isinstance(optimizer, torch.optim.Optimizer):
+            return report, recipe
+        names = [each.name for each in self._parts.values() if each.live is optimizer]
+        found = next((self._recipes[name] for name in names if name in self._recipes), None)
+        if found is not None:
+            return follow_groups(report, recipe, live, found)
+        return keep_lists_of_other_groups(report, recipe, live, len(optimizer.param_groups))
 
     def _refuse_idle_rules(self) -> None:
         rules = self._options.rename
@@ -254,6 +270,11 @@ class _Matching:
             name for part in self._modules for name in self._found[part].state if type(name) is str
         ]
         refuse_idle(rules, used, names)
+
+
+def _rank(part: Part) -> int:
+    """When a part is matched: after those that it goes by."""
+    return 0 if isinstance(part, ModulePart) else 1 if isinstance(part, OptimizerPart) else 2
 
 
 def _parameters(part: OptimizerPart) -> list[torch.Tensor]:

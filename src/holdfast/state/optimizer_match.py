@@ -7,8 +7,9 @@ another order, other groups, added and removed parameters; by position only wher
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -222,29 +223,36 @@ def _recipe(live: torch.optim.Optimizer, place: Found, found: Mapping[int, _Save
     A group takes the options of the saved group that most of its parameters were in; one of new
     parameters only has none, and keeps its own when it is restored.
     """
-    sizes = [len(group["params"]) for group in live.param_groups]
     states = place.state["state"]
     at_large = {key: value for key, value in states.items() if _is_at_large(key, place.state)}
     needed = {each.key: states[each.key] for each in found.values() if each.key in states}
-    groups = [
+    options = [
         {key: value for key, value in group.items() if key not in _GROUP_KEYS}
         for group in place.state["param_groups"]
     ]
+    positions = _positions(live)
+    groups = tuple(_sources(each, found) for each in positions)
 
     def arrange(values: Mapping[str, Any]) -> dict[str, Any]:
-        made, at = [], 0
-        for size in sizes:
-            places = range(at, at := at + size)
-            votes = [found[place].group for place in places if place in found]
-            options = (
-                values["param_groups"][max(sorted(set(votes)), key=votes.count)] if votes else {}
-            )
-            made.append({**options, "params": list(places)})
+        its = (values["param_groups"][each[0]] if each else {} for each in groups)
+        made = [{**its, "params": [*at]} for its, at in zip(its, positions, strict=True)]
         by_place = ((place, each.key) for place, each in found.items())
         state = {place: values["state"][key] for place, key in by_place if key in values["state"]}
         state |= {key: values["state"][key] for key in at_large}
         return {"state": state, "param_groups": made}
 
-    saved = {"state": {**needed, **at_large}, "param_groups": groups}
-    positions = {at: each.key for at, each in found.items() if each.key in needed}
-    return Recipe(place.path, saved, arrange, positions=positions)
+    saved = {"state": {**needed, **at_large}, "param_groups": options}
+    keys = {at: each.key for at, each in found.items() if each.key in needed}
+    return Recipe(place.path, saved, arrange, positions=keys, groups=groups)
+
+
+def _positions(live: torch.optim.Optimizer) -> list[range]:
+    """The positions of parameters, per group."""
+    ends = list(accumulate(len(group["params"]) for group in live.param_groups))
+    return [range(start, end) for start, end in zip([0, *ends], ends, strict=False)]
+
+
+def _sources(positions: Iterable[int], found: Mapping[int, _Saved]) -> tuple[int, ...]:
+    """The saved groups that parameters were in, first the one that most were in."""
+    counts = Counter(found[at].group for at in positions if at in found)
+    return tuple(sorted(counts, key=lambda group: (-counts[group], group)))

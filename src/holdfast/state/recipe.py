@@ -24,6 +24,8 @@ class Recipe:
     ``names`` are a module's live names with the saved ones, ``positions`` an optimizer's with the
     keys of their states. ``late`` are live names whose tensors are read last, into their memory;
     ``held`` are such tensors of an optimizer's state by position, each None that is not late.
+    ``groups`` are, per param group of a live optimizer, the saved groups that its parameters were
+    in, first the one whose options it takes.
     """
 
     path: Path
@@ -35,3 +37,4 @@ class Recipe:
     positions: Mapping[int, Any] = field(default_factory=dict)
     late: frozenset[str] = frozenset()
     held: Mapping[int, Mapping[Any, Any]] = field(default_factory=dict)
+    groups: tuple[tuple[int, ...], ...] = ()

@@ -1,0 +1,207 @@
+"""Learning rates go on as if training had never stopped, also across other param groups."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch.optim import SGD, lr_scheduler, swa_utils
+
+import holdfast
+from holdfast.errors import MismatchError
+from holdfast.state.equal import same
+from holdfast.state.scheduler_match import lists_of_groups
+
+#: Every scheduler of torch, none of which steps alike for two groups of other learning rates.
+MAKES = {
+    "LambdaLR": lambda o: lr_scheduler.LambdaLR(o, [_Power(0.5 + g["lr"]) for g in _groups(o)]),
+    "MultiplicativeLR": lambda o: lr_scheduler.MultiplicativeLR(o, lambda step: 0.5),
+    "StepLR": lambda o: lr_scheduler.StepLR(o, 1, gamma=0.5),
+    "MultiStepLR": lambda o: lr_scheduler.MultiStepLR(o, [2, 3]),
+    "ConstantLR": lambda o: lr_scheduler.ConstantLR(o, total_iters=3),
+    "LinearLR": lambda o: lr_scheduler.LinearLR(o),
+    "ExponentialLR": lambda o: lr_scheduler.ExponentialLR(o, 0.9),
+    "CosineAnnealingLR": lambda o: lr_scheduler.CosineAnnealingLR(o, 7),
+    "PolynomialLR": lambda o: lr_scheduler.PolynomialLR(o, 7),
+    "CyclicLR": lambda o: lr_scheduler.CyclicLR(o, [g["lr"] / 2 for g in _groups(o)], 1, 3),
+    "CosineAnnealingWarmRestarts": lambda o: lr_scheduler.CosineAnnealingWarmRestarts(o, 3),
+    "OneCycleLR": lambda o: lr_scheduler.OneCycleLR(o, [g["lr"] for g in _groups(o)], 9),
+    "SWALR": lambda o: swa_utils.SWALR(o, 0.05),
+    "SequentialLR": lambda o: lr_scheduler.SequentialLR(
+        o, [lr_scheduler.LinearLR(o, total_iters=2), lr_scheduler.LambdaLR(o, _Power(0.5))], [2]
+    ),
+    "ChainedScheduler": lambda o: lr_scheduler.ChainedScheduler(
+        [lr_scheduler.ConstantLR(o, total_iters=3), lr_scheduler.ExponentialLR(o, 0.9)]
+    ),
+    "ReduceLROnPlateau": lambda o: lr_scheduler.ReduceLROnPlateau(
+        o, patience=0, min_lr=[g["lr"] * 0.3 for g in _groups(o)], factor=0.5
+    ),
+}
+
+
+class _Power:
+    """A callable with a state of its own, which is saved with ``LambdaLR``."""
+
+    def __init__(self, base: float) -> None:
+        self.base = base
+
+    def __call__(self, step: int) -> float:
+        return self.base**step
+
+
+def _groups(optimizer: torch.optim.Optimizer) -> list[dict]:
+    return optimizer.param_groups
+
+
+def model_of() -> nn.ModuleDict:
+    return nn.ModuleDict({"a": nn.Linear(2, 2), "b": nn.Linear(2, 2), "c": nn.Linear(2, 2)})
+
+
+def optimizer_of(model: nn.ModuleDict, *groups: str, **rates: float) -> SGD:
+    """One group per text, whose letters are the layers in it; ``rates`` are those of layers."""
+    rates = {"a": 0.1, "b": 0.01, "c": 0.01} | rates
+    made = [
+        {"params": [p for layer in group for p in model[layer].parameters()], "lr": rates[group[0]]}
+        for group in groups
+    ]
+    return SGD(made, momentum=0.9)
+
+
+def step(scheduler, times: int = 1) -> None:
+    for _ in range(times):
+        scheduler.optimizer.step()
+        if isinstance(scheduler, lr_scheduler.ReduceLROnPlateau):
+            scheduler.step(1.0)
+        else:
+            scheduler.step()
+
+
+def rates(model: nn.ModuleDict, optimizer: SGD) -> dict[str, float]:
+    """The learning rate of every layer."""
+    return {
+        name: group["lr"]
+        for name, layer in model.items()
+        for group in optimizer.param_groups
+        if any(p is layer.weight for p in group["params"])
+    }
+
+
+def saved(path, make, *groups: str):
+    model = model_of()
+    optimizer = optimizer_of(model, *groups)
+    scheduler = make(optimizer)
+    step(scheduler, 2)
+    holdfast.save_state(path, model=model, optimizer=optimizer, scheduler=scheduler)
+    return model, optimizer, scheduler
+
+
+@pytest.mark.parametrize("kind", MAKES)
+@pytest.mark.parametrize("groups", [("b", "a"), ("ca", "b"), ("b", "c", "a")])
+def test_learning_rates_follow_their_parameters_into_other_groups(kind, groups, tmp_path) -> None:
+    """pytorch #60265: rates of two groups were each other's from the next step on."""
+    was = {("b", "a"): ("a", "b"), ("ca", "b"): ("b", "ac")}.get(groups, ("a", "bc"))
+    model, optimizer, scheduler = saved(tmp_path / "a.pt", MAKES[kind], *was)
+    live = model_of()
+    other = optimizer_of(live, *groups, a=0.5, b=0.6, c=0.7)
+    second = MAKES[kind](other)
+    holdfast.load_state(tmp_path / "a.pt", model=live, optimizer=other, scheduler=second)
+    for _ in range(5):
+        assert rates(live, other) == rates(model, optimizer)
+        assert sorted({*other.param_groups[0]} - {"params"}) == sorted(
+            {*optimizer.param_groups[0]} - {"params"}
+        )
+        step(scheduler)
+        step(second)
+
+
+@pytest.mark.parametrize("kind", MAKES)
+def test_which_lists_have_an_entry_per_group(kind) -> None:
+    """Those that are longer where there are more groups, and no others."""
+    model = model_of()
+    two, three = (
+        MAKES[kind](optimizer_of(model, *groups)).state_dict() for groups in ("ab", "abc")
+    )
+    longer = {
+        name
+        for name, value in two.items()
+        if isinstance(value, list | tuple) and len(value) != len(three[name])
+    }
+    assert {*lists_of_groups(two, 2)} == longer
+
+
+def test_a_report_says_which_lists_went_with_their_groups(tmp_path) -> None:
+    saved(tmp_path / "a.pt", MAKES["StepLR"], "a", "b")
+    live = model_of()
+    other = optimizer_of(live, "b", "a")
+    second = MAKES["StepLR"](other)
+    report = holdfast.load_state(tmp_path / "a.pt", model=live, optimizer=other, scheduler=second,
+                                 strict=False)  # fmt: skip
+    assert report["scheduler"].notes == (
+        "base_lrs, _last_lr follow the param groups here, which were 1, 0",
+    )
+    assert second.base_lrs == [0.01, 0.1]
+
+
+def test_a_new_group_keeps_the_rates_it_has(tmp_path) -> None:
+    saved(tmp_path / "a.pt", MAKES["LambdaLR"], "a", "b")
+    live = model_of()
+    other = optimizer_of(live, "c", "b", "a", c=0.7)
+    second = MAKES["LambdaLR"](other)
+    report = holdfast.load_state(tmp_path / "a.pt", model=live, optimizer=other, scheduler=second)
+    assert second.base_lrs == [0.7, 0.01, 0.1]
+    assert report["scheduler"].notes == (
+        "base_lrs, _last_lr, lr_lambdas follow the param groups here, which were new, 1, 0",
+    )
+
+
+def test_groups_of_other_rates_cannot_become_one(tmp_path) -> None:
+    saved(tmp_path / "a.pt", MAKES["LambdaLR"], "a", "bc")
+    live = model_of()
+    other = optimizer_of(live, "abc", a=0.5)
+    second = MAKES["LambdaLR"](other)
+    before = second.state_dict()
+    parts = {"model": live, "optimizer": other, "scheduler": second}
+    with pytest.raises(MismatchError) as caught:
+        holdfast.load_state(tmp_path / "a.pt", **parts)
+    assert str(caught.value) == (
+        "the checkpoint does not fit the live parts; nothing was changed\n"
+        f"  in {tmp_path / 'a.pt'}\n"
+        "  scheduler: param group 0 has parameters of groups 0, 1, whose base_lrs, _last_lr, "
+        "lr_lambdas differ: make the optimizer with the groups that were saved, or take those of "
+        "group 1 with strict=False"
+    )
+    assert same(second.state_dict(), before)
+    report = holdfast.load_state(tmp_path / "a.pt", strict=False, **parts)
+    assert report["scheduler"].skipped == (
+        ("base_lrs, _last_lr, lr_lambdas of group 0", "those of group 1 count"),
+    )
+    assert second.base_lrs == [0.01]
+    assert second.last_epoch == 2
+    step(second)
+
+
+def test_groups_of_equal_rates_may_become_one(tmp_path) -> None:
+    saved(tmp_path / "a.pt", MAKES["StepLR"], "b", "c", "a")
+    live = model_of()
+    other = optimizer_of(live, "cb", "a")
+    second = MAKES["StepLR"](other)
+    holdfast.load_state(tmp_path / "a.pt", model=live, optimizer=other, scheduler=second)
+    assert second.base_lrs == [0.01, 0.1]
+
+
+def test_without_its_optimizer_lists_of_another_length_are_refused(tmp_path) -> None:
+    saved(tmp_path / "a.pt", MAKES["LambdaLR"], "a", "b")
+    second = MAKES["LambdaLR"](optimizer_of(model_of(), "abc", a=0.5))
+    with pytest.raises(MismatchError) as caught:
+        holdfast.load_state(tmp_path / "a.pt", scheduler=second)
+    assert str(caught.value).splitlines()[2:] == [
+        "  scheduler: base_lrs, _last_lr, lr_lambdas are those of 2 param groups, and here are 1: "
+        "give its optimizer and model in this call too, or keep the live ones with strict=False"
+    ]
+    report = holdfast.load_state(tmp_path / "a.pt", strict=False, scheduler=second)
+    assert report["scheduler"].skipped == (
+        ("base_lrs, _last_lr, lr_lambdas", "the live optimizer has another number of groups"),
+    )
+    assert second.base_lrs == [0.5]
+    assert second.last_epoch == 2
+    step(second)
