@@ -26,6 +26,7 @@ from holdfast.state.late import postpone
 from holdfast.state.leftovers import Leftovers, leftovers
 from holdfast.state.match import Matched, Options, match
 from holdfast.state.parts import Part
+from holdfast.state.recipe import Recipe
 from holdfast.state.report import LoadReport
 from holdfast.state.restore import restore
 from holdfast.state.shapes import is_lazy
@@ -121,9 +122,10 @@ def _opened(source: State) -> Iterator[tuple[Index, Source | None]]:
 
 def _postponed(matched: Matched, parts: Mapping[str, Part]) -> tuple[Matched, list[Target]]:
     """The same without the tensors that are read into live memory at the end, and these."""
-    recipes, targets = {}, []
+    recipes: dict[str, Recipe] = {}
+    targets: list[Target] = []
     for name, recipe in matched.recipes.items():
-        recipes[name], more = postpone(parts[name], recipe)
+        recipes[name], more = postpone(parts[name], recipe, targets)
         targets += more
     return replace(matched, recipes=recipes), targets
 

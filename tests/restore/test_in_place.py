@@ -89,6 +89,20 @@ def test_optimizers_that_share_their_state_get_their_own(tmp_path) -> None:
     assert same(second.state_dict(), wanted[1])
 
 
+def test_state_tensors_over_one_memory_get_their_own(tmp_path) -> None:
+    """As after ``load_state_dict`` of a state that was detached."""
+    (a, first), (b, second) = trained(), trained()
+    parts = {"a": a, "first": first, "b": b, "second": second}
+    holdfast.save_state(tmp_path / "a.pt", **parts)
+    wanted = copy.deepcopy(first.state_dict()), copy.deepcopy(second.state_dict())
+    for mine, theirs in zip(a.parameters(), b.parameters(), strict=True):
+        second.state[theirs]["exp_avg"] = first.state[mine]["exp_avg"].detach()
+        first.state[mine]["exp_avg_sq"] = first.state[mine]["exp_avg"].detach()
+    holdfast.load_state(tmp_path / "a.pt", **parts)
+    assert same(first.state_dict(), wanted[0])
+    assert same(second.state_dict(), wanted[1])
+
+
 def test_backward_through_weights_that_were_loaded_over_is_an_error(saved) -> None:
     """Without its version counter autograd would take the new numbers for the old ones."""
     path, _, _ = saved

@@ -7,7 +7,7 @@ has the live tensors themselves in the places of those that are read afterwards.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -24,12 +24,17 @@ from holdfast.tensors.into import Target
 from holdfast.tensors.storages import place_of
 
 
-def postpone(part: Part, recipe: Recipe) -> tuple[Recipe, list[Target]]:
-    """The recipe without the tensors that can be read last, and these with their live ones."""
+def postpone(
+    part: Part, recipe: Recipe, others: Iterable[Target] = ()
+) -> tuple[Recipe, list[Target]]:
+    """The recipe without the tensors that can be read last, and these with their live ones.
+
+    ``others`` are those of other parts: no state of an optimizer is read into their memory.
+    """
     if isinstance(part, ModulePart) and own_code.is_plain(names.unwrap(part.live)):
         return _of_module(part, recipe)
     if isinstance(part, OptimizerPart) and is_plain(part.live):
-        return _of_optimizer(part.live, recipe)
+        return _of_optimizer(part.live, recipe, {each.live.data_ptr() for each in others})
     return recipe, []
 
 
@@ -75,7 +80,10 @@ def _overlaps(live: torch.Tensor) -> bool:
     return any(size > 1 and step == 0 for size, step in sizes)
 
 
-def _of_optimizer(optimizer: torch.optim.Optimizer, recipe: Recipe) -> tuple[Recipe, list[Target]]:
+def _of_optimizer(
+    optimizer: torch.optim.Optimizer, recipe: Recipe, full: set[int]
+) -> tuple[Recipe, list[Target]]:
+    """The same for an optimizer; ``full`` is memory, by its address, that others are read into."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     states = dict(recipe.saved["state"])
     targets: list[Target] = []
@@ -92,21 +100,26 @@ def _of_optimizer(optimizer: torch.optim.Optimizer, recipe: Recipe) -> tuple[Rec
             if id(ref) not in taken:
                 taken.add(id(ref))
                 now = optimizer.state[parameter] if is_ours else {}
-                late[name] = room = _room_for(ref, parameter, now, name)
+                late[name] = room = _room_for(ref, parameter, now, name, full)
+                full.add(room.data_ptr())
                 targets.append(Target(ref, room))
         held[place] = late
         states[key] = {name: value for name, value in state.items() if late[name] is None}
     return replace(recipe, saved={**recipe.saved, "state": states}, held=held), targets
 
 
-_probe = {"alone": object()}
-#: What ``getrefcount`` counts for what only one mapping has.
-_ALONE = sys.getrefcount(_probe["alone"])
+def _references(owner: Mapping[Any, Any], key: Any) -> int:
+    """What Python counts here for what a mapping has at a key; versions of it count otherwise."""
+    return sys.getrefcount(owner[key])
+
+
+#: The count for what only one mapping has.
+_ALONE = _references({"alone": object()}, "alone")
 
 
 def _is_shared(owner: Mapping[Any, Any], key: Any) -> bool:
     """Whether somebody else has what a mapping has at a key, too."""
-    return sys.getrefcount(owner[key]) > _ALONE
+    return _references(owner, key) > _ALONE
 
 
 def _large(state: Mapping[Any, Any], parameter: torch.Tensor) -> Iterator[tuple[Any, TensorRef]]:
@@ -125,16 +138,18 @@ def _large(state: Mapping[Any, Any], parameter: torch.Tensor) -> Iterator[tuple[
 
 
 def _room_for(
-    ref: TensorRef, parameter: torch.Tensor, now: Mapping[Any, Any], name: Any
+    ref: TensorRef, parameter: torch.Tensor, now: Mapping[Any, Any], name: Any, full: Container[int]
 ) -> torch.Tensor:
     """The live state tensor, where there is one of the kind that nobody else has, or a new one.
 
     PyTorch's own loading replaces these tensors: a ``state_dict()`` taken before keeps its values.
     """
+    is_alone = name in now and not _is_shared(now, name)
     live = now.get(name)
     if (
-        type(live) is torch.Tensor
-        and sys.getrefcount(live) == _ALONE + 1  # and the name here
+        is_alone
+        and type(live) is torch.Tensor
+        and live.data_ptr() not in full
         and tuple(live.shape) == ref.shape
         and live.dtype is torch_dtype(ref.dtype)
         and live.device == parameter.device
