@@ -181,6 +181,63 @@ def test_names_of_parameters_are_renamed_with_those_of_the_model(tmp_path) -> No
     assert same(other.state[live["second"].bias], optimizer.state[model["b"].bias])
 
 
+class Tied(nn.Module):
+    """An embedding and a head, of one weight or of two, under names in either order."""
+
+    def __init__(self, *names: str, tied: bool = True) -> None:
+        super().__init__()
+        for name in names:
+            setattr(self, name, nn.Linear(3, 3, bias=False))
+        if tied:
+            self.head.weight = self.emb.weight
+
+
+@pytest.mark.parametrize("from_param_names", [False, True])
+def test_a_tied_parameter_is_found_by_any_of_its_names(from_param_names, tmp_path) -> None:
+    model = Tied("emb", "head")
+    optimizer = OPTIM.Adam(model.named_parameters() if from_param_names else model.parameters())
+    step(model, optimizer)
+    if from_param_names:
+        tree = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+        torch.save(tree, tmp_path / "a.pt")
+    else:
+        holdfast.save_state(tmp_path / "a.pt", model=model, optimizer=optimizer)
+    live = Tied("head", "emb")
+    other = OPTIM.Adam(live.parameters())
+    report = holdfast.load_state(tmp_path / "a.pt", model=live, optimizer=other)
+    assert same(other.state[live.emb.weight], optimizer.state[model.emb.weight])
+    assert not report["optimizer"].fresh
+    assert not report["optimizer"].skipped
+
+
+def test_a_parameter_of_two_models_is_one_where_names_are_without_the_model(tmp_path) -> None:
+    a, b = model_of(["x", "y"]), model_of(["y"])
+    b["y"] = a["y"]
+    optimizer = OPTIM.Adam(a.named_parameters())
+    step(a, optimizer)
+    tree = {"a": a.state_dict(), "b": b.state_dict(), "o": optimizer.state_dict()}
+    c, d = model_of(["y", "x"]), model_of(["y"])
+    d["y"] = c["y"]
+    other = OPTIM.Adam(c.parameters())
+    report = holdfast.load_state(tree, a=c, b=d, o=other)
+    assert same(states(c, other), states(a, optimizer))
+    assert report["o"].notes == ()
+
+
+def test_of_two_saved_parameters_that_are_tied_now_the_first_name_counts(tmp_path) -> None:
+    model = Tied("emb", "head", tied=False)
+    optimizer = OPTIM.Adam(model.parameters())
+    step(model, optimizer)
+    holdfast.save_state(tmp_path / "a.pt", model=model, optimizer=optimizer)
+    live = Tied("head", "emb")
+    other = OPTIM.Adam(live.parameters())
+    report = holdfast.load_state(tmp_path / "a.pt", model=live, optimizer=other)
+    assert same(other.state[live.emb.weight], optimizer.state[model.head.weight])
+    assert report["optimizer"].skipped == (
+        ("model.emb.weight", "the live optimizer has no such parameter"),
+    )
+
+
 def test_frozen_parameters_have_no_state_and_need_none(tmp_path) -> None:
     model = model_of(["a", "b"])
     model["a"].requires_grad_(False)

@@ -16,7 +16,7 @@ from holdfast.spec.tree import walk
 from holdfast.state import module_match
 from holdfast.state.choose import choose
 from holdfast.state.module_match import ModuleMatch
-from holdfast.state.names import known_names, parameter_names, plain_tensors
+from holdfast.state.names import first_names, known_names, parameter_names, plain_tensors
 from holdfast.state.optimizer_fit import names_in
 from holdfast.state.optimizer_match import Names, match_optimizer
 from holdfast.state.optimizers import other_kind
@@ -172,15 +172,15 @@ class _Matching:
         return matched.report
 
     def _optimizer(self, part: OptimizerPart, found: Found, blank: PartReport) -> PartReport:
-        known = parameter_names(modules_of(self._parts))
-        names = known_names(part.live, known)
+        names = known_names(part.live, parameter_names(modules_of(self._parts)))
         live = [name for group in names for name in group]
         if any(name is None and p.is_meta for name, p in zip(live, _parameters(part), strict=True)):
             return replace(
                 blank,
                 problem="its parameters have no memory yet: give their model in this call too",
             )
-        saved_names = self._saved_names(found, set(known.values()))
+        firsts = first_names(modules_of(self._parts))
+        saved_names = _by_first_names(self._saved_names(found, firsts), firsts)
         report, recipe = match_optimizer(
             blank, part.live, names, found, saved_names, self._resized()
         )
@@ -206,7 +206,7 @@ class _Matching:
         }
         return [at for at, name in enumerate(live) if name in changed]
 
-    def _saved_names(self, found: Found, live: set[str]) -> Names:
+    def _saved_names(self, found: Found, firsts: Mapping[str, str]) -> Names:
         """The names of an optimizer's saved parameters, as the live parts call them."""
         record = self._index.record
         recorded = None
@@ -216,7 +216,7 @@ class _Matching:
             return [[self._with_part(name) for name in group] for group in recorded]
         groups = found.state.get("param_groups") if isinstance(found.state, Mapping) else None
         given = [names_in(group) for group in groups] if isinstance(groups, list | tuple) else []
-        return [[self._without_part(name, live) for name in group] for group in given]
+        return [[self._without_part(name, firsts) for name in group] for group in given]
 
     def _with_part(self, name: str | None) -> str | None:
         """The live name of ``part.parameter``, where the part may be called otherwise now."""
@@ -228,13 +228,13 @@ class _Matching:
                 return f"{part}.{matched.live_name(parameter)}"
         return name
 
-    def _without_part(self, name: str | None, live: set[str]) -> str | None:
+    def _without_part(self, name: str | None, firsts: Mapping[str, str]) -> str | None:
         """The live name of a parameter that is named without its part; None if several are."""
         if name is None:
             return None
         names = [f"{part}.{each.live_name(name)}" for part, each in self._modules.items()]
-        there = [each for each in names if each in live]
-        return there[0] if len(there) == 1 else name if not there else None
+        there = {firsts[each] for each in names if each in firsts}
+        return there.pop() if len(there) == 1 else name if not there else None
 
     def _other(self, part: Part, found: Found, blank: PartReport) -> PartReport:
         if isinstance(part, ScalerPart) and not found.state:
@@ -270,6 +270,20 @@ class _Matching:
             name for part in self._modules for name in self._found[part].state if type(name) is str
         ]
         refuse_idle(rules, used, names)
+
+
+def _by_first_names(names: Names, firsts: Mapping[str, str]) -> Names:
+    """The same with a tied parameter's first name for another of its, unless that is there too."""
+    taken = {name for group in names for name in group}
+
+    def first(name: str | None) -> str | None:
+        its = firsts.get(name or "", name)
+        if its in taken:
+            return name
+        taken.add(its)
+        return its
+
+    return [[first(name) for name in group] for group in names]
 
 
 def _rank(part: Part) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -69,12 +69,24 @@ def tensors_of(module: nn.Module) -> list[tuple[str, torch.Tensor]]:
 def parameter_names(modules: Mapping[str, nn.Module]) -> dict[int, str]:
     """``part.parameter`` of every parameter by its ``id``; a tied one has its first name."""
     names: dict[int, str] = {}
+    for name, parameter in _parameters(modules):
+        names.setdefault(id(parameter), name)
+    return names
+
+
+def first_names(modules: Mapping[str, nn.Module]) -> dict[str, str]:
+    """``part.parameter`` of every parameter, with the first name of a tied one for each of its."""
+    firsts = parameter_names(modules)
+    return {name: firsts[id(parameter)] for name, parameter in _parameters(modules)}
+
+
+def _parameters(modules: Mapping[str, nn.Module]) -> Iterator[tuple[str, nn.Parameter]]:
+    """All parameters by ``part.parameter``; tied ones under each of their names."""
     for part, module in modules.items():
         plain = unwrap(module)
         wrappers = wrapper_prefixes(plain)
         for name, parameter in plain.named_parameters(remove_duplicate=False):
-            names.setdefault(id(parameter), f"{part}.{plain_name(name, wrappers)}")
-    return names
+            yield f"{part}.{plain_name(name, wrappers)}", parameter
 
 
 def optimizer_names(
