@@ -205,3 +205,100 @@ def test_without_its_optimizer_lists_of_another_length_are_refused(tmp_path) -> 
     assert second.base_lrs == [0.5]
     assert second.last_epoch == 2
     step(second)
+
+
+def refusal(state, live) -> list[str]:
+    before = live.state_dict()
+    with pytest.raises(MismatchError) as caught:
+        holdfast.load_state({"scheduler": state}, scheduler=live)
+    assert same(live.state_dict(), before)
+    return str(caught.value).splitlines()[2:]
+
+
+def test_the_state_of_a_class_that_has_more_options_is_refused() -> None:
+    """pytorch-lightning #15462: gamma per 30 epochs became gamma per epoch."""
+    state = lr_scheduler.StepLR(optimizer_of(model_of(), "abc"), 30, gamma=0.1).state_dict()
+    live = MAKES["ExponentialLR"](optimizer_of(model_of(), "abc"))
+    assert refusal(state, live) == [
+        "  scheduler: the state of another class: only the checkpoint has step_size; "
+        "strict=False takes it all the same"
+    ]
+    report = holdfast.load_state({"scheduler": state}, strict=False, scheduler=live)
+    assert report["scheduler"].notes == ("only in the checkpoint, and taken: step_size",)
+    assert live.gamma == 0.1
+
+
+def test_what_only_the_live_scheduler_has_is_named() -> None:
+    state = MAKES["ExponentialLR"](optimizer_of(model_of(), "abc")).state_dict()
+    live = lr_scheduler.StepLR(optimizer_of(model_of(), "abc"), 30)
+    report = holdfast.load_state({"scheduler": state}, scheduler=live)
+    assert report["scheduler"].notes == ("not in the checkpoint, stays as it is: step_size",)
+    assert live.step_size == 30
+
+
+def test_each_has_keys_the_other_has_not() -> None:
+    state = MAKES["CosineAnnealingLR"](optimizer_of(model_of(), "abc")).state_dict()
+    live = MAKES["StepLR"](optimizer_of(model_of(), "abc"))
+    assert refusal(state, live) == [
+        "  scheduler: the state of another class: only the checkpoint has T_max, eta_min; "
+        "only the live one gamma, step_size"
+    ]
+    with pytest.raises(MismatchError, match="the state of another class"):
+        holdfast.load_state({"scheduler": state}, strict=False, scheduler=live)
+
+
+def test_schedulers_inside_others_are_compared_too() -> None:
+    optimizer = optimizer_of(model_of(), "abc")
+    inside = [lr_scheduler.StepLR(optimizer, 3), MAKES["LambdaLR"](optimizer)]
+    state = lr_scheduler.SequentialLR(optimizer, inside, [4]).state_dict()
+    other = optimizer_of(model_of(), "abc")
+    inside = [MAKES["ExponentialLR"](other), MAKES["LambdaLR"](other)]
+    assert (
+        "only the checkpoint has step_size;"
+        in refusal(state, lr_scheduler.SequentialLR(other, inside, [4]))[0]
+    )
+    assert refusal(state, lr_scheduler.SequentialLR(other, [inside[0]], [])) == [
+        "  scheduler: the state of 2 schedulers in one, and here are 1"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("kind", "more", "less"),
+    [
+        ("StepLR", {"verbose": False}, ("_get_lr_called_within_step", "_is_initial", "_last_lr")),
+        ("OneCycleLR", {"verbose": False, "anneal_func": None}, ("_anneal_func_type", "use_beta1")),
+        ("SWALR", {"anneal_func": None}, ("_anneal_strategy", "_is_initial")),
+        ("CyclicLR", {"_scale_fn_ref": None, "scale_fn": None}, ("use_beta1", "_is_initial")),
+        ("ReduceLROnPlateau", {"verbose": True}, ("default_min_lr", "_last_lr")),
+    ],
+)
+def test_files_of_older_torch_have_other_keys(kind, more, less) -> None:
+    scheduler = MAKES[kind](optimizer_of(model_of(), "abc"))
+    step(scheduler, 2)
+    state = {name: value for name, value in scheduler.state_dict().items() if name not in less}
+    live = MAKES[kind](optimizer_of(model_of(), "abc"))
+    report = holdfast.load_state({"scheduler": state | more}, scheduler=live)
+    assert report["scheduler"].notes == ()
+    assert live.last_epoch == 2
+
+
+def test_a_class_of_ones_own_may_have_keys_that_come_with_a_step() -> None:
+    class Counting(lr_scheduler.StepLR):
+        def step(self, epoch=None) -> None:
+            super().step(epoch)
+            if self.last_epoch > 0:
+                self.steps = getattr(self, "steps", 0) + 1
+
+    scheduler = Counting(optimizer_of(model_of(), "abc"), 3)
+    step(scheduler, 2)
+    live = Counting(optimizer_of(model_of(), "abc"), 3)
+    report = holdfast.load_state({"scheduler": scheduler.state_dict()}, scheduler=live)
+    assert live.steps == 2
+    assert report["scheduler"].notes == ("only in the checkpoint, and taken: steps",)
+
+
+def test_a_disabled_scaler_has_no_keys_to_compare() -> None:
+    state = torch.amp.GradScaler("cpu").state_dict()
+    live = torch.amp.GradScaler("cpu", enabled=False)
+    holdfast.load_state({"scaler": state}, scaler=live)
+    assert holdfast.snapshot(scaler=live)

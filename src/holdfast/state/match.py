@@ -19,7 +19,6 @@ from holdfast.state.module_match import ModuleMatch
 from holdfast.state.names import first_names, known_names, parameter_names, plain_tensors
 from holdfast.state.optimizer_fit import names_in
 from holdfast.state.optimizer_match import Names, match_optimizer
-from holdfast.state.optimizers import other_kind
 from holdfast.state.parts import (
     ModulePart,
     OptimizerPart,
@@ -31,6 +30,7 @@ from holdfast.state.parts import (
 from holdfast.state.places import Found, Parameter, Wanted
 from holdfast.state.recipe import Recipe
 from holdfast.state.report import LoadReport, PartReport, parts_in
+from holdfast.state.scheduler_kind import compare_keys
 from holdfast.state.scheduler_match import follow_groups, keep_lists_of_other_groups
 from holdfast.state.shapes import elements_of, sizes_of
 from holdfast.tensors.storages import place_of
@@ -250,10 +250,9 @@ class _Matching:
         self, part: SchedulerPart, report: PartReport, recipe: Recipe
     ) -> tuple[PartReport, Recipe]:
         live = part.capture()
-        if problem := other_kind(recipe.saved, live):
-            return replace(report, problem=problem), recipe
+        report = compare_keys(report, part.live, recipe.saved, live)
         optimizer = getattr(part.live, "optimizer", None)
-        if not isinstance(optimizer, torch.optim.Optimizer):
+        if report.problem is not None or not isinstance(optimizer, torch.optim.Optimizer):
             return report, recipe
         names = [each.name for each in self._parts.values() if each.live is optimizer]
         found = next((self._recipes[name] for name in names if name in self._recipes), None)

@@ -13,15 +13,13 @@ from typing import Any
 from holdfast.state.equal import same
 from holdfast.state.recipe import Recipe
 from holdfast.state.report import PartReport
+from holdfast.state.scheduler_kind import states_in
 
 #: Lists of torch's schedulers that have entries for something else than param groups.
 _OF_SOMETHING_ELSE = frozenset({"_schedulers", "_schedule_phases", "_milestones", "milestones"})
 
 #: Per live param group, the saved groups whose parameters it has; the first one's values count.
 Sources = Sequence[tuple[int, ...]]
-
-#: A state as saved, and the live one.
-_Pair = tuple[Mapping[Any, Any], Mapping[Any, Any]]
 
 
 def follow_groups(
@@ -98,20 +96,11 @@ def _lists(
     saved: Any, live: Any, count: int | None, groups: int
 ) -> Iterator[tuple[str, Sequence[Any], Sequence[Any]]]:
     """Names of lists per param group that both states have, saved and live."""
-    for mine, now in _states(saved, live):
+    for mine, now in states_in(saved, live):
         there = lists_of_groups(now, groups)
         for name, value in lists_of_groups(mine, count).items():
             if name in there:
                 yield str(name), value, there[name]
-
-
-def _states(saved: Any, live: Any) -> Iterator[_Pair]:
-    """A state and those inside it, as ``SequentialLR`` has them, with the live ones."""
-    if not isinstance(saved, Mapping) or not isinstance(live, Mapping):
-        return
-    yield saved, live
-    for mine, now in zip(saved.get("_schedulers", ()), live.get("_schedulers", ()), strict=False):
-        yield from _states(mine, now)
 
 
 def _merged(
