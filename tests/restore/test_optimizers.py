@@ -329,6 +329,52 @@ def test_another_way_of_weight_decay_is_told() -> None:
     )
 
 
+@pytest.mark.parametrize("kind", ["Adam", "AdamW", "NAdam", "RMSprop", "Adadelta", "ASGD", "Rprop"])
+def test_capturable_is_a_matter_of_where_the_live_parameters_are(kind) -> None:
+    """A file from a GPU has it; the next step on a CPU would be an AssertionError of torch."""
+    model, optimizer = trained(MAKES[kind], ["a"])
+    state = optimizer.state_dict()
+    state["param_groups"][0]["capturable"] = True
+    live = model_of(["a"])
+    other = MAKES[kind](live.parameters())
+    report = holdfast.load_state({"m": model.state_dict(), "o": state}, m=live, o=other)
+    assert other.param_groups[0]["capturable"] is False
+    assert report["o"].notes[-1] == (
+        "capturable of group 0 stays False: it depends on where parameters are"
+    )
+    step(model, optimizer)
+    step(live, other)
+    assert same(live.state_dict(), model.state_dict())
+
+
+def test_a_group_made_of_several_says_whose_options_it_takes(tmp_path) -> None:
+    model = model_of(["a", "b", "c"])
+    layers = [{"params": [*model[name].parameters()]} for name in ("a", "b", "c")]
+    optimizer = OPTIM.SGD([{**layers[0], "lr": 1.0}, *layers[1:]], lr=0.5, momentum=0.9)
+    step(model, optimizer)
+    holdfast.save_state(tmp_path / "a.pt", model=model, optimizer=optimizer)
+    live = model_of(["a", "b", "c"])
+    other = OPTIM.SGD(live.parameters(), lr=7)
+    report = holdfast.load_state(tmp_path / "a.pt", model=live, optimizer=other)
+    assert report["optimizer"].notes == ("group 0 was 0, 1, 2, whose lr differ: 0 counts",)
+    assert other.param_groups[0]["lr"] == 1.0
+
+
+def test_options_are_compared_with_those_of_the_same_parameters(tmp_path) -> None:
+    model = model_of(["a", "b"])
+    parts = [{"params": [*layer.parameters()]} for layer in model.values()]
+    optimizer = OPTIM.Adam(parts)
+    optimizer.param_groups[1]["decoupled_weight_decay"] = True
+    step(model, optimizer)
+    holdfast.save_state(tmp_path / "a.pt", model=model, optimizer=optimizer)
+    live = model_of(["a", "b"])
+    other = OPTIM.Adam([{"params": live["b"].parameters()}, {"params": live["a"].parameters()}])
+    report = holdfast.load_state(tmp_path / "a.pt", model=live, optimizer=other)
+    assert report["optimizer"].notes == (
+        "decoupled_weight_decay of group 0 becomes True, as it was saved",
+    )
+
+
 def test_the_learning_rate_is_the_saved_one_and_a_scheduler_goes_on_from_it(tmp_path) -> None:
     """pytorch #60265, pytorch-lightning #15462: the learning rate was wrong after a resume."""
     model, optimizer = trained(MAKES["SGD"], ["a"])

@@ -14,8 +14,9 @@ from typing import Any
 
 import torch
 
+from holdfast.state.equal import same
 from holdfast.state.optimizer_fit import other_shape
-from holdfast.state.optimizers import other_kind
+from holdfast.state.optimizers import OF_THE_DEVICE, other_kind
 from holdfast.state.places import Found, is_optimizer_state
 from holdfast.state.recipe import Recipe
 from holdfast.state.report import PartReport
@@ -73,7 +74,7 @@ def match_optimizer(
         loaded=len(recipe.saved["state"]),
         fresh=tuple(shown[at] for at in range(len(flat)) if at not in found),
         skipped=(*_left(places, taken, flat), *_of_no_group(places, states)),
-        notes=(*report.notes, *notes, *_other_options(groups, live)),
+        notes=(*report.notes, *notes, *_other_options(groups, live, recipe.groups)),
         problem=None if is_something or not (flat or places or states) else "nothing of it matches",
     ), recipe
 
@@ -101,13 +102,30 @@ def _found(
     return found, (note,), problem
 
 
-def _other_options(groups: Sequence[Any], live: torch.optim.Optimizer) -> Iterator[str]:
-    """What makes another algorithm of an optimizer: AdamW's and Adam's states look alike."""
-    name = "decoupled_weight_decay"
-    for number, group in enumerate(groups[: len(live.param_groups)]):
-        now = live.param_groups[number].get(name)
-        if name in group and now is not None and group[name] != now:
-            yield f"{name} of group {number} becomes {group[name]}, as it was saved"
+def _other_options(
+    saved: Sequence[Any], live: torch.optim.Optimizer, sources: Sequence[tuple[int, ...]]
+) -> Iterator[str]:
+    """What a group's options are to be, where that is not plain."""
+    for number, (now, its) in enumerate(zip(live.param_groups, sources, strict=True)):
+        if not its:
+            continue
+        was, *others = (saved[each] for each in its)
+        # AdamW's and Adam's states look alike.
+        for name in _differing({"decoupled_weight_decay"}, was, now):
+            yield f"{name} of group {number} becomes {was[name]}, as it was saved"
+        for name in _differing(OF_THE_DEVICE, was, now):
+            yield f"{name} of group {number} stays {now[name]}: it depends on where parameters are"
+        if mixed := _differing([key for key in was if key not in _GROUP_KEYS], was, *others):
+            were = ", ".join(map(str, sorted(its)))
+            yield f"group {number} was {were}, whose {', '.join(mixed)} differ: {its[0]} counts"
+
+
+def _differing(
+    names: Iterable[str], group: Mapping[str, Any], *others: Mapping[str, Any]
+) -> list[str]:
+    """Those options that groups have in common, and that are not the same in all of them."""
+    common = [name for name in names if all(name in each for each in (group, *others))]
+    return [name for name in common if not all(same(group[name], each[name]) for each in others)]
 
 
 def _by_name(

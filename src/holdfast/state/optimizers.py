@@ -12,6 +12,10 @@ import torch
 #: Keys of a group that are there or not for reasons other than the optimizer's class.
 _INCIDENTAL = {"params", "param_names", "initial_lr", "swa_lr"}
 
+#: Options that say what torch can do where the parameters are: on a CPU it refuses to step with
+#: ``capturable``, on a GPU a captured graph needs it.
+OF_THE_DEVICE = frozenset({"capturable"})
+
 
 def restore_optimizer(
     optimizer: torch.optim.Optimizer,
@@ -25,8 +29,9 @@ def restore_optimizer(
     torch turns it into the parameter's dtype, so that the float32 state of a bfloat16 parameter
     would come back rounded; that is right only for parameters at the positions in ``recast``, which
     have another dtype than they were saved with. A class with a ``load_state_dict`` of its own is
-    left to it. Options that a saved group does not have stay as the live one has them. ``held`` are
-    tensors that are filled afterwards, by position: torch would copy them, and cast them.
+    left to it. Options that a saved group does not have, and those that depend on where parameters
+    are, stay as the live one has them. ``held`` are tensors that are filled afterwards, by
+    position: torch would copy them, and cast them.
     """
     optimizer.load_state_dict({**state, "param_groups": _with_live_options(optimizer, state)})
     if type(optimizer).load_state_dict is torch.optim.Optimizer.load_state_dict:
@@ -62,7 +67,10 @@ def _with_live_options(
     if sizes[0] != sizes[1]:
         raise ValueError(f"parameters per group: {sizes[0]} in the state, {sizes[1]} here")
     groups = zip(optimizer.param_groups, state["param_groups"], strict=True)
-    return [{**live, **saved} for live, saved in groups]
+    return [
+        {**live, **saved, **{name: live[name] for name in OF_THE_DEVICE & live.keys()}}
+        for live, saved in groups
+    ]
 
 
 def _keep_dtypes(live: Any, saved: Any) -> None:
