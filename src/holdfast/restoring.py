@@ -25,7 +25,8 @@ from holdfast.spec.tree import dotted, walk
 from holdfast.state.late import postpone
 from holdfast.state.leftovers import Leftovers, leftovers
 from holdfast.state.match import Matched, Options, match
-from holdfast.state.parts import Part
+from holdfast.state.meta import has_meta
+from holdfast.state.parts import ModulePart, Part
 from holdfast.state.recipe import Recipe
 from holdfast.state.report import LoadReport
 from holdfast.state.restore import restore
@@ -71,8 +72,7 @@ def load_parts(
             values = _copied(wanted)
         else:
             _verify(index, opened)
-            whole = replace(index, tree=wanted)
-            values = materialise(whole, opened, map_location=map_location, trust=trust)
+            values = _built(index, opened, wanted, parts, map_location=map_location, trust=trust)
         values = _unplain(index, matched, values)
         left = _put_back(matched, parts, values)
         if opened is not None:
@@ -90,6 +90,35 @@ def load_parts(
         extra=values["extra"],
         metrics={} if index.record is None else index.record.metrics,
     )
+
+
+def _built(
+    index: Index,
+    source: Source,
+    wanted: Mapping[str, Any],
+    parts: Mapping[str, Part],
+    *,
+    map_location: Any,
+    trust: Any,
+) -> dict[str, Any]:
+    """What is wanted, as tensors: ``map_location`` is for those that no live part has a place for.
+
+    A step count or a generator's state on another device than the live one's is of no use.
+    """
+    placed = {name: state for name, state in wanted["parts"].items() if _has_places(parts[name])}
+    other = {name: state for name, state in wanted["parts"].items() if name not in placed}
+    tree = {"parts": placed, "rng": wanted["rng"]}
+    here = materialise(replace(index, tree=tree), source, trust=trust)
+    tree = {"parts": other, "extra": wanted["extra"]}
+    there = materialise(replace(index, tree=tree), source, map_location=map_location, trust=trust)
+    return {**here, **there, "parts": here["parts"] | there["parts"]}
+
+
+def _has_places(part: Part) -> bool:
+    """Whether a live part says where its tensors go."""
+    if isinstance(part, ModulePart):
+        return not has_meta(part.live)
+    return type(part) is not Part
 
 
 def _put_back(matched: Matched, parts: Mapping[str, Part], values: Mapping[str, Any]) -> list[str]:

@@ -119,3 +119,49 @@ def test_map_location_in_every_form(map_location, tmp_path) -> None:
     holdfast.load_state(path, map_location=map_location, model=live)
     assert same(live.state_dict(), model.state_dict())
     assert live[0].weight.device.type == "cpu"
+
+
+class Doubling(nn.Linear):
+    """A module with code of its own, so that its tensors are built before they are copied."""
+
+    def _load_from_state_dict(self, state, prefix, *rest) -> None:
+        super()._load_from_state_dict(state, prefix, *rest)
+
+
+@pytest.mark.parametrize("map_location", ["meta", {"cpu": "meta"}])
+def test_live_parts_say_themselves_where_their_tensors_go(map_location, tmp_path) -> None:
+    model, generator = Doubling(2, 2), torch.Generator().manual_seed(3)
+    optimizer = torch.optim.Adam(model.parameters())
+    model(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    parts = {"model": model, "optimizer": optimizer, "generator": generator}
+    holdfast.save_state(tmp_path / "a.pt", extra={"x": torch.ones(3)}, **parts)
+    live = Doubling(2, 2)
+    other, second = torch.optim.Adam(live.parameters()), torch.Generator()
+    report = holdfast.load_state(
+        tmp_path / "a.pt",
+        map_location=map_location,
+        rng=True,
+        **{"model": live, "optimizer": other, "generator": second},
+    )
+    assert same(live.state_dict(), model.state_dict())
+    assert same(other.state_dict(), optimizer.state_dict())
+    assert torch.equal(second.get_state(), generator.get_state())
+    assert report.extra["x"].is_meta
+
+
+def test_what_has_no_place_goes_where_the_caller_says(tmp_path) -> None:
+    class Average:
+        def __init__(self, values: list[float]) -> None:
+            self.value = torch.tensor(values)
+
+        def state_dict(self):
+            return {"value": self.value}
+
+        def load_state_dict(self, state) -> None:
+            self.value = state["value"]
+
+    path = saved(tmp_path, model=model_of(), average=Average([1.0, 2.0]))
+    live = Average([0.0, 0.0])
+    holdfast.load_state(path, map_location="meta", model=model_of(), average=live)
+    assert live.value.is_meta
