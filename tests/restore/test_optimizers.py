@@ -9,6 +9,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.optim.optimizer import (
+    register_optimizer_step_post_hook,
+    register_optimizer_step_pre_hook,
+)
 
 import holdfast
 from holdfast.errors import MismatchError
@@ -316,6 +320,25 @@ def test_states_of_classes_with_the_same_options_are_told_apart(one, other) -> N
     live = getattr(OPTIM, other)(model_of(["a"]).parameters())
     with pytest.raises(MismatchError, match="the state of another class"):
         holdfast.load_state({"o": optimizer.state_dict()}, o=live)
+
+
+def test_hooks_of_all_optimizers_hear_nothing_of_a_restore(tmp_path) -> None:
+    """Profilers, loggers and averages count steps by them."""
+    model, optimizer = trained(MAKES["Adam"], ["a"])
+    heard: list[str] = []
+    hooks = (
+        register_optimizer_step_pre_hook(lambda *_: heard.append("before")),
+        register_optimizer_step_post_hook(lambda *_: heard.append("after")),
+    )
+    try:
+        live = MAKES["Adam"](model_of(["a"]).parameters())
+        holdfast.load_state({"o": optimizer.state_dict()}, o=live)
+        assert heard == []
+        step(model, optimizer)
+        assert heard == ["before", "after"]
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def test_another_way_of_weight_decay_is_told() -> None:
