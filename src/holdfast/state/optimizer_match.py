@@ -14,9 +14,8 @@ from typing import Any
 
 import torch
 
-from holdfast.state.equal import same
 from holdfast.state.optimizer_fit import other_shape
-from holdfast.state.optimizers import OF_THE_DEVICE, other_kind
+from holdfast.state.optimizer_kind import GROUP_KEYS, notes_on_options, other_class
 from holdfast.state.places import Found, is_optimizer_state
 from holdfast.state.recipe import Recipe
 from holdfast.state.report import PartReport
@@ -24,8 +23,6 @@ from holdfast.state.shapes import sizes_of
 
 #: Names per group, and None where a parameter's is not known.
 Names = Sequence[Sequence[str | None]]
-
-_GROUP_KEYS = ("params", "param_names")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,28 +52,44 @@ def match_optimizer(
     if not is_optimizer_state(place.state):
         return replace(report, problem="not the state of an optimizer"), None
     groups, states = place.state["param_groups"], place.state["state"]
-    if problem := _other_class(place.state, live):
+    if problem := other_class(place.state, live):
         return replace(report, problem=problem), None
     places = _places(groups, saved_names, states)
-    flat = [name for group in names for name in group]
     found, notes, problem = _found(live, names, places, states, resized)
     if problem is not None:
         return replace(report, problem=problem), None
-    shown = [name or f"parameter {at}" for at, name in enumerate(flat)]
     if isinstance(live, torch.optim.LBFGS) and list(found.values()) != places:
         notes = ("LBFGS keeps one state for all parameters, which are others: it starts fresh",)
-        return replace(report, fresh=tuple(shown), notes=notes), _recipe(live, place, {})
+        return replace(report, fresh=tuple(_shown(names)), notes=notes), _recipe(live, place, {})
     recipe = _recipe(live, place, found)
+    notes = (*report.notes, *notes, *notes_on_options(groups, live, recipe.groups))
+    report = replace(report, loaded=len(recipe.saved["state"]), notes=notes)
+    return _counted(report, names, places, states, found), recipe
+
+
+def _counted(
+    report: PartReport,
+    names: Names,
+    places: list[_Saved],
+    states: Mapping[Any, Any],
+    found: Mapping[int, _Saved],
+) -> PartReport:
+    """The report with what is on one side only."""
+    flat = [name for group in names for name in group]
     taken = {each.key for each in found.values()}
-    is_something = bool(recipe.saved["state"]) if states else bool(taken)
+    is_something = report.loaded if states else taken
     return replace(
         report,
-        loaded=len(recipe.saved["state"]),
-        fresh=tuple(shown[at] for at in range(len(flat)) if at not in found),
+        fresh=tuple(name for at, name in enumerate(_shown(names)) if at not in found),
         skipped=(*_left(places, taken, flat), *_of_no_group(places, states)),
-        notes=(*report.notes, *notes, *_other_options(groups, live, recipe.groups)),
         problem=None if is_something or not (flat or places or states) else "nothing of it matches",
-    ), recipe
+    )
+
+
+def _shown(names: Names) -> list[str]:
+    """The names of an optimizer's parameters in order; those without one by their position."""
+    flat = [name for group in names for name in group]
+    return [name or f"parameter {at}" for at, name in enumerate(flat)]
 
 
 def _found(
@@ -100,32 +113,6 @@ def _found(
     note = f"matched by position: {whose} names of its parameters"
     found, problem = _by_position(live, names, places, states)
     return found, (note,), problem
-
-
-def _other_options(
-    saved: Sequence[Any], live: torch.optim.Optimizer, sources: Sequence[tuple[int, ...]]
-) -> Iterator[str]:
-    """What a group's options are to be, where that is not plain."""
-    for number, (now, its) in enumerate(zip(live.param_groups, sources, strict=True)):
-        if not its:
-            continue
-        was, *others = (saved[each] for each in its)
-        # AdamW's and Adam's states look alike.
-        for name in _differing({"decoupled_weight_decay"}, was, now):
-            yield f"{name} of group {number} becomes {was[name]}, as it was saved"
-        for name in _differing(OF_THE_DEVICE, was, now):
-            yield f"{name} of group {number} stays {now[name]}: it depends on where parameters are"
-        if mixed := _differing([key for key in was if key not in _GROUP_KEYS], was, *others):
-            were = ", ".join(map(str, sorted(its)))
-            yield f"group {number} was {were}, whose {', '.join(mixed)} differ: {its[0]} counts"
-
-
-def _differing(
-    names: Iterable[str], group: Mapping[str, Any], *others: Mapping[str, Any]
-) -> list[str]:
-    """Those options that groups have in common, and that are not the same in all of them."""
-    common = [name for name in names if all(name in each for each in (group, *others))]
-    return [name for name in common if not all(same(group[name], each[name]) for each in others)]
 
 
 def _by_name(
@@ -177,34 +164,6 @@ def _is_at_large(key: Any, saved: Mapping[str, Any]) -> bool:
     return _is_its_own(key) and key not in keys
 
 
-def _other_class(saved: Mapping[str, Any], live: torch.optim.Optimizer) -> str | None:
-    """Why a state seems to be that of an optimizer of another class, by its options and keys."""
-    groups = saved["param_groups"]
-    if groups and (problem := other_kind(groups[0], live.param_groups[0])) is not None:
-        return problem
-    states = (each for each in saved["state"].values() if isinstance(each, Mapping))
-    keys = {key: None for each in states for key in each if isinstance(key, str)}
-    return other_kind(keys, _keys_of_a_step(live))
-
-
-def _keys_of_a_step(live: torch.optim.Optimizer) -> dict[str, None]:
-    """What an optimizer of torch keeps of parameters: it is asked, with two of its own."""
-    if not type(live).__module__.startswith("torch.optim"):
-        return {}  # somebody's own class may do anything in a step
-    parameters = [torch.nn.Parameter(torch.zeros(shape)) for shape in ((2,), (2, 2))]
-    for parameter in parameters:
-        parameter.grad = torch.zeros_like(parameter)
-    step: Any = type(live).step
-    while getattr(step, "hooked", False):  # torch's wrapper, which calls the hooks of all
-        step = step.__wrapped__
-    try:
-        trial = type(live)(parameters, **live.defaults)
-        step(trial)
-    except Exception:  # LBFGS asks for a closure, SparseAdam for sparse gradients: nothing is known
-        return {}
-    return {key: None for parameter in parameters for key in trial.state[parameter]}
-
-
 def _places(groups: Sequence[Any], names: Names, states: Mapping[Any, Any]) -> list[_Saved]:
     """The saved parameters in order, with their names.
 
@@ -248,7 +207,7 @@ def _recipe(live: torch.optim.Optimizer, place: Found, found: Mapping[int, _Save
     at_large = {key: value for key, value in states.items() if _is_at_large(key, place.state)}
     needed = {each.key: states[each.key] for each in found.values() if each.key in states}
     options = [
-        {key: value for key, value in group.items() if key not in _GROUP_KEYS}
+        {key: value for key, value in group.items() if key not in GROUP_KEYS}
         for group in place.state["param_groups"]
     ]
     positions = _positions(live)
