@@ -128,7 +128,7 @@ def test_of_two_models_in_a_compiled_lightning_module_the_one_called_so(tmp_path
     assert same(live.state_dict(), STATE)
 
 
-def test_a_whole_model_needs_no_class(tmp_path, monkeypatch) -> None:
+def test_26_a_whole_model_needs_no_class(tmp_path, monkeypatch) -> None:
     """pytorch #2762, #7812: "Can't get attribute"."""
     torch.save({"model": MODEL}, tmp_path / "whole.pt")
     monkeypatch.delitem(globals(), "Net")

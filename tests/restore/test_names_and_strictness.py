@@ -31,7 +31,7 @@ def refused(path, model: nn.Module, error: type[Exception] = MismatchError, **op
     return caught.value
 
 
-def test_nothing_matched_is_an_error_however_lenient(tmp_path) -> None:
+def test_28_nothing_matched_is_an_error_however_lenient(tmp_path) -> None:
     """pytorch #9530: ``strict=False`` loads nothing, silently."""
     path = saved(tmp_path, net("a", "b"))
     for strict in (True, False, "shapes"):
@@ -40,7 +40,7 @@ def test_nothing_matched_is_an_error_however_lenient(tmp_path) -> None:
     assert "try rename={'a.': 'x.', 'b.': 'y.'}" in str(error)
 
 
-def test_orig_mod_keys_never_leave_a_model_with_random_weights(tmp_path) -> None:
+def test_19_orig_mod_keys_never_leave_a_model_with_random_weights(tmp_path) -> None:
     """pytorch #101107, pytorch-lightning #20233."""
     model = net("a")
     torch.save(torch.compile(model).state_dict(), tmp_path / "compiled.pt")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from itertools import pairwise
 
 import pytest
 import torch
@@ -27,6 +28,14 @@ MAKES = {
     "Adam, amsgrad": lambda p: OPTIM.Adam(p, lr=0.1, amsgrad=True),
     "Adam, foreach": lambda p: OPTIM.Adam(p, lr=0.1, foreach=True),
     "Adam, fused": lambda p: OPTIM.Adam(p, lr=0.1, fused=True),
+    "SGD, foreach": lambda p: OPTIM.SGD(p, lr=0.1, momentum=0.9, foreach=True),
+    "SGD, fused": lambda p: OPTIM.SGD(p, lr=0.1, momentum=0.9, fused=True),
+    "AdamW, foreach": lambda p: OPTIM.AdamW(p, lr=0.1, foreach=True),
+    "AdamW, fused": lambda p: OPTIM.AdamW(p, lr=0.1, fused=True),
+    "Adagrad, fused": lambda p: OPTIM.Adagrad(p, lr=0.1, fused=True),
+    "RMSprop, foreach": lambda p: OPTIM.RMSprop(p, lr=0.1, foreach=True),
+    "Adamax": lambda p: OPTIM.Adamax(p),
+    "RAdam": lambda p: OPTIM.RAdam(p),
     "AdamW": lambda p: OPTIM.AdamW(p, lr=0.1),
     "Adagrad": lambda p: OPTIM.Adagrad(p, lr=0.1),
     "RMSprop": lambda p: OPTIM.RMSprop(p, lr=0.1, momentum=0.5, centered=True),
@@ -35,6 +44,15 @@ MAKES = {
     "Adafactor": lambda p: OPTIM.Adafactor(p),
     "ASGD": lambda p: OPTIM.ASGD(p),
     "Rprop": lambda p: OPTIM.Rprop(p),
+}
+
+#: The same for groups that say their learning rate.
+CLASSES = {
+    "SGD": lambda groups: OPTIM.SGD(groups, momentum=0.9),
+    "Adam": OPTIM.Adam,
+    "Adam, fused": lambda groups: OPTIM.Adam(groups, fused=True),
+    "RMSprop": OPTIM.RMSprop,
+    "Adafactor": OPTIM.Adafactor,
 }
 
 
@@ -65,8 +83,10 @@ def trained(make, names: list[str]) -> tuple[nn.ModuleDict, OPTIM.Optimizer]:
     return model, optimizer
 
 
-@pytest.mark.parametrize("kind", MAKES)
-def test_every_kind_goes_on_across_another_order_and_a_new_layer(kind, tmp_path) -> None:
+# torch's fused SGD cannot step parameters with and without momentum in one group.
+@pytest.mark.parametrize("kind", [kind for kind in MAKES if kind != "SGD, fused"])
+def test_18_every_kind_goes_on_across_another_order_and_a_new_layer(kind, tmp_path) -> None:
+    """pytorch #1489: state was matched by position."""
     make = MAKES[kind]
     model, optimizer = trained(make, ["a", "b", "c"])
     holdfast.save_state(tmp_path / "a.pt", model=model, optimizer=optimizer)
@@ -398,7 +418,7 @@ def test_options_are_compared_with_those_of_the_same_parameters(tmp_path) -> Non
     )
 
 
-def test_the_learning_rate_is_the_saved_one_and_a_scheduler_goes_on_from_it(tmp_path) -> None:
+def test_27_the_learning_rate_is_the_saved_one_and_a_scheduler_goes_on_from_it(tmp_path) -> None:
     """pytorch #60265, pytorch-lightning #15462: the learning rate was wrong after a resume."""
     model, optimizer = trained(MAKES["SGD"], ["a"])
     scheduler = OPTIM.lr_scheduler.StepLR(optimizer, 2, gamma=0.1)
@@ -498,34 +518,69 @@ def test_a_name_that_two_models_have_is_not_guessed_from_the_optimizer(tmp_path)
 
 
 NAMES = [f"l{n}" for n in range(5)]
+#: Layers of one name have one shape, and most have the same.
+SHAPES = {name: (2, 3) if name == "l3" else (2, 2) for name in NAMES}
 
 
-@settings(max_examples=40, deadline=None)
+def layers_of(names, dtype: torch.dtype) -> nn.ModuleDict:
+    """Layers under the texts, of the shape that their last two letters stand for."""
+    layers = {name: nn.Linear(*SHAPES[name[-2:]], dtype=dtype) for name in names}
+    return nn.ModuleDict(layers)
+
+
+def groups_of(data, model: nn.Module, label: str) -> list[dict]:
+    """The parameters in any order, in up to three groups, each with a learning rate of its own."""
+    parameters = data.draw(st.permutations([*model.parameters()]), f"{label} order")
+    ends = st.integers(0, len(parameters))
+    cuts = sorted(data.draw(st.lists(ends, max_size=2), f"{label} cuts"))
+    pieces = [parameters[a:b] for a, b in pairwise([0, *cuts, len(parameters)])]
+    return [{"params": piece, "lr": (at + 1) / 8} for at, piece in enumerate(filter(None, pieces))]
+
+
+def rate_of(optimizer: OPTIM.Optimizer, parameter: nn.Parameter) -> float:
+    return next(
+        group["lr"]
+        for group in optimizer.param_groups
+        if any(each is parameter for each in group["params"])
+    )
+
+
+@settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_whatever_is_permuted_regrouped_renamed_and_dropped_every_value_finds_its_name(
     tmp_path_factory, data
 ) -> None:
     path = tmp_path_factory.mktemp("run") / "a.pt"
+    kind = data.draw(st.sampled_from(["SGD", "Adam", "Adam, fused", "RMSprop", "Adafactor"]))
+    dtype = data.draw(st.sampled_from([torch.float32, torch.float64, torch.bfloat16]), "dtype")
     saved_names = data.draw(st.lists(st.sampled_from(NAMES), min_size=1, unique=True), "saved")
     live_names = data.draw(st.lists(st.sampled_from(NAMES), min_size=1, unique=True), "live")
-    renamed = data.draw(st.booleans(), "renamed")
-    model, optimizer = trained(MAKES["Adam"], saved_names)
-    holdfast.save_state(path, model=model, optimizer=optimizer)
-    live = nn.ModuleDict(
-        {("new_" if renamed else "") + name: nn.Linear(2, 2) for name in live_names}
-    )
-    parameters = data.draw(st.permutations([*live.parameters()]), "order")
-    at = data.draw(st.integers(0, len(parameters)), "split")
-    groups = [{"params": part} for part in (parameters[:at], parameters[at:]) if part]
-    other = OPTIM.Adam(groups, lr=9)
+    renamed = data.draw(st.sets(st.sampled_from(NAMES)), "renamed")
     if not {*saved_names} & {*live_names}:
         return
-    rules = {name: f"new_{name}" for name in saved_names} if renamed else None
+    model = layers_of(saved_names, dtype)
+    optimizer = CLASSES[kind](groups_of(data, model, "saved"))
+    step(model, optimizer)
+    holdfast.save_state(path, model=model, optimizer=optimizer)
+    live = layers_of(["new_" + each if each in renamed else each for each in live_names], dtype)
+    other = CLASSES[kind](groups_of(data, live, "live"))
+    if data.draw(st.booleans(), "has stepped"):
+        step(live, other)
+    rules = {name: f"new_{name}" for name in saved_names if name in renamed} or None
     holdfast.load_state(path, strict=False, rename=rules, model=live, optimizer=other)
-    for name, parameter in live.named_parameters():
-        old = name.removeprefix("new_")
-        if old.split(".")[0] in saved_names:
-            assert torch.equal(parameter, model.get_parameter(old))
-            assert same(other.state[parameter], optimizer.state[model.get_parameter(old)])
+    was = {name.removeprefix("new_"): parameter for name, parameter in live.named_parameters()}
+    for name, parameter in was.items():
+        if name.split(".")[0] in saved_names:
+            assert torch.equal(parameter, model.get_parameter(name))
+            assert same(other.state[parameter], optimizer.state[model.get_parameter(name)])
         else:
             assert parameter not in other.state
+    names = {id(parameter): name for name, parameter in was.items()}
+    for group in other.param_groups:
+        known = [names[id(p)] for p in group["params"]]
+        rates = {
+            rate_of(optimizer, model.get_parameter(name))
+            for name in known
+            if name.split(".")[0] in saved_names
+        }
+        assert not rates or group["lr"] in rates

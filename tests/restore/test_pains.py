@@ -1,7 +1,8 @@
 """The pains of PEERS.md that restoring is about, each done again to show that it cannot happen.
 
-18 (optimizers by position), 26 (whole models), 27 (learning rates) and 28 (``strict=False`` loads
-nothing) have their tests beside what they are about; 21 (resumed training differs) in tests/resume.
+Those of 18 (optimizers by position), 26 (whole models), 27 (learning rates) and 28
+(``strict=False`` loads nothing) are beside what they are about, and those of 21 (resumed training
+differs) in tests/resume: each has the pain's number in its name, as here.
 """
 
 from __future__ import annotations

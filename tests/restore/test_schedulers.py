@@ -97,7 +97,9 @@ def saved(path, make, *groups: str):
 
 @pytest.mark.parametrize("kind", MAKES)
 @pytest.mark.parametrize("groups", [("b", "a"), ("ca", "b"), ("b", "c", "a")])
-def test_learning_rates_follow_their_parameters_into_other_groups(kind, groups, tmp_path) -> None:
+def test_27_learning_rates_follow_their_parameters_into_other_groups(
+    kind, groups, tmp_path
+) -> None:
     """pytorch #60265: rates of two groups were each other's from the next step on."""
     was = {("b", "a"): ("a", "b"), ("ca", "b"): ("b", "ac")}.get(groups, ("a", "bc"))
     model, optimizer, scheduler = saved(tmp_path / "a.pt", MAKES[kind], *was)

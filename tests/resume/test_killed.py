@@ -61,7 +61,7 @@ def in_words(kills: list[Kill]) -> str:
     )
 
 
-def test_a_training_killed_again_and_again_equals_one_that_never_was(
+def test_21_a_training_killed_again_and_again_equals_one_that_never_was(
     killed: tuple[Path, Path, list[Kill]],
 ) -> None:
     plain, kept, kills = killed
