@@ -365,7 +365,8 @@ def test_saves_stay_few_in_threads_files_and_memory(tmp_path):
             run.wait()
             before = counts()
     run.wait()
-    assert counts() == before
+    # Threads and files of other tests of this process may end meanwhile.
+    assert all(now <= then for now, then in zip(counts(), before, strict=True))
     run.close()
     assert len(run.checkpoints()) == 2
 

@@ -14,8 +14,8 @@ import holdfast
 
 #: ``make soak`` makes it 2,000.
 SAVES = int(os.environ.get("SOAK_SAVES", "200"))
-#: What Python's own free lists and the allocator may add over thousands of saves.
-SPARE_NBYTES = 8 << 20
+#: What Python's own free lists and the allocator may add; 200 files would be six times as much.
+SPARE_NBYTES = 32 << 20
 
 
 @pytest.fixture(params=[True, "overlap"])
@@ -45,7 +45,8 @@ def test_many_saves_leave_no_trace(tmp_path, saving):
         if step == SAVES // 10:
             run.wait()
             before, memory = counts(), resident()
-    assert counts() == before
+    # Threads and files of other tests of this process may end meanwhile.
+    assert all(now <= then for now, then in zip(counts(), before, strict=True))
     assert resident() - memory < SPARE_NBYTES
     run.close()
     assert [entry.step for entry in run.checkpoints()] == [SAVES - 2, SAVES - 1]
