@@ -212,8 +212,12 @@ def test_a_disabled_scaler_has_no_state_and_hands_on_what_it_was_given(tmp_path)
     holdfast.save_state(tmp_path / "off.pt", scaler=off)
     live = torch.amp.GradScaler("cpu", init_scale=2.0)
     report = holdfast.load_state(tmp_path / "off.pt", scaler=live)
-    assert report["scaler"].skipped == (("its state", "the saved scaler was disabled"),)
+    assert report["scaler"].fresh == ("its scale (the saved scaler was disabled)",)
+    assert report["scaler"].has_lost
     assert live.get_scale() == 2.0
+    report = holdfast.load_state(tmp_path / "off.pt", scaler=off)
+    assert report["scaler"].skipped == (("its state", "the saved scaler was disabled"),)
+    assert not report["scaler"].has_lost
     report = holdfast.load_state(tmp_path / "on.pt", scaler=off)
     assert report["scaler"].notes == (
         "the live scaler is disabled: the state is kept, and saved again",

@@ -128,3 +128,17 @@ def test_what_fits_whole_is_resumed_without_a_warning(tmp_path, caplog):
     assert again.resume() == 1
     assert [r.getMessage() for r in caplog.records if r.levelname == "WARNING"] == []
     assert holdfast.Run(tmp_path / "none", **parts).report is None
+
+
+def test_a_scale_that_starts_anew_is_warned_of(tmp_path, caplog) -> None:
+    """A run goes on on a GPU that began on a CPU, where the scaler was disabled."""
+    model, scaler = nn.Linear(2, 2), torch.amp.GradScaler("cpu", enabled=False)
+    with holdfast.Run(tmp_path, model=model, scaler=scaler) as run:
+        run.save(0)
+    caplog.clear()
+    again = holdfast.Run(tmp_path, model=model, scaler=torch.amp.GradScaler("cpu"))
+    assert again.resume() == 1
+    assert [r.getMessage() for r in caplog.records if r.levelname == "WARNING"] == [
+        "not all was restored: scaler: 1 fresh\n"
+        "  starts fresh: its scale (the saved scaler was disabled)"
+    ]

@@ -238,7 +238,7 @@ class _Matching:
 
     def _other(self, part: Part, found: Found, blank: PartReport) -> PartReport:
         if isinstance(part, ScalerPart) and not found.state:
-            return replace(blank, skipped=(("its state", "the saved scaler was disabled"),))
+            return _of_a_disabled_scaler(blank, part)
         report = replace(blank, loaded=sum(1 for _ in walk(found.state)), notes=part.notes())
         recipe = Recipe(found.path, found.state)
         if isinstance(part, SchedulerPart):
@@ -283,6 +283,14 @@ def _by_first_names(names: Names, firsts: Mapping[str, str]) -> Names:
         return its
 
     return [[first(name) for name in group] for group in names]
+
+
+def _of_a_disabled_scaler(blank: PartReport, part: ScalerPart) -> PartReport:
+    """What a state without anything in it does to a scaler; one that is enabled begins anew."""
+    reason = "the saved scaler was disabled"
+    if part.live.is_enabled():
+        return replace(blank, fresh=(f"its scale ({reason})",))
+    return replace(blank, skipped=(("its state", reason),))
 
 
 def _rank(part: Part) -> int:

@@ -42,8 +42,8 @@ class PartReport:
     ``unexpected`` names only the checkpoint has, ``differing`` those of another shape and ``cast``
     those of another dtype, as (name, saved, live). ``tied`` are names that share the memory of
     another one, ``skipped`` names left out on purpose with the reason, ``fresh`` parameters of an
-    optimizer that start without state. ``strict`` says how strictly it was matched, ``casts``
-    whether another dtype was allowed.
+    optimizer that start without state, or a scaler's scale. ``strict`` says how strictly it was
+    matched, ``casts`` whether another dtype was allowed.
     """
 
     name: str
@@ -84,8 +84,8 @@ class PartReport:
     def has_lost(self) -> bool:
         """Whether state of the live part or of the checkpoint was left out that training may need.
 
-        What a module's state has beside the module, and the state of a disabled scaler (both are
-        ``skipped``), is no loss.
+        What a module's state has beside the module, and the empty state of a disabled scaler for
+        one that is disabled (both are ``skipped``), is no loss.
         """
         left = self.missing or self.unexpected or self.differing or self.fresh or self.problem
         return bool(
