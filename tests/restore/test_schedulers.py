@@ -304,3 +304,99 @@ def test_a_disabled_scaler_has_no_keys_to_compare() -> None:
     live = torch.amp.GradScaler("cpu", enabled=False)
     holdfast.load_state({"scaler": state}, scaler=live)
     assert holdfast.snapshot(scaler=live)
+
+
+class Bounded(lr_scheduler.StepLR):
+    """Somebody's own schedule, with lists of which one is as long as there are groups."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        self.bounds, self.history = [0.25, 0.75], []
+        super().__init__(optimizer, 1, 0.5)
+
+    def step(self, epoch: int | None = None) -> None:
+        super().step(epoch)
+        self.history.append(self.last_epoch)
+
+
+def test_a_list_that_need_not_be_of_groups_stays_as_it_was_saved_and_is_named(tmp_path) -> None:
+    saved(tmp_path / "a.pt", Bounded, "a", "b")
+    live = model_of()
+    other = optimizer_of(live, "b", "a")
+    second = Bounded(other)
+    report = holdfast.load_state(tmp_path / "a.pt", model=live, optimizer=other, scheduler=second,
+                                 strict=False)  # fmt: skip
+    assert second.bounds == [0.25, 0.75]
+    assert second.base_lrs == [0.01, 0.1]
+    assert report["scheduler"].notes == (
+        "base_lrs, _last_lr follow the param groups here, which were 1, 0",
+        "as they were saved, though they may be of param groups: bounds",
+    )
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_a_list_that_grows_is_no_list_of_groups(alone, tmp_path) -> None:
+    _, _, scheduler = saved(tmp_path / "a.pt", Bounded, "a", "bc")
+    live = model_of()
+    other = optimizer_of(live, "a", "bc")
+    second = Bounded(other)
+    step(second)  # its history is as long as there are groups
+    parts = {"scheduler": second} if alone else {"model": live, "optimizer": other, "s": second}
+    holdfast.load_state(tmp_path / "a.pt", **parts)
+    assert second.history == scheduler.history
+
+
+class Timms:
+    """A scheduler as timm's are: of no class of torch's, with the rates of groups by position."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        self.optimizer, self.count = optimizer, 0
+        self.base_values = [group["lr"] for group in optimizer.param_groups]
+
+    def state_dict(self) -> dict:
+        return {key: value for key, value in self.__dict__.items() if key != "optimizer"}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.__dict__.update(state)
+
+    def step(self) -> None:
+        self.count += 1
+        for group, base in zip(self.optimizer.param_groups, self.base_values, strict=True):
+            group["lr"] = base * 0.5**self.count
+
+
+def test_schedulers_that_are_not_torchs_follow_their_groups_too(tmp_path) -> None:
+    model, optimizer, scheduler = saved(tmp_path / "a.pt", Timms, "a", "bc")
+    live = model_of()
+    other = optimizer_of(live, "bc", "a", a=0.5, b=0.6)
+    second = Timms(other)
+    holdfast.load_state(tmp_path / "a.pt", model=live, optimizer=other, scheduler=second)
+    step(scheduler)
+    step(second)
+    assert rates(live, other) == rates(model, optimizer)
+
+
+class Wrapped(torch.optim.Optimizer):
+    """An optimizer around the one that a scheduler has, as Accelerate's."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        self.optimizer, self.defaults = optimizer, optimizer.defaults
+        self.register_step_pre_hook = optimizer.register_step_pre_hook
+        self.state_dict, self.state = optimizer.state_dict, optimizer.state
+
+    @property
+    def param_groups(self) -> list[dict]:
+        return self.optimizer.param_groups
+
+    def load_state_dict(self, state: dict) -> None:
+        self.optimizer.load_state_dict(state)
+
+
+def test_the_optimizer_of_a_scheduler_may_be_wrapped(tmp_path) -> None:
+    model, optimizer, scheduler = saved(tmp_path / "a.pt", MAKES["LambdaLR"], "a", "bc")
+    live = model_of()
+    other = optimizer_of(live, "bc", "a")
+    second = MAKES["LambdaLR"](other)
+    holdfast.load_state(tmp_path / "a.pt", model=live, optimizer=Wrapped(other), scheduler=second)
+    step(scheduler)
+    step(second)
+    assert rates(live, other) == rates(model, optimizer)

@@ -241,24 +241,33 @@ class _Matching:
             return _of_a_disabled_scaler(blank, part)
         report = replace(blank, loaded=sum(1 for _ in walk(found.state)), notes=part.notes())
         recipe = Recipe(found.path, found.state)
-        if isinstance(part, SchedulerPart):
-            report, recipe = self._scheduler(part, report, recipe)
+        optimizer = getattr(part.live, "optimizer", None)
+        if isinstance(part, SchedulerPart) or isinstance(optimizer, torch.optim.Optimizer):
+            report, recipe = self._scheduler(part, optimizer, report, recipe)
         self._recipes[part.name] = recipe
         return report
 
     def _scheduler(
-        self, part: SchedulerPart, report: PartReport, recipe: Recipe
+        self, part: Part, optimizer: Any, report: PartReport, recipe: Recipe
     ) -> tuple[PartReport, Recipe]:
+        """The same for what has an optimizer: a scheduler of torch, or of another library."""
         live = part.capture()
-        report = compare_keys(report, part.live, recipe.saved, live)
-        optimizer = getattr(part.live, "optimizer", None)
+        if isinstance(part, SchedulerPart):
+            report = compare_keys(report, part.live, recipe.saved, live)
         if report.problem is not None or not isinstance(optimizer, torch.optim.Optimizer):
             return report, recipe
-        names = [each.name for each in self._parts.values() if each.live is optimizer]
-        found = next((self._recipes[name] for name in names if name in self._recipes), None)
+        found = self._restored_with(optimizer)
         if found is not None:
             return follow_groups(report, recipe, live, found)
         return keep_lists_of_other_groups(report, recipe, live, len(optimizer.param_groups))
+
+    def _restored_with(self, optimizer: torch.optim.Optimizer) -> Recipe | None:
+        """The recipe of an optimizer, where this call restores it."""
+        for part in self._parts.values():
+            # Accelerate wraps optimizers: the part is another object, its groups are the same.
+            if isinstance(part, OptimizerPart) and part.live.param_groups is optimizer.param_groups:
+                return self._recipes.get(part.name)
+        return None
 
     def _refuse_idle_rules(self) -> None:
         rules = self._options.rename

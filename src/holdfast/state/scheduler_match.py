@@ -15,7 +15,10 @@ from holdfast.state.recipe import Recipe
 from holdfast.state.report import PartReport
 from holdfast.state.scheduler_kind import states_in
 
-#: Lists of torch's schedulers that have entries for something else than param groups.
+#: Lists that have an entry per param group, beside those whose names end so (``base_lrs``);
+#: base_values are timm's. Somebody's own list may be of anything, and grow from step to step.
+_OF_GROUPS, _ENDS = frozenset({"_last_lr", "lr_lambdas", "base_values"}), ("lrs", "momentums")
+#: Lists of torch's schedulers that have entries for something else.
 _OF_SOMETHING_ELSE = frozenset({"_schedulers", "_schedule_phases", "_milestones", "milestones"})
 
 #: Per live param group, the saved groups whose parameters it has; the first one's values count.
@@ -40,7 +43,11 @@ def follow_groups(
     if merged and report.strict is True:
         return replace(report, problem=_cannot_merge(*merged[0], sources)), recipe
     were = ", ".join(str(each[0]) if each else "new" for each in sources)
-    note = f"{_names(lists)} follow the param groups here, which were {were}"
+    notes = [f"{_names(lists)} follow the param groups here, which were {were}"]
+    if others := list(_perhaps_of_groups(recipe.saved, live, count, len(sources))):
+        notes.append(
+            f"as they were saved, though they may be of param groups: {_some(sorted(others))}"
+        )
     skipped = [
         (f"{_some(names)} of group {at}", f"those of group {sources[at][0]} count")
         for at, names in merged
@@ -49,7 +56,7 @@ def follow_groups(
     def arrange(values: Any) -> Any:
         return _arranged(values, live, count, sources)
 
-    report = replace(report, notes=(*report.notes, note), skipped=(*report.skipped, *skipped))
+    report = replace(report, notes=(*report.notes, *notes), skipped=(*report.skipped, *skipped))
     return report, replace(recipe, arrange=arrange)
 
 
@@ -86,10 +93,23 @@ def lists_of_groups(state: Mapping[Any, Any], count: int | None) -> dict[Any, Se
     return {
         name: value
         for name, value in state.items()
-        if type(value) in (list, tuple)
-        and name not in _OF_SOMETHING_ELSE
-        and count in (None, len(value))
+        if type(value) in (list, tuple) and _is_of_groups(name) and count in (None, len(value))
     }
+
+
+def _is_of_groups(name: Any) -> bool:
+    return isinstance(name, str) and (name in _OF_GROUPS or name.endswith(_ENDS))
+
+
+def _perhaps_of_groups(saved: Any, live: Any, count: int, groups: int) -> Iterator[str]:
+    """Names of other lists that are as long as there are groups, on both sides."""
+    for mine, now in states_in(saved, live):
+        for name in mine.keys() & now.keys() - _OF_SOMETHING_ELSE:
+            both = (mine[name], now[name])
+            if _is_of_groups(name) or not all(type(each) in (list, tuple) for each in both):
+                continue
+            if [len(each) for each in both] == [count, groups]:
+                yield str(name)
 
 
 def _lists(
