@@ -1,9 +1,9 @@
-"""Many runs of bytes read at once, by as many threads as help, their CRCs taken on the way."""
+"""Many runs of bytes at once, by as many threads as help, and the CRC-32 of each."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ from holdfast.io.checksum import crc32_combine, read_checked
 from holdfast.io.source import Source
 
 #: Bytes that one thread takes at a time.
-_RANGE = 16 << 20
+RANGE = 16 << 20
 _MOST_THREADS = 4
 
 
@@ -34,36 +34,37 @@ def read_all(
         TruncatedError: a source ends early.
         FileError: the file system said no.
     """
-    pieces = [piece for place in places for piece in _pieces(place)]
 
-    def read(piece: Place) -> int:
-        crc = read_checked(piece.source, piece.offset, piece.memory)
+    def read(number: int, start: int, nbytes: int) -> int:
+        source, offset, memory = places[number]
+        crc = read_checked(source, offset + start, memory[start : start + nbytes])
         if on_progress is not None:
-            on_progress(piece.memory.nbytes)
+            on_progress(nbytes)
         return crc
 
-    if sum(place.memory.nbytes for place in places) <= _RANGE:
-        found = iter([read(piece) for piece in pieces])
+    return crcs_of([place.memory.nbytes for place in places], read)
+
+
+def crcs_of(sizes: Sequence[int], crc_of: Callable[[int, int, int], int]) -> list[int]:
+    """The CRC-32 of runs of bytes of these sizes; large ones are cut, so that all cores have work.
+
+    ``crc_of`` gets the number of a run, and where in it to begin and how many bytes to take; it is
+    called from several threads.
+    """
+    ranges = [
+        (number, start, min(RANGE, nbytes - start))
+        for number, nbytes in enumerate(sizes)
+        for start in range(0, max(1, nbytes), RANGE)
+    ]
+    if sum(sizes) <= RANGE:
+        found = [crc_of(*each) for each in ranges]
     else:
         with ThreadPoolExecutor(threads_that_help()) as threads:
-            found = iter(list(threads.map(read, pieces)))
-    return [_joined(place, found) for place in places]
-
-
-def _pieces(place: Place) -> list[Place]:
-    nbytes = place.memory.nbytes
-    return [
-        Place(place.source, place.offset + at, place.memory[at : at + _RANGE])
-        for at in range(0, max(1, nbytes), _RANGE)
-    ]
-
-
-def _joined(place: Place, found: Iterator[int]) -> int:
-    pieces = _pieces(place)
-    crc = next(found)
-    for piece in pieces[1:]:
-        crc = crc32_combine(crc, next(found), piece.memory.nbytes)
-    return crc
+            found = list(threads.map(lambda each: crc_of(*each), ranges))
+    crcs = [0] * len(sizes)
+    for (number, _, nbytes), crc in zip(ranges, found, strict=True):
+        crcs[number] = crc32_combine(crcs[number], crc, nbytes)
+    return crcs
 
 
 def threads_that_help() -> int:

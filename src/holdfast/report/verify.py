@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from holdfast.io.checksum import crc32_combine, crc32_of, crc32_of_deflated
-from holdfast.io.reading import threads_that_help
+from holdfast.io.checksum import crc32_of, crc32_of_deflated
+from holdfast.io.reading import crcs_of
 from holdfast.io.source import Source
 from holdfast.report.paths import first_few, tensors_by_storage
 from holdfast.spec.index import Extent, Index
-
-#: Bytes that one thread takes at a time.
-_RANGE = 64 << 20
 
 #: Why members have no CRC, by format; of those with files of several formats, which these are.
 _NO_CRCS = {
@@ -150,35 +146,25 @@ def verify_index(
 def _crcs_of(
     extents: Sequence[Extent], source: Source, on_progress: Callable[[int], object] | None
 ) -> list[int | None]:
-    """The CRC-32 of each extent; large ones are cut into ranges, so that all cores have work."""
-    ranges = [piece for extent in extents for piece in _ranges(extent)]
+    """The CRC-32 of each extent; None for one that cannot be unpacked."""
+    stored = [extent for extent in extents if not extent.is_deflated]
 
-    def crc_of(piece: Extent) -> int | None:
-        read = crc32_of_deflated if piece.is_deflated else crc32_of
-        return read(source.of(piece.file), piece.offset, piece.nbytes, on_progress=on_progress)
+    def crc_of(number: int, start: int, nbytes: int) -> int:
+        file, offset = source.of(stored[number].file), stored[number].offset
+        return crc32_of(file, offset + start, nbytes, on_progress=on_progress)
 
-    if sum(extent.nbytes for extent in extents) <= _RANGE:
-        found = iter([crc_of(piece) for piece in ranges])
-    else:
-        with ThreadPoolExecutor(threads_that_help()) as threads:
-            found = iter(list(threads.map(crc_of, ranges)))
-    return [_joined(_ranges(extent), found) for extent in extents]
-
-
-def _ranges(extent: Extent) -> list[Extent]:
-    if extent.is_deflated or extent.nbytes <= _RANGE:
-        return [extent]
+    found = iter(crcs_of([extent.nbytes for extent in stored], crc_of))
     return [
-        extent._replace(offset=extent.offset + at, nbytes=min(_RANGE, extent.nbytes - at))
-        for at in range(0, extent.nbytes, _RANGE)
+        _crc_of_deflated(extent, source, on_progress) if extent.is_deflated else next(found)
+        for extent in extents
     ]
 
 
-def _joined(pieces: Sequence[Extent], found: Iterator[int | None]) -> int | None:
-    crc = next(found)
-    for piece in pieces[1:]:
-        crc = crc32_combine(crc or 0, next(found) or 0, piece.nbytes)
-    return crc
+def _crc_of_deflated(
+    extent: Extent, source: Source, on_progress: Callable[[int], object] | None
+) -> int | None:
+    file = source.of(extent.file)
+    return crc32_of_deflated(file, extent.offset, extent.nbytes, on_progress=on_progress)
 
 
 def _damages(index: Index, wrong: list[tuple[Extent, int | None]]) -> tuple[Damage, ...]:

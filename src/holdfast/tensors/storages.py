@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import mmap as mmap_module
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 
 from holdfast.errors import RefusedError, UsageError
-from holdfast.io.checksum import crc32_of, read_checked
+from holdfast.io.checksum import crc32_of
 from holdfast.io.pages import advise_large_pages
 from holdfast.io.reading import Place, read_all
 from holdfast.io.source import Source
@@ -63,22 +63,14 @@ class Storages:
         """
         if self._maps or self._is_meta or not self._stays:
             return
-        refs = {ref.key: ref for ref in _storage_refs(tree) if self._index.extents[ref.key].nbytes}
+        refs = {ref.key: ref for ref in _storage_refs(tree)}
         if sum(self._index.extents[key].nbytes for key in refs) < _WORTH_NBYTES:
             return
-        places, storages = [], {}
-        for key in refs:
-            extent = self._index.extents[key]
-            storages[key] = _fresh(extent.nbytes)
-            home = self._source.of(extent.file)
-            places.append(Place(home, extent.offset, memory_of(storages[key])))
-        for (key, ref), crc in zip(refs.items(), read_all(places), strict=True):
-            extent = self._index.extents[key]
-            if self._verify and extent.expected_crc is not None:
-                compare(self._index, extent, crc)
+        storages = self._filled([self._index.extents[key] for key in refs])
+        for ref, storage in zip(refs.values(), storages, strict=True):
             if self._swaps:
-                self._swap(ref, storages[key])
-        self._made.update(storages)
+                self._swap(ref, storage)
+            self._made[ref.key] = storage
 
     def get(self, ref: StorageRef) -> torch.UntypedStorage:
         """The storage of a reference, on its device.
@@ -102,20 +94,24 @@ class Storages:
         if self._maps and extent.offset % _MAPPED_ALIGNMENT == 0:
             storage = self._map(extent)
         else:
-            storage = _fresh(extent.nbytes)
-            self._fill(extent, storage)
+            [storage] = self._filled([extent])
         if self._swaps:
             self._swap(ref, storage)
         return self._restore(storage, ref.location)
 
-    def _fill(self, extent: Extent, storage: torch.UntypedStorage) -> None:
-        if not extent.nbytes:
-            return
-        view, source = memory_of(storage), self._source.of(extent.file)
-        if self._verify and extent.expected_crc is not None:
-            compare(self._index, extent, read_checked(source, extent.offset, view))
-        else:
-            source.read_into(extent.offset, view)
+    def _filled(self, extents: Sequence[Extent]) -> list[torch.UntypedStorage]:
+        """New storages with the bytes of these extents."""
+        storages = [_fresh(extent.nbytes) for extent in extents]
+        crcs = read_all(
+            [
+                Place(self._source.of(extent.file), extent.offset, memory_of(storage))
+                for extent, storage in zip(extents, storages, strict=True)
+            ]
+        )
+        for extent, crc in zip(extents, crcs, strict=True):
+            if self._verify and extent.expected_crc is not None:
+                compare(self._index, extent, crc)
+        return storages
 
     def _map(self, extent: Extent) -> torch.UntypedStorage:
         if self._verify and extent.expected_crc is not None:

@@ -29,14 +29,14 @@ def test_each_run_lands_in_its_memory(
 ) -> None:
     path = tmp_path_factory.mktemp("reading") / "data"
     path.write_bytes(DATA)
-    before, reading._RANGE = reading._RANGE, piece
+    before, reading.RANGE = reading.RANGE, piece
     counted: list[int] = []
     try:
         with open_file(str(path)) as source:
             places = [Place(source, at, memoryview(bytearray(size))) for at, size in runs]
             crcs = read_all(places, on_progress=counted.append)
     finally:
-        reading._RANGE = before
+        reading.RANGE = before
     for (at, size), place, crc in zip(runs, places, crcs, strict=True):
         assert place.memory == DATA[at : at + size]
         assert crc == zlib.crc32(DATA[at : at + size])

@@ -10,8 +10,8 @@ from torch.serialization import get_crc32_options, set_crc32_options
 import holdfast
 from holdfast.errors import DamagedError, TruncatedError
 from holdfast.formats import read_index
+from holdfast.io import reading
 from holdfast.io.source import open_source
-from holdfast.report import verify
 from holdfast.report.verify import Damage, VerifyReport, verify_index
 
 
@@ -138,8 +138,8 @@ def test_a_file_that_shrinks_meanwhile_is_truncated(tmp_path, nbytes):
 
 @pytest.mark.parametrize("threads", [1, 3])
 def test_large_members_are_checked_in_ranges(monkeypatch, threads):
-    monkeypatch.setattr(verify, "_RANGE", 1_000_000)
-    monkeypatch.setattr(verify, "threads_that_help", lambda: threads)
+    monkeypatch.setattr(reading, "RANGE", 1_000_000)
+    monkeypatch.setattr(reading, "threads_that_help", lambda: threads)
     data = saved()
     told = []
     report = check(data, on_progress=told.append)
@@ -153,7 +153,7 @@ def test_large_members_are_checked_in_ranges(monkeypatch, threads):
 
 
 def test_a_file_that_shrinks_while_threads_read_it_is_truncated(tmp_path, monkeypatch):
-    monkeypatch.setattr(verify, "_RANGE", 1_000_000)
+    monkeypatch.setattr(reading, "RANGE", 1_000_000)
     path = tmp_path / "a.pt"
     path.write_bytes(saved())
     with open_source(path) as source:
