@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import errno
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 from holdfast.benchmark import names, workloads
 from holdfast.errors import NoSpaceError, UsageError
+from holdfast.io.folders import free_nbytes
 
 #: A file of each size is there twice at the most: one that is written, one that is loaded.
 _FILES = 2
@@ -25,8 +25,8 @@ def check_room(folder: Path, only: Sequence[str], repeat: int, *, is_quick: bool
     _check_options(folder, only, repeat)
     chosen = [name for name in names.WORKLOADS if not only or name in only]
     wanted = needed(chosen, is_quick=is_quick)
-    free = shutil.disk_usage(folder).free
-    if free < wanted:
+    free = free_nbytes(folder)
+    if free is not None and free < wanted:
         raise NoSpaceError(
             "the disk has no room for this benchmark; nothing was written",
             errno=errno.ENOSPC,

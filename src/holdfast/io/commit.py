@@ -21,7 +21,7 @@ from typing import TypeAlias
 from holdfast.errors import FileError, HoldfastError, NoSpaceError, UsageError
 from holdfast.io import locks
 from holdfast.io.cures import FREE_SPACE, cure_of
-from holdfast.io.folders import fsync_file, fsync_folder, make_folders
+from holdfast.io.folders import free_nbytes, fsync_file, fsync_folder, make_folders
 from holdfast.io.sink import GatheringSink, Sink, sink_of, write_all
 
 log = logging.getLogger("holdfast")
@@ -175,15 +175,21 @@ def _write_directly(target: Path, fill: Fill, head: Head) -> None:
         sink.end()
 
 
+def check_space(path: str | os.PathLike[str], nbytes: int) -> None:
+    """Find out before anything is written whether the disk has room for a file.
+
+    Raises:
+        NoSpaceError: it has none.
+        FileError: the file system cannot even say.
+    """
+    target = _target(path)
+    with _explained(target, nbytes):
+        _check_space(target, nbytes)
+
+
 def _check_space(target: Path, nbytes: int) -> None:
-    if not hasattr(os, "statvfs"):
-        return
-    space = os.statvfs(target.parent)
-    if space.f_blocks == 0:  # such as /proc and some network file systems: they count no space
-        return
-    blocks = space.f_bfree if getattr(os, "geteuid", lambda: 1)() == 0 else space.f_bavail
-    free = blocks * space.f_frsize
-    if free < nbytes:
+    free = free_nbytes(target.parent)
+    if free is not None and free < nbytes:
         raise NoSpaceError(
             "the disk has no room for this checkpoint; nothing was written",
             errno=errno.ENOSPC,

@@ -40,6 +40,17 @@ def fsync_folder(folder: Path) -> None:
         os.close(fd)
 
 
+def free_nbytes(folder: Path) -> int | None:
+    """Bytes that this user can still write in a folder; None where the file system counts none."""
+    if not hasattr(os, "statvfs"):
+        return None
+    space = os.statvfs(folder)
+    if space.f_blocks == 0:  # such as /proc and some network file systems
+        return None
+    blocks = space.f_bfree if getattr(os, "geteuid", lambda: 1)() == 0 else space.f_bavail
+    return blocks * space.f_frsize
+
+
 def make_folders(folder: Path) -> None:
     """Create a folder and its parents; each one's name is made durable in its parent."""
     if folder.is_dir():

@@ -129,13 +129,16 @@ class Background:
 
 
 def _failed(pending: PendingSave, error: BaseException) -> SaveFailedError:
-    letter = error if isinstance(error, HoldfastError) else None
+    what = f"the save of step {pending.step} has failed"
+    if not isinstance(error, HoldfastError):
+        cure = "The checkpoints before it are still there."
+        return SaveFailedError(what, found=f"{type(error).__qualname__}: {error}", cure=cure)
     return SaveFailedError(
-        f"the save of step {pending.step} has failed: {error if letter is None else letter.what}",
-        file=getattr(letter, "file", None),
-        wanted=getattr(letter, "wanted", None),
-        found=getattr(letter, "found", type(error).__qualname__),
-        cure=getattr(letter, "cure", None) or "The checkpoints before it are still there.",
+        f"{what}: {error.what}",
+        file=error.file,
+        wanted=error.wanted,
+        found=error.found,
+        cure=error.cure,
     )
 
 

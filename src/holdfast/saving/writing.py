@@ -5,25 +5,24 @@ from __future__ import annotations
 import logging
 import os
 import time
-import uuid
 import weakref
 from collections.abc import Callable, Mapping
-from datetime import datetime, timezone
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from holdfast.errors import SaveFailedError, UsageError
-from holdfast.io.commit import Fill, explain
+from holdfast.io.commit import Fill, check_space, explain
 from holdfast.io.folders import make_folders
-from holdfast.runs import leftovers, listing, provenance
+from holdfast.runs import leftovers, listing
 from holdfast.runs import prune as pruning
 from holdfast.runs.entry import Entry
 from holdfast.runs.every import Every
 from holdfast.runs.keep import Keep
 from holdfast.runs.lock import RunLock
 from holdfast.runs.naming import Template, free_name
-from holdfast.runs.prune import NAME_KEY, Plan
+from holdfast.runs.prune import Plan
 from holdfast.runs.removing import newest_whole, trash_same
 from holdfast.saving.background import Background
 from holdfast.saving.foreground import SaveInfo, save_file
@@ -31,6 +30,7 @@ from holdfast.saving.head import Head
 from holdfast.saving.metrics import as_metrics
 from holdfast.saving.pending import PendingSave
 from holdfast.saving.planned import Planned, plan
+from holdfast.saving.recording import Place, Recorder
 from holdfast.spec.record import Record
 from holdfast.spec.record import encode as encode_record
 from holdfast.state.capture import Captured, capture
@@ -63,12 +63,10 @@ class RunWriter:
         self._background = Background(background) if background else None
         self._lock = RunLock(folder)
         self._pid = os.getpid()
-        self._began = time.monotonic()
+        self._recorder = Recorder({} if keep is None else keep.metrics())
         self._is_replaced = False
         self._source: dict[str, str] = {}
         self._entries: list[Entry] = []
-        self._provenance: dict[str, Any] | None = None
-        self._warned_of: set[str] = set()
         self._head = self._head_before = Head.now(None, None)
         self._resumed_id: str | None = None
         self._verified_id: str | None = None
@@ -160,7 +158,8 @@ class RunWriter:
         captured = capture(parts, extra)
         now = datetime.now().astimezone()
         name = free_name(self.template.format(step, now), listing.taken_names(self.folder))
-        record = self._record(name, step, floats, captured, now)
+        place = Place(name, step, listing.next_sequence(self._entries), self._head.id)
+        record = self._recorder.record(place, floats, captured, now, self._source)
         planned = plan(encode(captured.tree), name, encode_record(record))
         pending = self._begin(planned, self.folder / name, record, parts, (started, waited))
         return pending, captured
@@ -182,6 +181,8 @@ class RunWriter:
             self._committed(path, record, info)
             return info
 
+        if self._background is not None:
+            check_space(path, planned.nbytes)  # now, and not when a copy has been made
         if self._background is not None and self._background.has_room(planned):
             pending = self._background.submit(step, planned, parts, save, waited)
         else:
@@ -229,38 +230,6 @@ class RunWriter:
             return False
         log.info("step %d is saved already", step)
         return True
-
-    def _record(
-        self, name: str, step: int, metrics: dict[str, float], captured: Captured, now: datetime
-    ) -> Record:
-        if self._provenance is None:
-            self._provenance = provenance.collect()
-        best = {} if self.keep is None else self.keep.metrics()
-        self._warn_of_missing(best, metrics)
-        return Record(
-            id=uuid.uuid4().hex,
-            step=step,
-            sequence=listing.next_sequence(self._entries),
-            parent=self._head.id,
-            time=now.astimezone(timezone.utc).isoformat(timespec="milliseconds"),
-            elapsed=round(time.monotonic() - self._began, 3),
-            metrics=metrics,
-            best=best,
-            parameters=captured.parameters,
-            converted=captured.converted,
-            provenance={**self._provenance, **self._source, NAME_KEY: name},
-        )
-
-    def _warn_of_missing(self, best: Mapping[str, str], metrics: Mapping[str, float]) -> None:
-        for metric in set(best) - set(metrics) - self._warned_of:
-            self._warned_of.add(metric)
-            log.warning(
-                "keep.best(%r) never keeps a checkpoint without that metric, and this one has %s. "
-                "Give it: run.save(metrics={%r: ...}).",
-                metric,
-                ", ".join(map(repr, metrics)) or "none",
-                metric,
-            )
 
     def _committed(self, path: Path, record: Record, info: SaveInfo) -> None:
         """Only now the checkpoint exists: list it, then prune."""

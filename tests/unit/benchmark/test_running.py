@@ -19,8 +19,7 @@ def test_workloads_come_in_the_order_of_the_report(tmp_path) -> None:
 
 
 def test_a_disk_without_room(tmp_path, monkeypatch) -> None:
-    usage = type("Usage", (), {"free": 1000})
-    monkeypatch.setattr(room.shutil, "disk_usage", lambda folder: usage)
+    monkeypatch.setattr(room, "free_nbytes", lambda folder: 1000)
     with pytest.raises(NoSpaceError) as caught:
         room.check_room(tmp_path, ("large",), 5, is_quick=False)
     assert caught.value.errno == errno.ENOSPC
