@@ -56,32 +56,29 @@ assert len(run.checkpoints()) == 3
 """
 
 
-def test_all_blocks_run_in_order(tmp_path) -> None:
-    script = tmp_path / "recipes.py"
-    script.write_text(GIVEN + "\n\n".join(BLOCKS) + WANTED)
+def output_of(blocks: list[str], folder: Path, wanted: str = "") -> str:
+    """What the blocks print when they are run one behind the other."""
+    script = folder / "script.py"
+    script.write_text(GIVEN + "\n\n".join(blocks) + wanted)
     done = subprocess.run(
         [sys.executable, "-W", "error::UserWarning", str(script)],
-        cwd=tmp_path,
+        cwd=folder,
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    assert "net: 2 loaded, 2 of another shape, 2 renamed" in done.stdout
+    return done.stdout
+
+
+def test_all_blocks_run_in_order(tmp_path) -> None:
+    printed = output_of(BLOCKS, tmp_path, WANTED)
+    assert "net: 2 loaded, 2 of another shape, 2 renamed" in printed
 
 
 def test_the_blocks_of_saving_run_in_order(tmp_path) -> None:
     blocks = blocks_of((ROOT / "docs" / "saving.md").read_text(encoding="utf-8"))
     assert len(blocks) == 2
-    script = tmp_path / "saving.py"
-    script.write_text(GIVEN + "\n\n".join(blocks))
-    done = subprocess.run(
-        [sys.executable, "-W", "error::UserWarning", str(script)],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.endswith(" True 1.0\n")
+    assert output_of(blocks, tmp_path).endswith(" True 1.0\n")
     for folder in ("background", "overlap"):
         assert [e.step for e in holdfast.Run(tmp_path / "runs" / folder).checkpoints()] == [0, 1, 2]
 

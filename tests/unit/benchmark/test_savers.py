@@ -10,7 +10,8 @@ from benchmark_samples import tiny
 from torch.distributed.checkpoint.state_dict_loader import load as dcp_load
 
 from holdfast.benchmark import choosing, names, peers, savers
-from holdfast.benchmark.savers import Saver
+from holdfast.benchmark.savers import InFlight, Saver
+from holdfast.benchmark.workloads import Workload
 
 HERE = [kind for kind in choosing.SAVERS if kind().why_not() is None]
 TORCH_FILES = (savers.TorchSave, savers.TorchSaveAndRename, savers.SaveState, savers.RunSave)
@@ -90,6 +91,9 @@ class Hungry(Saver):
     copies = 2
     keeps = True
 
+    def begin(self, workload, path) -> InFlight:
+        raise AssertionError("it is only chosen")
+
 
 class Sharing(Hungry):
     name = "sharing"
@@ -108,6 +112,15 @@ def test_what_does_not_fit_into_shared_memory_is_said() -> None:
     chosen, skipped = choosing.sort_out([Hungry(), Sharing()], 64 << 20, room)
     assert [saver.name for saver in chosen] == ["hungry"]
     assert skipped == {"sharing": "needs 128 MiB of shared memory, 64 MiB are left"}
+
+
+def test_overlap_has_an_optimizer_to_wait_for(tmp_path) -> None:
+    saver = savers.RunSaveOverlap()
+    model = torch.nn.Linear(300, 300)
+    saver.open(Workload("alone", {"model": model}), tmp_path / "own")
+    saver.begin(Workload("alone", {"model": model}), tmp_path / "a").wait()
+    assert set(torch.load(saver._pending.result().path, weights_only=True)) >= {"optimizer"}
+    saver.close()
 
 
 def test_the_rename_is_measured_with_the_tiny_model_only() -> None:
