@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import inspect
 import os
 import shutil
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,7 +33,7 @@ class InFlight(NamedTuple):
 DONE = InFlight(lambda: True, lambda: None)
 
 
-class Saver:
+class Saver(ABC):
     """One way of saving.
 
     ``copies`` says how many times the state it has in memory, on top of the state itself;
@@ -49,18 +50,18 @@ class Saver:
         """Why it cannot be measured here; None where it can."""
         return None
 
-    def open(self, workload: Workload, folder: Path) -> None:
+    def open(self, workload: Workload, folder: Path) -> None:  # noqa: B027 (most need nothing)
         """Get ready, untimed; ``folder`` is its own, not there yet."""
 
+    @abstractmethod
     def begin(self, workload: Workload, path: Path) -> InFlight:
         """Save to a path that is not there yet; a save in the background may go on after this."""
-        raise NotImplementedError
 
     def clean(self, path: Path) -> None:
         """Remove what a save wrote."""
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027
         """Give back what ``open`` took."""
 
 
@@ -188,7 +189,9 @@ class RunSaveOverlap(RunSave):
     name = names.RUN_SAVE_OVERLAP
     background = "overlap"
 
-    def why_not(self) -> str | None:
-        """Versions that do not have it take any true value for plain background saving."""
-        kind = str(inspect.signature(Run.__init__).parameters["background"].annotation)
-        return "this version of holdfast has no overlapped copying" if kind == "bool" else None
+    def open(self, workload: Workload, folder: Path) -> None:
+        """Make the run; without an optimizer nothing could be copied later."""
+        parts = dict(workload.parts)
+        if "optimizer" not in parts:
+            parts["optimizer"] = torch.optim.SGD(parts["model"].parameters())
+        super().open(replace(workload, parts=parts), folder)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import logging
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,8 @@ from holdfast.benchmark.meters import Meter, Sample, measured
 from holdfast.benchmark.savers import Saver
 from holdfast.benchmark.workloads import Workload
 from holdfast.errors import HoldfastError
+
+log = logging.getLogger("holdfast")
 
 #: What is measured beside the savers, in the same rounds.
 LIMITS = (names.WRITE, names.COPY, names.CRC)
@@ -43,8 +46,8 @@ def _closed(saver: Saver) -> None:
         saver.close()
     except HoldfastError:
         raise
-    except Exception:  # another library's, when all that it was asked for is measured
-        return
+    except Exception as error:  # another library's, when all that it was asked for is measured
+        log.warning("%s could not be closed: %s", saver.name, measure.reason(error))
 
 
 def measure_saves(

@@ -56,8 +56,7 @@ class Sink(ABC):
 
     def lasting(self, data: memoryview) -> None:
         """Take bytes whose memory stays as it is until ``end``: they need not be copied."""
-        self.written += len(data)
-        self._take(data)
+        self(data)
 
     @abstractmethod
     def _take(self, data: Buffer) -> None: ...
@@ -114,7 +113,7 @@ class SegmentSink(Sink):
         self._at = 0
         self._jobs: list[Job] = []
         self._errors: list[BaseException] = []
-        self._flushed: list[int] = []
+        self._flushed: list[int] = []  # what each thread has written: += is not atomic
         self._tickets: queue.SimpleQueue[bool] = queue.SimpleQueue()
         for _ in range(settings.segment_count()):
             self._tickets.put(True)

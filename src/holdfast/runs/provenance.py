@@ -5,6 +5,7 @@ Nothing here may fail or delay a save: what cannot be found out is recorded as t
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import platform
@@ -32,13 +33,19 @@ def collect(*, git_timeout: float = GIT_TIMEOUT) -> dict[str, Any]:
     those already imported are recorded, and none is imported for it.
     """
     return {
-        "git": git_state(_code_folder(), timeout=git_timeout),
+        "git": _git_of(_code_folder(), git_timeout),
         "argv": _argv(),
         "host": _clean(platform.node()),
         "platform": _platform(),
         "pid": os.getpid(),
         "versions": _versions(),
     }
+
+
+@functools.lru_cache(maxsize=8)
+def _git_of(folder: Path | None, timeout: float) -> dict[str, Any] | str:
+    """Asked once: the code that runs is that of when it was loaded, and git takes milliseconds."""
+    return git_state(folder, timeout=timeout)
 
 
 def _platform() -> str:
