@@ -33,6 +33,7 @@ from holdfast.state.restore import restore
 from holdfast.state.shapes import is_lazy
 from holdfast.state.unplain import from_plain
 from holdfast.tensors.into import Target, read_into
+from holdfast.tensors.locate import device_of
 from holdfast.tensors.materialise import materialise
 from holdfast.tensors.trust import Trust
 from holdfast.tensors.whole import has_modules
@@ -66,7 +67,7 @@ def load_parts(
         rest = leftovers(index, matched, Trust(trust))
         targets: list[Target] = []
         if opened is not None:
-            matched, targets = _postponed(matched, parts)
+            matched, targets = _postponed(matched, parts, device_of(map_location))
         wanted = _wanted(index, matched, rest, rng=rng)
         if opened is None:
             values = _copied(wanted)
@@ -149,12 +150,17 @@ def _opened(source: State) -> Iterator[tuple[Index, Source | None]]:
             yield _with_weights(read_index(opened)), opened
 
 
-def _postponed(matched: Matched, parts: Mapping[str, Part]) -> tuple[Matched, list[Target]]:
-    """The same without the tensors that are read into live memory at the end, and these."""
+def _postponed(
+    matched: Matched, parts: Mapping[str, Part], device: torch.device | None
+) -> tuple[Matched, list[Target]]:
+    """The same without the tensors that are read into live memory at the end, and these.
+
+    On ``device`` modules without memory get theirs.
+    """
     recipes: dict[str, Recipe] = {}
     targets: list[Target] = []
     for name, recipe in matched.recipes.items():
-        recipes[name], more = postpone(parts[name], recipe, targets)
+        recipes[name], more = postpone(parts[name], recipe, targets, device)
         targets += more
     return replace(matched, recipes=recipes), targets
 

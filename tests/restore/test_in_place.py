@@ -265,7 +265,7 @@ def test_whatever_fails_while_live_tensors_are_written_says_so(saved, monkeypatc
     def no_memory(*args):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(into, "_copy", no_memory)
+    monkeypatch.setattr(into, "copy_windows", no_memory)
     with pytest.raises(RestoreInterrupted, match="while live tensors were written"):
         holdfast.load_state(path, cast=True, model=Net().double())
 

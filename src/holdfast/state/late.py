@@ -25,22 +25,28 @@ from holdfast.tensors.storages import place_of
 
 
 def postpone(
-    part: Part, recipe: Recipe, others: Iterable[Target] = ()
+    part: Part,
+    recipe: Recipe,
+    others: Iterable[Target] = (),
+    device: torch.device | None = None,
 ) -> tuple[Recipe, list[Target]]:
     """The recipe without the tensors that can be read last, and these with their live ones.
 
-    ``others`` are those of other parts: no state of an optimizer is read into their memory.
+    ``others`` are those of other parts: no state of an optimizer is read into their memory. On
+    ``device`` parameters without memory get theirs; where it is None, from what is built of them.
     """
-    if isinstance(part, ModulePart) and own_code.is_plain(names.unwrap(part.live)):
-        return _of_module(part, recipe)
+    if isinstance(part, ModulePart):
+        return _of_module(part, recipe, device)
     if isinstance(part, OptimizerPart) and is_plain(part.live):
         return _of_optimizer(part.live, recipe, {each.live.data_ptr() for each in others})
     return recipe, []
 
 
-def _of_module(part: ModulePart, recipe: Recipe) -> tuple[Recipe, list[Target]]:
+def _of_module(
+    part: ModulePart, recipe: Recipe, device: torch.device | None
+) -> tuple[Recipe, list[Target]]:
     live = names.plain_tensors(part.live)
-    seen = own_code.seen_by_extra_state(names.unwrap(part.live))
+    seen = _seen_by_own_code(names.unwrap(part.live))
     owners: dict[str, list[str]] = {}
     for name, old in recipe.names.items():
         owners.setdefault(old, []).append(name)
@@ -51,19 +57,28 @@ def _of_module(part: ModulePart, recipe: Recipe) -> tuple[Recipe, list[Target]]:
         is_one = len(homes) == len(theirs) and len({place_of(home) for home in homes}) == 1
         if not is_one or id(homes[0]) in seen or not _can_be_late(ref, homes[0]):
             continue
-        if tuple(ref.shape) == tuple(homes[0].shape):
-            # Read once; but each has a version counter of its own.
-            targets += [Target(ref, home.detach()) for home in homes]
-            saved[old] = homes[0].detach()
-            late.update(theirs)
+        if tuple(ref.shape) != tuple(homes[0].shape) or (homes[0].is_meta and device is None):
+            continue
+        if homes[0].is_meta:
+            homes = [torch.empty_like(homes[0], device=device, requires_grad=False)]
+        # Read once; but each has a version counter of its own.
+        targets += [Target(ref, home.detach()) for home in homes]
+        saved[old] = homes[0].detach()
+        late.update(theirs)
     return replace(recipe, saved=saved, late=frozenset(late)), targets
+
+
+def _seen_by_own_code(module: nn.Module) -> set[int]:
+    """The ``id`` of each tensor that some code of the module's own may look at while it loads."""
+    seen = own_code.seen_by_extra_state(module)
+    prefixes = tuple(own_code.own_prefixes(module))
+    return seen | {id(t) for name, t in names.tensors_of(module) if name.startswith(prefixes)}
 
 
 def _can_be_late(ref: Any, live: Any) -> bool:
     return (
         type(ref) in (TensorRef, ChunkedRef)
         and type(live) in (torch.Tensor, nn.Parameter)
-        and not live.is_meta
         and not live.is_quantized
         and live.layout is torch.strided
         and not _overlaps(live)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from typing import Any
 
 import torch
@@ -13,18 +13,19 @@ from holdfast.state.names import tensors_of
 from holdfast.state.shapes import is_lazy
 
 
-def fill(module: nn.Module, state: Mapping[str, Any]) -> None:
+def fill(module: nn.Module, state: Mapping[str, Any], *, new: Container[str] = ()) -> None:
     """Give every meta tensor of a module the memory of its saved one.
 
     No second copy is made, unless the saved one has another element type or shares its memory with
-    others. Parameters stay the objects that they are: optimizers and ties hold on to them.
+    others. ``new`` are the names of those whose memory was made for the module alone.
+    Parameters stay the objects that they are: optimizers and ties hold on to them.
     """
     shared = _shared(state)
     for name, live in tensors_of(module):
         value = state.get(name)
         if live.is_meta and isinstance(value, torch.Tensor) and not value.is_meta:
-            made = _like(live, value, is_shared=_memory(value) in shared)
-            torch.utils.swap_tensors(live, made)
+            is_shared = _memory(value) in shared and name not in new
+            torch.utils.swap_tensors(live, _like(live, value, is_shared=is_shared))
 
 
 def has_meta(module: nn.Module) -> bool:

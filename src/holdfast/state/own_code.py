@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -23,25 +23,42 @@ _PLAIN_WAYS = frozenset(
 
 def is_plain(module: nn.Module) -> bool:
     """Whether loading a state dict into a module does no more than copy tensors by their names."""
-    return type(module).load_state_dict is nn.Module.load_state_dict and all(
-        type(each)._load_from_state_dict in _PLAIN_WAYS
-        and not each._load_state_dict_pre_hooks
-        and not each._load_state_dict_post_hooks
-        for each in module.modules()
-    )
+    return not any(True for _ in own_prefixes(module))
 
 
-def load(module: nn.Module, state: Any, saves: Iterable[str], *, is_partial: bool) -> None:
+def own_prefixes(module: nn.Module) -> Iterator[str]:
+    """Where in a module code of its own sees what is loaded: each with all names below it."""
+    if type(module).load_state_dict is not nn.Module.load_state_dict:
+        yield ""
+    for path, each in module.named_modules(remove_duplicate=False):
+        if (
+            type(each)._load_from_state_dict not in _PLAIN_WAYS
+            or each._load_state_dict_pre_hooks
+            or each._load_state_dict_post_hooks
+        ):
+            yield f"{path}." if path else ""
+
+
+def load(
+    module: nn.Module,
+    state: Any,
+    saves: Iterable[str],
+    *,
+    later: Collection[str] = (),
+    is_partial: bool,
+) -> None:
     """Load a state dict into a module whose own one has the names of ``saves``.
 
-    What a class leaves out of it (a frozen encoder) torch would miss. One with a load_state_dict of
-    its own sees to that itself, and need not know ``strict=``.
+    What a class leaves out of it (a frozen encoder) torch would miss, as it would those that come
+    ``later``. One with a load_state_dict of its own sees to that itself, and need not know
+    ``strict=``.
 
     Raises:
         RuntimeError: names are missing or not expected; tensors may have been written.
     """
     is_own = type(module).load_state_dict is not nn.Module.load_state_dict
     left_out = set() if is_own or is_partial else _names_to_load(module).difference(saves)
+    left_out.update(later)
     if not is_partial and not left_out:
         module.load_state_dict(state)
         return

@@ -115,13 +115,19 @@ class ModulePart(Part):
         """Load the plain names into the module, wrapped or not."""
         plain = names.unwrap(self.live)
         to_live = {new: old for old, new in self._plain_names(plain.state_dict()).items()}
-        late = recipe.late if recipe else frozenset()
-        now = {key: to_live.get(key, key) for key in state if key not in late}
-        renamed = _renamed(state, now)
-        fill(plain, renamed)
-        is_partial = len(now) < len(state) or (recipe is not None and recipe.is_partial)
+        recipe = recipe or Recipe((), None)
+        all_names = {key: to_live.get(key, key) for key in state}
+        late = {to_live.get(key, key) for key in recipe.late}
+        fill(plain, _renamed(state, all_names), new=late)
+        now = {key: name for key, name in all_names.items() if name not in late}
         if now or not late:
-            own_code.load(plain, renamed, to_live.values(), is_partial=is_partial)
+            own_code.load(
+                plain,
+                _renamed(state, now),
+                to_live.values(),
+                later=late,
+                is_partial=recipe.is_partial,
+            )
 
     def undoing(self, recipe: Recipe | None = None) -> Callable[[], object]:
         """The same; tensors that have no memory lose again what they are given."""

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
 from holdfast.errors import FormatError, RefusedError, UsageError
 from holdfast.spec.dtypes import DType
 from holdfast.spec.index import ChunkedRef, SparseRef, StorageRef, TensorRef
-from holdfast.tensors.storages import Storages
 
 Build = Callable[[Any], Any]
+
+
+class Storages(Protocol):
+    """What has the storages that references name."""
+
+    def get(self, ref: StorageRef) -> torch.UntypedStorage:
+        """The storage of a reference, on its device."""
 
 
 def torch_dtype(dtype: DType | str) -> torch.dtype:

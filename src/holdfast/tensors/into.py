@@ -1,7 +1,7 @@
 """Read tensors straight into the memory of live ones: no second copy, each CRC taken again.
 
-Whatever asks for it (another layout, device, element type, byte order) goes through one tensor of
-its own, which is let go before the next.
+Whatever asks for it (another layout, device, element type) goes through a window of its own
+(``windows``), which is let go before the next.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from holdfast.report.damage import compare
 from holdfast.spec.index import ChunkedRef, Extent, Index, TensorRef
 from holdfast.tensors.materialise import materialise
 from holdfast.tensors.storages import memory_of, place_of
+from holdfast.tensors.windows import Pair, copy_windows
 
 log = logging.getLogger("holdfast")
 
@@ -46,8 +47,11 @@ def read_into(index: Index, source: Source, targets: Sequence[Target]) -> None:
     try:
         # Of two for the same memory the last counts, as in torch, whichever is read first.
         last = {place_of(target.live): target for target in targets}
-        direct, others = _grouped(index, last.values())
+        direct, windows, others = _grouped(index, _pieces(last.values()))
         _fill_all(index, source, direct)
+        for key, pairs in windows.items():
+            extent = index.extents[key]
+            _compare(index, extent, copy_windows(source.of(extent.file), extent, pairs))
         for group in others:
             _copy(index, source, group)
     except (HoldfastError, OSError, RuntimeError, MemoryError) as error:  # those are torch's
@@ -75,34 +79,48 @@ def _leave_word(index: Index, error: BaseException) -> None:
         error.add_note(word)
 
 
-def _grouped(
-    index: Index, targets: Iterable[Target]
-) -> tuple[dict[str, list[Target]], list[list[Target]]]:
-    """By storage: those whose bytes are the live ones', and those that are built and copied."""
-    direct: dict[str, list[Target]] = {}
-    others: dict[object, list[Target]] = {}
-    for target in targets:
-        storage = getattr(target.ref, "storage", None)
-        if storage is not None and _is_direct(index, target):
-            direct.setdefault(storage.key, []).append(target)
-        else:
-            others.setdefault(id(target.ref) if storage is None else storage.key, []).append(target)
-    return direct, list(others.values())
+def _pieces(targets: Iterable[Target]) -> Iterator[Pair]:
+    """Each tensor with a storage; of one in pieces each of them, with its box of the live one."""
+    for ref, live in targets:
+        if isinstance(ref, TensorRef):
+            yield Pair(ref, live)
+            continue
+        for chunk in ref.chunks:
+            sizes = zip(chunk.offsets, chunk.ref.shape, strict=True)
+            yield Pair(chunk.ref, live.detach()[tuple(slice(at, at + n) for at, n in sizes)])
 
 
-def _is_direct(index: Index, target: Target) -> bool:
+class _Groups(NamedTuple):
+    """Tensors by the storage they are in.
+
+    The bytes of some are the live ones', others are copied from a window; where bytes must be
+    swapped the whole storage is built.
+    """
+
+    direct: dict[str, list[Pair]]
+    windows: dict[str, list[Pair]]
+    swapped: list[list[Pair]]
+
+
+def _grouped(index: Index, pairs: Iterable[Pair]) -> _Groups:
+    groups: tuple[dict[str, list[Pair]], ...] = ({}, {}, {})
+    for pair in pairs:
+        assert pair.ref.storage is not None  # late.py takes no others
+        is_swapped = index.byteorder != sys.byteorder or pair.ref.dtype.bits < 8
+        group = groups[2 if is_swapped else 0 if _is_direct(pair) else 1]
+        group.setdefault(pair.ref.storage.key, []).append(pair)
+    return _Groups(groups[0], groups[1], list(groups[2].values()))
+
+
+def _is_direct(pair: Pair) -> bool:
     """Whether the bytes in the file are those that the live tensor has in memory."""
-    ref, live = target
+    ref, live = pair
     return (
-        isinstance(ref, TensorRef)
-        and index.byteorder == sys.byteorder
-        and live.device.type == "cpu"
+        live.device.type == "cpu"
         and live.layout is torch.strided
         and live.is_contiguous()
         and not (live.is_conj() or live.is_neg() or ref.is_conj or ref.is_neg)
         and str(live.dtype) == ref.dtype.torch_name
-        and ref.dtype.bits >= 8
-        and ref.quantizer is None
         and tuple(live.shape) == ref.shape
         and _is_contiguous(ref)
     )
@@ -117,7 +135,7 @@ def _is_contiguous(ref: TensorRef) -> bool:
     return True
 
 
-def _fill_all(index: Index, source: Source, direct: dict[str, list[Target]]) -> None:
+def _fill_all(index: Index, source: Source, direct: dict[str, list[Pair]]) -> None:
     """Every storage once, several at a time; those that one tensor has whole go as they are."""
     whole: list[tuple[Extent, Place]] = []
     shared: list[tuple[Extent, list[tuple[int, memoryview]]]] = []
@@ -154,10 +172,9 @@ def _fill_some(source: Source, extent: Extent, places: Iterable[tuple[int, memor
     return crc
 
 
-def _places(targets: list[Target]) -> Iterator[tuple[int, memoryview]]:
+def _places(targets: list[Pair]) -> Iterator[tuple[int, memoryview]]:
     """Where in its storage each tensor begins (bytes), and the memory of the live one."""
     for ref, live in targets:
-        assert isinstance(ref, TensorRef)
         flat = live.detach()
         memory = memory_of(flat.untyped_storage())
         start = flat.storage_offset() * flat.element_size()
@@ -165,7 +182,7 @@ def _places(targets: list[Target]) -> Iterator[tuple[int, memoryview]]:
         yield ref.offset * ref.dtype.itemsize, memory[start : start + nbytes]
 
 
-def _copy(index: Index, source: Source, targets: list[Target]) -> None:
+def _copy(index: Index, source: Source, targets: list[Pair]) -> None:
     """Build the tensors of one storage, and copy them into the live ones."""
     built = materialise(replace(index, tree=[ref for ref, _ in targets]), source)
     with torch.no_grad():

@@ -19,6 +19,13 @@ def is_meta(map_location: Any) -> bool:
     return isinstance(map_location, str) and map_location.partition(":")[0] == "meta"
 
 
+def device_of(map_location: Any) -> torch.device | None:
+    """The device that all storages go to; None where it depends on them, or has no memory."""
+    if not isinstance(map_location, str | torch.device) or is_meta(map_location):
+        return None
+    return torch.device(map_location)
+
+
 def restorer(map_location: Any) -> Restore:
     """The function that takes a storage in memory and the location in the file to its device.
 

@@ -101,7 +101,7 @@ class Storages:
 
     def _filled(self, extents: Sequence[Extent]) -> list[torch.UntypedStorage]:
         """New storages with the bytes of these extents."""
-        storages = [_fresh(extent.nbytes) for extent in extents]
+        storages = [fresh(extent.nbytes) for extent in extents]
         crcs = read_all(
             [
                 Place(self._source.of(extent.file), extent.offset, memory_of(storage))
@@ -135,7 +135,8 @@ class Storages:
             storage._byteswap(width)
 
 
-def _fresh(nbytes: int) -> torch.UntypedStorage:
+def fresh(nbytes: int) -> torch.UntypedStorage:
+    """Memory for so many bytes on the CPU, in large pages where the system has them."""
     storage: torch.UntypedStorage = torch.UntypedStorage(nbytes)
     advise_large_pages(storage.data_ptr(), nbytes)
     return storage
