@@ -18,19 +18,24 @@ def compact(value: Any) -> Any:
     use the whole storage, and quantized or sparse ones, stay the objects they are.
     """
     groups: dict[int, dict[int, torch.Tensor]] = defaultdict(dict)
+    whole: set[int] = set()  # storages of which one tensor uses everything, as most do
     for tensor in tensors_of(value):
         if _can_move(tensor):
-            groups[tensor.untyped_storage()._cdata][id(tensor)] = tensor
+            storage = tensor.untyped_storage()
+            if tensor.nbytes == storage.nbytes() and tensor.is_contiguous():
+                whole.add(storage._cdata)
+            else:
+                groups[storage._cdata][id(tensor)] = tensor
     moved: dict[int, torch.Tensor] = {}
-    for group in groups.values():
+    for address, group in groups.items():
         views = list(group.values())
-        if _is_sparse_use(views):
+        if address not in whole and _is_sparse_use(views):
             moved.update(_move(views))
     return _replace(value, moved) if moved else value
 
 
 def _can_move(tensor: torch.Tensor) -> bool:
-    if tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type == "meta":
+    if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_meta:
         return False
     return tensor.numel() > 0
 

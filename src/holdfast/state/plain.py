@@ -19,6 +19,7 @@ from holdfast.spec.tree import Path, dotted
 
 _LEAVES = (type(None), bool, int, float, complex, str, bytes, bytearray)
 _TORCH_LEAVES = (torch.dtype, torch.device, torch.layout)
+_TENSORS = (torch.Tensor, torch.nn.Parameter)
 _KEYS = (str, int, float, bool, bytes, type(None))
 _MAPPINGS: tuple[type, ...] = (dict, OrderedDict, Counter)
 
@@ -42,6 +43,8 @@ def to_plain(value: Any, path: Path, notes: dict[str, str]) -> Any:
 
 def _plain(value: Any, path: Path, notes: dict[str, str], above: tuple[int, ...]) -> Any:
     kind = type(value)
+    if kind is torch.Tensor:  # most of what a state dict holds
+        return _tensor(value, path)
     if kind in _LEAVES:
         return _leaf(value, path, notes)
     if isinstance(value, _TORCH_LEAVES):
@@ -121,12 +124,12 @@ def _tensor(value: torch.Tensor, path: Path) -> torch.Tensor:
             f"a lazy parameter has no value yet, at {dotted(path)!r}",
             cure="Run one batch through the model before making the Run.",
         )
-    if value.device.type == "meta":
+    if value.is_meta:
         raise CaptureError(
             f"a tensor on the meta device has no values, at {dotted(path)!r}",
             cure="Give it some first: model.to_empty(device=...) and initialize, or load weights.",
         )
-    is_plain = type(value) in (torch.Tensor, torch.nn.Parameter)
+    is_plain = type(value) in _TENSORS
     if not is_plain or value.is_nested or value.layout is torch._mkldnn:  # type: ignore[attr-defined]
         raise _outside(value, path, "a tensor of this class cannot be saved as plain state")
     return value

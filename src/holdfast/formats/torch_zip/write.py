@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from holdfast.io.checksum import CHUNK, crc32
 
@@ -26,13 +26,17 @@ ZIP64_FROM = 0xFFFFFFFF
 _HAS_DESCRIPTOR, _UTF8 = 0x0008, 0x0800
 _LOCAL = struct.Struct("<4s5H3I2H")
 _CENTRAL = struct.Struct("<4s6H3I5H2I")
+_DESCRIPTOR, _DESCRIPTOR64 = struct.Struct("<4sIII"), struct.Struct("<4sIQQ")
+_PADDING = struct.Struct("<2sH")
+#: A member up to this size is handed on in one piece with its header and descriptor: a state dict
+#: may have thousands of them.
+_SMALL = 64 << 10
 _END64 = struct.Struct("<4sQ2H2I4Q")
 _LOCATOR64 = struct.Struct("<4sIQI")
 _END = struct.Struct("<4s4H2IH")
 
 
-@dataclass(frozen=True, slots=True)
-class Member:
+class Member(NamedTuple):
     """One member of the archive with its place.
 
     ``header_offset`` is where the local header starts, ``data_offset`` where the ``nbytes`` of data
@@ -77,7 +81,7 @@ class Layout:
     @property
     def nbytes(self) -> int:
         """The size of the whole file in bytes."""
-        return self.directory_offset + len(directory(self, {}))
+        return self.directory_offset + _directory_nbytes(self)
 
 
 def layout(root: str, sizes: Sequence[tuple[str, int]], *, alignment: int = ALIGNMENT) -> Layout:
@@ -102,7 +106,7 @@ def local_header(member: Member) -> bytes:
     # The sizes are not known to torch's writer when it writes this; the compressed one stays 0.
     extra = _zip64(member.nbytes, 0, member.header_offset)
     room = member.data_offset - member.header_offset - _LOCAL.size - len(name) - len(extra) - 4
-    extra += struct.pack("<2sH", b"FB", room) + b"Z" * room
+    extra += _PADDING.pack(b"FB", room) + b"Z" * room
     flags = _UTF8 | (_HAS_DESCRIPTOR if member.nbytes else 0)
     fields = (b"PK\x03\x04", 0, flags, 0, 0, 0, 0, 0, 0, len(name), len(extra))
     return _LOCAL.pack(*fields) + name + extra
@@ -112,8 +116,17 @@ def descriptor(member: Member, crc: int) -> bytes:
     """The bytes behind a member's data: CRC-32 and sizes; nothing for an empty member."""
     if member.nbytes == 0:
         return b""
-    form = "<4sIQQ" if member.is_zip64 else "<4sIII"
-    return struct.pack(form, b"PK\x07\x08", crc, member.nbytes, member.nbytes)
+    form = _DESCRIPTOR64 if member.is_zip64 else _DESCRIPTOR
+    return form.pack(b"PK\x07\x08", crc, member.nbytes, member.nbytes)
+
+
+def _directory_nbytes(plan: Layout) -> int:
+    fixed = _END64.size + _LOCATOR64.size + _END.size
+    entries = (
+        _CENTRAL.size + len(m.name.encode()) + len(_zip64(m.nbytes, m.nbytes, m.header_offset))
+        for m in plan.members
+    )
+    return sum(entries) + fixed
 
 
 def directory(plan: Layout, crcs: Mapping[str, int]) -> bytes:
@@ -144,12 +157,14 @@ def _central(member: Member, crc: int) -> bytes:
 
 def _zip64(nbytes: int, compressed_nbytes: int, header_offset: int) -> bytes:
     """The ZIP64 extra field, with the fields that do not fit in 32 bits; empty when all fit."""
+    if nbytes < ZIP64_FROM and header_offset < ZIP64_FROM:
+        return b""
     fields = b""
     if nbytes >= ZIP64_FROM:
         fields += struct.pack("<QQ", nbytes, compressed_nbytes)
     if header_offset >= ZIP64_FROM:
         fields += struct.pack("<Q", header_offset)
-    return struct.pack("<HH", 1, len(fields)) + fields if fields else b""
+    return struct.pack("<HH", 1, len(fields)) + fields
 
 
 def fill(
@@ -163,21 +178,31 @@ def fill(
     """
     crcs: dict[str, int] = {}
     for member, payload in zip(plan.members, payloads, strict=True):
-        write(local_header(member))
-        nbytes, crc = 0, 0
-        for piece in _pieces(payload, crcs):
-            data = memoryview(piece).cast("B")
-            nbytes += data.nbytes
-            for start in range(0, data.nbytes, CHUNK):  # what is checked is copied from the cache
-                part = data[start : start + CHUNK]
-                crc = crc32(part, crc)
-                write(part)
+        if isinstance(payload, bytes | memoryview) and member.nbytes <= _SMALL:
+            nbytes, crc = memoryview(payload).nbytes, crc32(payload)
+            write(b"".join((local_header(member), payload, descriptor(member, crc))))
+        else:
+            write(local_header(member))
+            nbytes, crc = _fill_member(_pieces(payload, crcs), write)
+            write(descriptor(member, crc))
         if nbytes != member.nbytes:
             raise ValueError(f"{member.name}: {nbytes} bytes, {member.nbytes} were planned")
         crcs[member.name] = crc
-        write(descriptor(member, crc))
     write(directory(plan, crcs))
     return crcs
+
+
+def _fill_member(pieces: Iterable[Buffer], write: Callable[[Buffer], object]) -> tuple[int, int]:
+    """Write the bytes of one member; their number and CRC-32."""
+    nbytes, crc = 0, 0
+    for piece in pieces:
+        data = memoryview(piece).cast("B")
+        nbytes += data.nbytes
+        for start in range(0, data.nbytes, CHUNK):  # what is checked is copied from the cache
+            part = data[start : start + CHUNK]
+            crc = crc32(part, crc)
+            write(part)
+    return nbytes, crc
 
 
 def _pieces(payload: Payload, crcs: Mapping[str, int]) -> Iterable[Buffer]:
