@@ -8,7 +8,7 @@ from relocating import relocate
 from torch import nn
 
 import holdfast
-from holdfast.errors import MismatchError
+from holdfast.errors import MismatchError, UsageError
 from holdfast.state.equal import same
 
 
@@ -165,3 +165,115 @@ def test_what_has_no_place_goes_where_the_caller_says(tmp_path) -> None:
     live = Average([0.0, 0.0])
     holdfast.load_state(path, map_location="meta", model=model_of(), average=live)
     assert live.value.is_meta
+
+
+def tied_on_meta() -> nn.Module:
+    with torch.device("meta"):
+        live = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False))
+    live[1].weight = live[0].weight
+    return live
+
+
+@pytest.mark.parametrize("map_location", ["cpu", lambda storage, _: storage])
+def test_of_two_tensors_for_a_tied_one_without_memory_the_last_counts(
+    map_location, tmp_path
+) -> None:
+    """As with torch, and with parameters that have memory."""
+    state = {"0.weight": torch.ones(2, 2), "1.weight": torch.full((2, 2), 2.0)}
+    torch.save(state, tmp_path / "a.pt")
+    live = tied_on_meta()
+    report = holdfast.load_state(tmp_path / "a.pt", map_location=map_location, model=live)
+    assert live[0].weight is live[1].weight
+    assert live[0].weight.unique().tolist() == [2]
+    assert "the last one counts" in str(report)
+
+
+def test_of_two_parts_that_share_a_parameter_without_memory_the_last_counts(tmp_path) -> None:
+    with torch.device("meta"):
+        whole = model_of()
+    torch.manual_seed(0)
+    first, second = model_of(), model_of()
+    holdfast.save_state(tmp_path / "a.pt", whole=first, head=nn.Sequential(second[0]))
+    holdfast.load_state(tmp_path / "a.pt", whole=whole, head=nn.Sequential(whole[0]))
+    assert same(whole[0].state_dict(), second[0].state_dict())
+    assert same(whole[1].state_dict(), first[1].state_dict())
+
+
+@pytest.mark.parametrize("device", ["cuda", "mps", "xla", "nonsense", "cuda:99"])
+@pytest.mark.parametrize("kind", ["cpu", "meta"])
+def test_a_device_that_is_not_there_is_a_short_letter(kind, device, tmp_path) -> None:
+    if device == "cuda" and torch.cuda.is_available():
+        pytest.skip("this machine has it")
+    path = saved(tmp_path, model=model_of())
+    with torch.device(kind):
+        live = model_of()
+    with pytest.raises(UsageError, match=f"this machine cannot put tensors on '{device}'"):
+        holdfast.load_state(path, map_location=device, model=live)
+    assert next(live.parameters()).device.type == kind
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+def test_recurrent_layers_without_memory_get_it_and_stay_the_same_parameters(
+    kind, tmp_path
+) -> None:
+    """They keep weak references to their weights, with which torch swaps none."""
+    model, x = kind(3, 4, 2), torch.randn(5, 1, 3)
+    path = saved(tmp_path, model=model)
+    with torch.device("meta"):
+        live = kind(3, 4, 2)
+    optimizer = torch.optim.SGD(live.parameters(), lr=1)
+    holdfast.load_state(path, model=live)
+    assert same(live.state_dict(), model.state_dict())
+    assert torch.equal(live(x)[0], model(x)[0])
+    assert all(
+        a is b for a, b in zip(live.parameters(), optimizer.param_groups[0]["params"], strict=True)
+    )
+    live(x)[0].sum().backward()
+    optimizer.step()
+    assert not torch.equal(live(x)[0], model(x)[0])
+
+
+class Refusing:
+    def state_dict(self):
+        return {"n": 1}
+
+    def load_state_dict(self, state):
+        raise ValueError("no")
+
+
+def normed() -> nn.Module:
+    return nn.Sequential(torch.nn.utils.weight_norm(nn.Linear(3, 2)), nn.LSTM(2, 2))
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_parameters_that_torch_cannot_swap_are_replaced(tmp_path) -> None:
+    """Weight normalisation hangs a graph on them, as ``load_state_dict(assign=True)`` knows."""
+    model, x = normed(), torch.randn(1, 3)
+    path = saved(tmp_path, model=model)
+    with torch.device("meta"):
+        live = normed()
+    holdfast.load_model(path, live)
+    assert same(live.state_dict(), model.state_dict())
+    assert torch.equal(live(x)[0], model.eval()(x)[0])
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_an_optimizer_of_replaced_parameters_is_refused_and_nothing_has_changed(tmp_path) -> None:
+    model = normed()
+    path = saved(tmp_path, model=model, optimizer=torch.optim.SGD(model.parameters(), lr=1))
+    with torch.device("meta"):
+        live = normed()
+    before = list(live.parameters())
+    optimizer = torch.optim.SGD(live.parameters(), lr=0.5)
+    with pytest.raises(MismatchError) as caught:
+        holdfast.load_state(path, model=live, optimizer=optimizer)
+    assert str(caught.value) == (
+        "'optimizer' steps 2 parameters on the meta device that others had to take the place of, "
+        "as something holds on to them; nothing was changed\n"
+        "  found the first has the shape (2, 1)\n"
+        "  Load the model by itself, make the optimizer then, and load its state."
+    )
+    assert all(a is b and a.is_meta for a, b in zip(live.parameters(), before, strict=True))
+    assert optimizer.param_groups[0]["lr"] == 0.5
+    holdfast.load_model(path, live)  # and it can be loaded after that
+    assert same(live.state_dict(), model.state_dict())

@@ -140,3 +140,58 @@ def test_a_new_head_alone_is_what_the_letter_speaks_of(tmp_path) -> None:
         holdfast.load_state(tmp_path / "a.pt", model=with_new_norm(3))
     report = caught.value.report["model"]
     assert (report.missing, report.unexpected, len(report.differing)) == ((), (), 2)
+
+
+def _loaded_twice(tmp_path, make) -> tuple[nn.Module, nn.Module]:
+    """The same state by torch and by holdfast, in two modules of a kind."""
+    torch.manual_seed(0)
+    torch.save(make().state_dict(), tmp_path / "a.pt")
+    by_torch, live = make(), make()
+    by_torch.load_state_dict(torch.load(tmp_path / "a.pt"))
+    holdfast.load_state(tmp_path / "a.pt", model=live)
+    return by_torch, live
+
+
+def test_a_hook_of_one_layer_is_told_what_is_missing_anywhere_as_torch_does(tmp_path) -> None:
+    def make() -> nn.Module:
+        model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+
+        def reset(module: nn.Module, keys) -> None:
+            if keys.missing_keys:
+                module.weight.data.zero_()
+
+        model[1].register_load_state_dict_post_hook(reset)
+        return model
+
+    by_torch, live = _loaded_twice(tmp_path, make)
+    assert same(live.state_dict(), by_torch.state_dict())
+    assert live[1].weight.any()
+
+
+@pytest.mark.parametrize("way", ["hook", "extra state"])
+def test_code_of_one_layer_sees_the_loaded_weights_of_those_before_it(way, tmp_path) -> None:
+    class Summing(nn.Module):
+        def __init__(self, other: nn.Module) -> None:
+            super().__init__()
+            self.__dict__["other"] = other
+            self.sum = 0.0
+
+        def look(self, *_) -> None:
+            self.sum = float(self.other.weight.detach().sum())
+
+    class Deriving(Summing):
+        def get_extra_state(self):
+            return 1
+
+        def set_extra_state(self, state):
+            self.look()
+
+    def make() -> nn.Module:
+        first = nn.Linear(2, 2)
+        second = Summing(first) if way == "hook" else Deriving(first)
+        if way == "hook":
+            second.register_load_state_dict_post_hook(Summing.look)
+        return nn.Sequential(first, second)
+
+    by_torch, live = _loaded_twice(tmp_path, make)
+    assert live[1].sum == by_torch[1].sum == float(live[0].weight.detach().sum()) != 0

@@ -35,18 +35,18 @@ def postpone(
     ``others`` are those of other parts: no state of an optimizer is read into their memory. On
     ``device`` parameters without memory get theirs; where it is None, from what is built of them.
     """
-    if isinstance(part, ModulePart):
-        return _of_module(part, recipe, device)
+    if isinstance(part, ModulePart) and not own_code.sees_tensors(names.unwrap(part.live)):
+        return _of_module(part, recipe, others, device)
     if isinstance(part, OptimizerPart) and is_plain(part.live):
         return _of_optimizer(part.live, recipe, {each.live.data_ptr() for each in others})
     return recipe, []
 
 
 def _of_module(
-    part: ModulePart, recipe: Recipe, device: torch.device | None
+    part: ModulePart, recipe: Recipe, others: Iterable[Target], device: torch.device | None
 ) -> tuple[Recipe, list[Target]]:
     live = names.plain_tensors(part.live)
-    seen = _seen_by_own_code(names.unwrap(part.live))
+    rooms = {id(each.without_memory): each.live for each in others}
     owners: dict[str, list[str]] = {}
     for name, old in recipe.names.items():
         owners.setdefault(old, []).append(name)
@@ -55,24 +55,19 @@ def _of_module(
     for old, theirs in owners.items():
         homes, ref = [live[name] for name in theirs if name in live], recipe.saved[old]
         is_one = len(homes) == len(theirs) and len({place_of(home) for home in homes}) == 1
-        if not is_one or id(homes[0]) in seen or not _can_be_late(ref, homes[0]):
+        if not is_one or not _can_be_late(ref, homes[0]):
             continue
         if tuple(ref.shape) != tuple(homes[0].shape) or (homes[0].is_meta and device is None):
             continue
-        if homes[0].is_meta:
-            homes = [torch.empty_like(homes[0], device=device, requires_grad=False)]
+        bare = homes[0] if homes[0].is_meta else None
+        if bare is not None:  # one room for it, whatever names it has, and in whatever parts
+            new = torch.empty_like(bare, device=device, requires_grad=False)
+            homes = [rooms.setdefault(id(bare), new)]
         # Read once; but each has a version counter of its own.
-        targets += [Target(ref, home.detach()) for home in homes]
+        targets += [Target(ref, home.detach(), bare) for home in homes]
         saved[old] = homes[0].detach()
         late.update(theirs)
     return replace(recipe, saved=saved, late=frozenset(late)), targets
-
-
-def _seen_by_own_code(module: nn.Module) -> set[int]:
-    """The ``id`` of each tensor that some code of the module's own may look at while it loads."""
-    seen = own_code.seen_by_extra_state(module)
-    prefixes = tuple(own_code.own_prefixes(module))
-    return seen | {id(t) for name, t in names.tensors_of(module) if name.startswith(prefixes)}
 
 
 def _can_be_late(ref: Any, live: Any) -> bool:

@@ -1,9 +1,14 @@
-"""Tensors of a live module that have no memory yet: they take what is loaded as theirs."""
+"""Tensors of a live module that have no memory yet: they take what is loaded as theirs.
+
+Parameters stay the objects that they are, as optimizers and ties hold on to them, wherever PyTorch
+can swap them; where it cannot (a graph hangs on one), another takes its place in the module.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -18,14 +23,16 @@ def fill(module: nn.Module, state: Mapping[str, Any], *, new: Container[str] = (
 
     No second copy is made, unless the saved one has another element type or shares its memory with
     others. ``new`` are the names of those whose memory was made for the module alone.
-    Parameters stay the objects that they are: optimizers and ties hold on to them.
     """
+    if not has_meta(module):
+        return
     shared = _shared(state)
-    for name, live in tensors_of(module):
-        value = state.get(name)
-        if live.is_meta and isinstance(value, torch.Tensor) and not value.is_meta:
-            is_shared = _memory(value) in shared and name not in new
-            torch.utils.swap_tensors(live, _like(live, value, is_shared=is_shared))
+    with _without_references(module):
+        for name, live in tensors_of(module):
+            value = state.get(name)
+            if live.is_meta and isinstance(value, torch.Tensor) and not value.is_meta:
+                is_shared = _memory(value) in shared and name not in new
+                _put(module, live, _like(live, value, is_shared=is_shared))
 
 
 def has_meta(module: nn.Module) -> bool:
@@ -35,28 +42,55 @@ def has_meta(module: nn.Module) -> bool:
 
 def emptying(module: nn.Module) -> Callable[[], None]:
     """What makes tensors that have no memory or no shape now such ones again."""
-    empty = [live for _, live in tensors_of(module) if live.is_meta and not is_lazy(live)]
-    lazy: list[tuple[nn.Module, str, Any, Any]] = [
-        (owner, name, value, type(value))
-        for owner in module.modules()
-        for home in (owner._parameters, owner._buffers)
-        for name, value in home.items()
-        if is_lazy(value)
-    ]
+    bare = [(home, name, value) for home, name, value in _homes(module) if value.is_meta]
+    lazy = [(home, name, value, type(value)) for home, name, value in _homes(module, is_lazy)]
 
     def undo() -> None:
-        for live in empty:
-            if not live.is_meta:
-                bare = torch.empty_like(live, device="meta")
-                if isinstance(live, nn.Parameter):
-                    bare = nn.Parameter(bare, requires_grad=live.requires_grad)
-                torch.utils.swap_tensors(live, bare)
-        for owner, name, value, kind in lazy:
+        with _without_references(module):
+            for home, name, value in bare:
+                if home[name] is not value:
+                    home[name] = value
+                elif not value.is_meta:
+                    empty = torch.empty_like(value, device="meta")
+                    torch.utils.swap_tensors(value, _like(value, empty, is_shared=False))
+        for home, name, value, kind in lazy:
             if not is_lazy(value):
-                home = owner._parameters if name in owner._parameters else owner._buffers
                 home[name] = kind(device=value.device, dtype=value.dtype)
 
     return undo
+
+
+def _homes(
+    module: nn.Module, chosen: Callable[[Any], bool] = lambda value: not is_lazy(value)
+) -> Iterator[tuple[dict[str, Any], str, Any]]:
+    """Where in a module each chosen tensor is: the dict, its name there, and the tensor."""
+    for owner in module.modules():
+        for home in (owner._parameters, owner._buffers):
+            for name, value in home.items():
+                if value is not None and chosen(value):
+                    yield home, name, value
+
+
+def _put(module: nn.Module, live: torch.Tensor, made: torch.Tensor) -> None:
+    """Make one tensor of a module another one, or put the other in its place."""
+    try:
+        torch.utils.swap_tensors(live, made)
+    except RuntimeError:  # somebody has a weak reference to it, or a graph ends in it
+        for home, name, _ in list(_homes(module, lambda value: value is live)):
+            home[name] = made
+
+
+@contextmanager
+def _without_references(module: nn.Module) -> Iterator[None]:
+    """Recurrent layers keep weak references to their weights, and a list of them, made anew."""
+    layers = [each for each in module.modules() if isinstance(each, nn.RNNBase)]
+    for layer in layers:
+        layer._flat_weight_refs = []
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer._init_flat_weights()
 
 
 def _like(live: torch.Tensor, value: torch.Tensor, *, is_shared: bool) -> torch.Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -23,20 +23,12 @@ _PLAIN_WAYS = frozenset(
 
 def is_plain(module: nn.Module) -> bool:
     """Whether loading a state dict into a module does no more than copy tensors by their names."""
-    return not any(True for _ in own_prefixes(module))
-
-
-def own_prefixes(module: nn.Module) -> Iterator[str]:
-    """Where in a module code of its own sees what is loaded: each with all names below it."""
-    if type(module).load_state_dict is not nn.Module.load_state_dict:
-        yield ""
-    for path, each in module.named_modules(remove_duplicate=False):
-        if (
-            type(each)._load_from_state_dict not in _PLAIN_WAYS
-            or each._load_state_dict_pre_hooks
-            or each._load_state_dict_post_hooks
-        ):
-            yield f"{path}." if path else ""
+    return type(module).load_state_dict is nn.Module.load_state_dict and all(
+        type(each)._load_from_state_dict in _PLAIN_WAYS
+        and not each._load_state_dict_pre_hooks
+        and not each._load_state_dict_post_hooks
+        for each in module.modules()
+    )
 
 
 def load(
@@ -85,17 +77,13 @@ def _has_extra_state(module: nn.Module) -> bool:
     return type(module).set_extra_state is not nn.Module.set_extra_state
 
 
-def seen_by_extra_state(module: nn.Module) -> set[int]:
-    """The ``id`` of each tensor that some ``set_extra_state`` may derive something from.
+def sees_tensors(module: nn.Module) -> bool:
+    """Whether some code of a module's own may look at tensors, its own or others, while it loads.
 
-    torch calls it when the module's own tensors are loaded, and those of its children are not.
+    One hook of one layer may: torch hands it what is missing anywhere, and the layers before it are
+    loaded by then.
     """
-    return {
-        id(tensor)
-        for each in module.modules()
-        if _has_extra_state(each)
-        for tensor in (*each.parameters(recurse=False), *each.buffers(recurse=False))
-    }
+    return not is_plain(module) or any(_has_extra_state(each) for each in module.modules())
 
 
 def tried(module: nn.Module, state: Mapping[str, Any]) -> tuple[list[str], list[str]] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 
 from holdfast.errors import MismatchError
 from holdfast.state.meta import has_meta
+from holdfast.state.names import tensors_of
 from holdfast.state.parts import LoaderPart, ModulePart, OptimizerPart, Part
 from holdfast.state.recipe import Recipe
 from holdfast.state.rng import capture_rng, restore_rng
@@ -30,10 +31,12 @@ def restore(
     Raises:
         MismatchError: a part refused its state; nothing has changed.
     """
-    before = capture_rng()
+    before, bare = capture_rng(), _without_memory(parts)
     undo: dict[str, Callable[[], object]] = {"the generators": lambda: restore_rng(before)}
     try:
         for part in sorted(parts.values(), key=_stage):
+            if isinstance(part, OptimizerPart):
+                _check_kept(part, bare, _without_memory(parts))
             undo[repr(part.name)] = _undoing(part, recipes.get(part.name))
             _restore_part(part, states[part.name], recipes.get(part.name))
         left = _restore_rng(rng) if rng is not None else []
@@ -46,6 +49,32 @@ def restore(
         if (what := part.left_out(states[part.name])) is not None:
             left.append(what)
     return left
+
+
+def _without_memory(parts: Mapping[str, Part]) -> list[torch.Tensor]:
+    """The tensors on the meta device of all live modules."""
+    modules = [part.live for part in parts.values() if isinstance(part, ModulePart)]
+    return [tensor for each in modules for _, tensor in tensors_of(each) if tensor.is_meta]
+
+
+def _check_kept(
+    part: OptimizerPart, before: Iterable[torch.Tensor], now: Iterable[torch.Tensor]
+) -> None:
+    """Refuse an optimizer of parameters that others have taken the place of.
+
+    Raises:
+        MismatchError: it steps such ones, and would do nothing.
+    """
+    left = {id(tensor) for tensor in now}
+    gone = {id(tensor) for tensor in before if tensor.is_meta and id(tensor) not in left}
+    stepped = [p for group in part.live.param_groups for p in group["params"] if id(p) in gone]
+    if stepped:
+        raise MismatchError(
+            f"{part.name!r} steps {len(stepped)} parameters on the meta device that others had to "
+            "take the place of, as something holds on to them; nothing was changed",
+            found=f"the first has the shape {tuple(stepped[0].shape)}",
+            cure="Load the model by itself, make the optimizer then, and load its state.",
+        )
 
 
 def _stage(part: Part) -> int:

@@ -31,10 +31,14 @@ _PIECE = 8 << 20
 
 
 class Target(NamedTuple):
-    """A stored tensor, and the live one that is to have its elements."""
+    """A stored tensor, and the live one that is to have its elements.
+
+    ``without_memory`` is the parameter on the meta device whose memory it is going to be.
+    """
 
     ref: TensorRef | ChunkedRef
     live: torch.Tensor
+    without_memory: torch.Tensor | None = None
 
 
 def read_into(index: Index, source: Source, targets: Sequence[Target]) -> None:
@@ -81,7 +85,7 @@ def _leave_word(index: Index, error: BaseException) -> None:
 
 def _pieces(targets: Iterable[Target]) -> Iterator[Pair]:
     """Each tensor with a storage; of one in pieces each of them, with its box of the live one."""
-    for ref, live in targets:
+    for ref, live, _ in targets:
         if isinstance(ref, TensorRef):
             yield Pair(ref, live)
             continue

@@ -20,9 +20,14 @@ def is_meta(map_location: Any) -> bool:
 
 
 def device_of(map_location: Any) -> torch.device | None:
-    """The device that all storages go to; None where it depends on them, or has no memory."""
+    """The device that all storages go to; None where it depends on them, or has no memory.
+
+    Raises:
+        UsageError: this machine lacks the device.
+    """
     if not isinstance(map_location, str | torch.device) or is_meta(map_location):
         return None
+    restorer(map_location)
     return torch.device(map_location)
 
 
