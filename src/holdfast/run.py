@@ -59,7 +59,8 @@ class Run(RunFolder):
             returns when the checkpoint is durable.
         name: the template of the file names, with ``{step}`` and ``{time:...}``.
         strict: how restoring matches, as in ``load_state``.
-        rename: rules for names in checkpoints, as in ``load_state``.
+        rename: rules for names in checkpoints, as in ``load_state``. What the run itself saves has
+            the names of its parts: rules do not touch a checkpoint whose names fit as they are.
         start_from: a checkpoint to begin from while the run has none of its own.
         start_step: the first step then, where that checkpoint does not say.
         grace: seconds a step may last after a stop signal before that is warned of.
@@ -97,7 +98,7 @@ class Run(RunFolder):
         if start_step is not None:
             start_step = whole(start_step, "start_step is a whole number from 0 on")
         self._start_from, self._start_step = start_from, start_step
-        self._options = Options(strict=strict, rename=rename)
+        self._options = Options(strict=strict, rename=rename, rename_at_need=True)
         self._writer = RunWriter(self.folder, keep, every, Template(name), background=background)
         self._stepping = Stepping(self._parts, lambda: self.extra, StopSignals(grace))
         #: Whether resume() was called and no step was begun since.

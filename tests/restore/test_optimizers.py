@@ -584,3 +584,58 @@ def test_whatever_is_permuted_regrouped_renamed_and_dropped_every_value_finds_it
             if name.split(".")[0] in saved_names
         }
         assert not rates or group["lr"] in rates
+
+
+@pytest.mark.parametrize("has_names", [True, False])
+def test_lbfgs_of_other_sizes_starts_fresh(has_names, tmp_path) -> None:
+    """Its vectors have an element for each of all parameters together."""
+
+    def trained(width: int) -> tuple[nn.Module, torch.optim.Optimizer]:
+        model = nn.Sequential(nn.Linear(3, width), nn.Linear(width, 2))
+        optimizer = torch.optim.LBFGS(model.parameters(), max_iter=2)
+        step(model, optimizer)
+        return model, optimizer
+
+    def step(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        def closure():
+            optimizer.zero_grad()
+            loss = model(torch.ones(1, 3)).square().sum()
+            loss.backward()
+            return loss
+
+        optimizer.step(closure)
+
+    (saved, its), (live, optimizer) = trained(4), trained(5)
+    path = tmp_path / "a.pt"
+    if has_names:
+        holdfast.save_state(path, model=saved, optimizer=its)
+        report = holdfast.load_state(path, strict="shapes", model=live, optimizer=optimizer)
+    else:
+        torch.save({"optimizer": its.state_dict()}, path)
+        report = holdfast.load_state(path, optimizer=optimizer)
+    assert len(report["optimizer"].fresh) == 4
+    step(live, optimizer)
+
+
+def test_names_that_match_are_something_even_without_states(tmp_path) -> None:
+    model = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False))
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.5)
+    model[1].weight.grad = torch.ones(2, 2)
+    optimizer.step()  # the first has no state yet
+    holdfast.save_state(tmp_path / "a.pt", model=model, optimizer=optimizer)
+    live = nn.Sequential(nn.Linear(2, 2, bias=False))
+    other = torch.optim.Adam(live.parameters())
+    holdfast.load_state(tmp_path / "a.pt", strict=False, model=live, optimizer=other)
+    assert other.param_groups[0]["lr"] == 0.5
+
+
+def test_options_of_groups_that_were_one_are_named_in_the_report(tmp_path) -> None:
+    model = nn.Linear(2, 2)
+    its = torch.optim.AdamW(model.parameters(), lr=0.1, weight_decay=0.1)
+    holdfast.save_state(tmp_path / "a.pt", model=model, optimizer=its)
+    groups = [{"params": [model.weight]}, {"params": [model.bias], "weight_decay": 0.0}]
+    live = torch.optim.AdamW(groups, lr=0.3, weight_decay=0.1)
+    report = holdfast.load_state(tmp_path / "a.pt", model=model, optimizer=live)
+    note = "groups 0, 1 were one group, 0: they get its weight_decay 0.1"
+    assert note in report["optimizer"].notes
+    assert [group["weight_decay"] for group in live.param_groups] == [0.1, 0.1]

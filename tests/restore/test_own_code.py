@@ -195,3 +195,45 @@ def test_code_of_one_layer_sees_the_loaded_weights_of_those_before_it(way, tmp_p
 
     by_torch, live = _loaded_twice(tmp_path, make)
     assert live[1].sum == by_torch[1].sum == float(live[0].weight.detach().sum()) != 0
+
+
+class Adding(nn.Module):
+    """Loading code that changes what it is given each time, whatever it is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(2, 2)
+        self.register_load_state_dict_pre_hook(self._add)
+
+    @staticmethod
+    def _add(module, state, prefix, *_) -> None:
+        state[f"{prefix}inner.weight"] = state[f"{prefix}inner.weight"] + 1
+
+
+def test_what_is_undone_is_as_it_was_whatever_loading_code_does(tmp_path) -> None:
+    class Bad(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.w = nn.Parameter(torch.zeros(1))
+
+        def _load_from_state_dict(self, state, prefix, *rest):
+            if state[f"{prefix}w"] == 0:
+                raise ValueError("no")
+
+    live, bad = Adding(), Bad()
+    holdfast.save_state(tmp_path / "a.pt", model=Adding(), bad=bad)
+    nn.init.ones_(bad.w)
+    before = copy.deepcopy(live.state_dict())
+    with pytest.raises(MismatchError, match="nothing was changed"):
+        holdfast.load_state(tmp_path / "a.pt", model=live, bad=bad)
+    assert same(live.state_dict(), before)
+
+
+def test_a_snapshot_is_put_back_as_it_was_whatever_loading_code_does() -> None:
+    live = Adding()
+    before = copy.deepcopy(live.state_dict())
+    snapshot = holdfast.snapshot(model=live)
+    for _ in range(2):
+        nn.init.zeros_(live.inner.weight)
+        snapshot.restore()
+        assert same(live.state_dict(), before)

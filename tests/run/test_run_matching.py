@@ -142,3 +142,38 @@ def test_a_scale_that_starts_anew_is_warned_of(tmp_path, caplog) -> None:
         "not all was restored: scaler: 1 fresh\n"
         "  starts fresh: its scale (the saved scaler was disabled)"
     ]
+
+
+@pytest.mark.parametrize(
+    ("old", "rules"),
+    [
+        ("backbone.", {"backbone.": "body."}),
+        ("", {"*": "body.*"}),
+        ("backbone.", lambda name: name.replace("backbone.", "body.")),
+    ],
+)
+def test_the_same_script_goes_on_with_its_own_checkpoints_whose_names_need_no_rules(
+    tmp_path, old, rules
+):
+    """A warm start, a crash, and the same command again."""
+    first = nn.ModuleDict({"body": nn.Linear(2, 2)})
+    state = {name.replace("body.", old): value for name, value in first.state_dict().items()}
+    torch.save(state, tmp_path / "pre.pt")
+
+    def script(last: int) -> tuple[list[int], nn.Module]:
+        model, done = nn.ModuleDict({"body": nn.Linear(2, 2)}), []
+        options = {"start_from": tmp_path / "pre.pt", "start_step": 0, "rename": rules}
+        with holdfast.Run(tmp_path / "run", model=model, **options) as run:
+            for step in run.steps(last):
+                if step == 0:
+                    assert torch.equal(model["body"].weight, first["body"].weight)
+                with torch.no_grad():
+                    model["body"].weight += 1
+                run.save()
+                done.append(step)
+        return done, model
+
+    assert script(2)[0] == [0, 1]
+    done, model = script(4)
+    assert done == [2, 3]
+    assert torch.equal(model["body"].weight, first["body"].weight + 1 + 1 + 1 + 1)

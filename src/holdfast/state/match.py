@@ -42,12 +42,14 @@ class Options:
 
     ``strict`` True: all names and shapes must agree; ``"shapes"``: what has another shape is
     skipped; False: names on one side only are taken, too. ``cast``: another element type is taken.
+    ``rename_at_need``: the rules are for checkpoints whose names do not fit as they are.
     """
 
     strict: bool | str = True
     rename: Rules | None = None
     select: Mapping[str, str] | None = None
     cast: bool = False
+    rename_at_need: bool = False
 
     def check(self) -> None:
         """Refuse values that mean nothing.
@@ -85,6 +87,11 @@ def match(index: Index, parts: Mapping[str, Part], options: Options | None = Non
     """
     options = options or Options()
     options.check()
+    if options.rename is not None and options.rename_at_need:
+        try:
+            return match(index, parts, replace(options, rename=None, strict=True))
+        except MismatchError:
+            pass  # it is one that the rules are for
     names = parameter_names(modules_of(parts))
     found = choose(
         index.tree,

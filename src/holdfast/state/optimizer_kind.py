@@ -58,6 +58,21 @@ def notes_on_options(
         if mixed := _differing([key for key in was if key not in GROUP_KEYS], was, *others):
             were = ", ".join(map(str, sorted(its)))
             yield f"group {number} was {were}, whose {', '.join(mixed)} differ: {its[0]} counts"
+    yield from _of_one_group(saved, live, sources)
+
+
+def _of_one_group(
+    saved: Sequence[Any], live: torch.optim.Optimizer, sources: Sequence[tuple[int, ...]]
+) -> Iterator[str]:
+    """Options in which live groups differ that were one group: all of them get what it had."""
+    for source in dict.fromkeys(its[0] for its in sources if its):
+        numbers = [number for number, its in enumerate(sources) if its[:1] == (source,)]
+        first, *others = (live.param_groups[number] for number in numbers)
+        names = [key for key in saved[source] if key not in (*GROUP_KEYS, *OF_THE_DEVICE)]
+        if differing := _differing(names, first, *others):
+            values = ", ".join(f"{name} {saved[source][name]}" for name in differing)
+            were = ", ".join(map(str, numbers))
+            yield f"groups {were} were one group, {source}: they get its {values}"
 
 
 def _differing(

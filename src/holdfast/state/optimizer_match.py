@@ -19,7 +19,7 @@ from holdfast.state.optimizer_kind import GROUP_KEYS, notes_on_options, other_cl
 from holdfast.state.places import Found, is_optimizer_state
 from holdfast.state.recipe import Recipe
 from holdfast.state.report import PartReport
-from holdfast.state.shapes import sizes_of
+from holdfast.state.shapes import is_tensor, sizes_of
 
 #: Names per group, and None where a parameter's is not known.
 Names = Sequence[Sequence[str | None]]
@@ -58,13 +58,23 @@ def match_optimizer(
     found, notes, problem = _found(live, names, places, states, resized)
     if problem is not None:
         return replace(report, problem=problem), None
-    if isinstance(live, torch.optim.LBFGS) and list(found.values()) != places:
+    if isinstance(live, torch.optim.LBFGS) and (
+        list(found.values()) != places or _is_of_another_size(live, states)
+    ):
         notes = ("LBFGS keeps one state for all parameters, which are others: it starts fresh",)
         return replace(report, fresh=tuple(_shown(names)), notes=notes), _recipe(live, place, {})
     recipe = _recipe(live, place, found)
     notes = (*report.notes, *notes, *notes_on_options(groups, live, recipe.groups))
     report = replace(report, loaded=len(recipe.saved["state"]), notes=notes)
     return _counted(report, names, places, states, found), recipe
+
+
+def _is_of_another_size(live: torch.optim.Optimizer, states: Mapping[Any, Any]) -> bool:
+    """Whether LBFGS's vectors have other elements than all parameters together."""
+    numel = sum(p.numel() for group in live.param_groups for p in group["params"])
+    kept = [state for state in states.values() if isinstance(state, Mapping)]
+    vectors: list[Any] = [state.get(name) for state in kept for name in ("d", "prev_flat_grad")]
+    return any(is_tensor(each) and tuple(each.shape) != (numel,) for each in vectors)
 
 
 def _counted(
@@ -77,11 +87,12 @@ def _counted(
     """The report with what is on one side only."""
     flat = [name for group in names for name in group]
     taken = {each.key for each in found.values()}
-    is_something = report.loaded if states else taken
+    strays = tuple(_of_no_group(places, states))
+    is_something = report.loaded or (taken and not strays)
     return replace(
         report,
         fresh=tuple(name for at, name in enumerate(_shown(names)) if at not in found),
-        skipped=(*_left(places, taken, flat), *_of_no_group(places, states)),
+        skipped=(*_left(places, taken, flat), *strays),
         problem=None if is_something or not (flat or places or states) else "nothing of it matches",
     )
 

@@ -61,6 +61,17 @@ def load(
             raise RuntimeError(f"missing: {missing}; not expected: {result.unexpected_keys}")
 
 
+def copy_back(live: Mapping[str, torch.Tensor], state: Mapping[str, Any]) -> None:
+    """Give tensors the values they had: code that loads may make others of them each time."""
+    with torch.no_grad():
+        for name, tensor in live.items():
+            value = state.get(name)
+            if not isinstance(value, torch.Tensor) or tensor.layout is not torch.strided:
+                continue
+            if tensor.shape == value.shape and not torch.equal(tensor, value):
+                tensor.copy_(value)
+
+
 def _names_to_load(module: nn.Module) -> set[str]:
     """The names that torch's own code looks for in a state dict."""
     found: set[str] = set()

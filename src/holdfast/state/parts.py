@@ -128,6 +128,8 @@ class ModulePart(Part):
                 later=late,
                 is_partial=recipe.is_partial,
             )
+        if recipe.is_its_own:
+            own_code.copy_back(names.plain_tensors(plain), state)
 
     def undoing(self, recipe: Recipe | None = None) -> Callable[[], object]:
         """The same; tensors that have no memory lose again what they are given."""
@@ -139,7 +141,8 @@ class ModulePart(Part):
 
         def undo() -> None:
             empty()
-            self.restore(before, Recipe((), None, is_partial=len(kept) < len(state)))
+            partial = len(kept) < len(state)
+            self.restore(before, Recipe((), None, is_partial=partial, is_its_own=True))
 
         return undo
 

@@ -127,7 +127,8 @@ def _tensor(value: torch.Tensor, path: Path) -> torch.Tensor:
     if value.is_meta:
         raise CaptureError(
             f"a tensor on the meta device has no values, at {dotted(path)!r}",
-            cure="Give it some first: model.to_empty(device=...) and initialize, or load weights.",
+            cure="Give it some first: model.to_empty(device=...) and initialize, or load "
+            "weights: holdfast.load_state(checkpoint, model=model).",
         )
     is_plain = type(value) in _TENSORS
     if not is_plain or value.is_nested or value.layout is torch._mkldnn:  # type: ignore[attr-defined]

@@ -25,7 +25,8 @@ class Recipe:
     keys of their states. ``late`` are live names whose tensors are read last, into their memory;
     ``held`` are such tensors of an optimizer's state by position, each None that is not late.
     ``groups`` are, per param group of a live optimizer, the saved groups that its parameters were
-    in, first the one whose options it takes.
+    in, first the one whose options it takes. ``is_its_own`` says that the state is a former one of
+    the live part: its tensors get the values in it, whatever loading code makes of them.
     """
 
     path: Path
@@ -38,3 +39,4 @@ class Recipe:
     late: frozenset[str] = frozenset()
     held: Mapping[int, Mapping[Any, Any]] = field(default_factory=dict)
     groups: tuple[tuple[int, ...], ...] = ()
+    is_its_own: bool = False

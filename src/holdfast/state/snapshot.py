@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from holdfast.state.parts import Part
+from holdfast.state.recipe import Recipe
 from holdfast.state.restore import restore
 
 
@@ -27,7 +28,8 @@ class Snapshot:
             MismatchError: a part refused it, as it was changed since; nothing has changed.
         """
         # Optimizers keep the very tensors that they are given, and step them.
-        restore(self._parts, copy.deepcopy(self._states), None)
+        recipes = {name: Recipe((), None, is_its_own=True) for name in self._parts}
+        restore(self._parts, copy.deepcopy(self._states), None, recipes)
 
     def __repr__(self) -> str:
         return f"<Snapshot of {', '.join(self._parts)}>"

@@ -206,7 +206,8 @@ def test_what_torch_alone_could_not_open_is_refused(what):
 def test_a_tensor_without_values_is_refused():
     assert letter({"w": torch.empty(2, device="meta")}, ("model",)) == (
         "a tensor on the meta device has no values, at 'model.w'\n"
-        "  Give it some first: model.to_empty(device=...) and initialize, or load weights."
+        "  Give it some first: model.to_empty(device=...) and initialize, or load "
+        "weights: holdfast.load_state(checkpoint, model=model)."
     )
     assert letter({"w": torch.nn.LazyLinear(2).weight}, ("model",)) == (
         "a lazy parameter has no value yet, at 'model.w'\n"
