@@ -277,3 +277,39 @@ def test_an_optimizer_of_replaced_parameters_is_refused_and_nothing_has_changed(
     assert optimizer.param_groups[0]["lr"] == 0.5
     holdfast.load_model(path, live)  # and it can be loaded after that
     assert same(live.state_dict(), model.state_dict())
+
+
+def test_tensors_are_made_where_they_belong_whatever_the_default_device_is(tmp_path) -> None:
+    """``torch.set_default_device`` and ``with torch.device(...)`` are for the caller's tensors."""
+    model = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
+    optimizer = torch.optim.Adam(model.parameters())
+    model(torch.ones(4, 2)).sum().backward()
+    optimizer.step()
+    live = model_of()
+    other = torch.optim.Adam(live.parameters())
+    wide = torch.arange(64.0).view(8, 8)
+    views = {"a": wide[:, 1], "b": wide[:, 3], "sparse": torch.eye(3).to_sparse()}
+    with torch.device("meta"):
+        parts = {"model": model, "optimizer": optimizer}
+        holdfast.save_state(tmp_path / "a.pt", extra=views, **parts)
+        report = holdfast.load_state(tmp_path / "a.pt", rng=True, model=live, optimizer=other)
+        loaded = holdfast.load(tmp_path / "a.pt")
+        with holdfast.open(tmp_path / "a.pt") as checkpoint:
+            one = checkpoint.tensor("model.0.weight")
+        holdfast.load_state(tmp_path / "a.pt", cast=True, model=model_of().double())
+    assert same(live.state_dict(), model.state_dict())
+    assert same(other.state_dict(), optimizer.state_dict())
+    assert torch.equal(one, model[0].weight)
+    assert torch.equal(loaded["extra"]["b"], wide[:, 3])
+    assert torch.equal(report.extra["sparse"].to_dense(), torch.eye(3))
+
+
+def test_a_count_that_an_old_file_lacks_begins_at_zero_without_memory(tmp_path) -> None:
+    """As with ``load_state_dict(assign=True)``."""
+    model = model_of()
+    state = {k: v for k, v in model.state_dict().items() if "num_batches" not in k}
+    torch.save(state, tmp_path / "a.pt")
+    with torch.device("meta"):
+        live = model_of()
+    holdfast.load_state(tmp_path / "a.pt", model=live)
+    assert same(live.state_dict(), model.state_dict())

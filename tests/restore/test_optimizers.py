@@ -639,3 +639,50 @@ def test_options_of_groups_that_were_one_are_named_in_the_report(tmp_path) -> No
     note = "groups 0, 1 were one group, 0: they get its weight_decay 0.1"
     assert note in report["optimizer"].notes
     assert [group["weight_decay"] for group in live.param_groups] == [0.1, 0.1]
+
+
+class Averager:
+    step = 0
+
+    def average_parameters(self, params) -> None:
+        self.step += 1
+
+
+def test_an_optimizer_around_another_keeps_what_it_has_of_its_own(tmp_path) -> None:
+    """PyTorch has one without an Optimizer's hooks, and with a count at the top of its state."""
+    from torch.distributed.optim import PostLocalSGDOptimizer
+
+    def trained(steps: int) -> tuple[nn.Module, torch.optim.Optimizer]:
+        model = nn.Linear(2, 2)
+        sgd = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+        optimizer = PostLocalSGDOptimizer(sgd, Averager())
+        for _ in range(steps):
+            model(torch.ones(1, 2)).sum().backward()
+            optimizer.step()
+        return model, optimizer
+
+    (model, optimizer), (live, other) = trained(3), trained(0)
+    holdfast.save_state(tmp_path / "a.pt", model=model, optimizer=optimizer)
+    holdfast.load_state(tmp_path / "a.pt", model=live, optimizer=other)
+    assert same(live.state_dict(), model.state_dict())
+    assert same(other.state_dict(), optimizer.state_dict())
+    assert other.averager.step == 3
+
+
+def test_what_hooks_of_an_optimizer_add_to_its_state_comes_back(tmp_path) -> None:
+    class Counting(torch.optim.SGD):
+        def __init__(self, *args, **options) -> None:
+            super().__init__(*args, **options)
+            self.count = 0
+            self.register_state_dict_post_hook(lambda its, state: {**state, "count": its.count})
+            self.register_load_state_dict_pre_hook(Counting._take)
+
+        def _take(self, state) -> None:
+            self.count = state["count"]
+
+    model = nn.Linear(2, 2)
+    optimizer, other = (Counting(model.parameters(), lr=0.1) for _ in range(2))
+    optimizer.count = 3
+    holdfast.save_state(tmp_path / "a.pt", model=model, optimizer=optimizer)
+    holdfast.load_state(tmp_path / "a.pt", model=model, optimizer=other)
+    assert other.count == 3

@@ -380,7 +380,6 @@ class Wrapped(torch.optim.Optimizer):
 
     def __init__(self, optimizer: torch.optim.Optimizer) -> None:
         self.optimizer, self.defaults = optimizer, optimizer.defaults
-        self.register_step_pre_hook = optimizer.register_step_pre_hook
         self.state_dict, self.state = optimizer.state_dict, optimizer.state
 
     @property

@@ -20,6 +20,7 @@ import torch
 from holdfast.errors import CaptureError
 from holdfast.io.checksum import crc32
 from holdfast.state.names import parameter_names
+from holdfast.state.optimizers import with_hooks
 from holdfast.state.parts import OptimizerPart, Part, modules_of
 from holdfast.tensors import encode
 
@@ -69,7 +70,7 @@ def storages_for_later(
 def _settled(parts: Mapping[str, Part]) -> Iterator[tuple[str, torch.Tensor]]:
     """Strided CPU tensors that only a step of one of the optimizers changes, with their names."""
     optimizers = {n: p.live for n, p in parts.items() if isinstance(p, OptimizerPart)}
-    if not all(callable(getattr(o, "register_step_pre_hook", None)) for o in optimizers.values()):
+    if None in map(with_hooks, optimizers.values()):
         return  # it would step unseen
     names = parameter_names(modules_of(parts))
     for part, optimizer in optimizers.items():
@@ -109,9 +110,9 @@ class StepHooks:
 
         for part in parts.values():
             if isinstance(part, OptimizerPart) and id(part.live) not in self._handles:
-                register = getattr(part.live, "register_step_pre_hook", None)
-                if register is not None:
-                    self._handles[id(part.live)] = register(call)
+                stepped = with_hooks(part.live)
+                if stepped is not None:
+                    self._handles[id(part.live)] = stepped.register_step_pre_hook(call)
 
     def remove(self) -> None:
         """Leave the optimizers as they were."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import torch
 from torch import nn
 
 from holdfast.state import names
@@ -29,6 +30,14 @@ def that_start(
         if not isinstance(version, int) or version < 2:
             found.append(name)
     return tuple(found)
+
+
+def without_memory(module: nn.Module, started: Iterable[str]) -> dict[str, torch.Tensor]:
+    """Of such counts those that have none to leave, on the meta device: they begin at 0."""
+    tensors = names.plain_tensors(module)
+    return {
+        n: torch.zeros((), dtype=torch.long, device="cpu") for n in started if tensors[n].is_meta
+    }
 
 
 def notes(started: Iterable[str]) -> list[str]:

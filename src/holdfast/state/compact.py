@@ -109,7 +109,7 @@ def _are_apart(views: Sequence[torch.Tensor], start: int, stop: int) -> bool:
     itemsize = views[0].element_size()
     if any(view.element_size() != itemsize for view in views):
         return False
-    is_taken = torch.zeros((stop - start) // itemsize, dtype=torch.bool)
+    is_taken = torch.zeros((stop - start) // itemsize, dtype=torch.bool, device="cpu")
     for view in views:
         offset = int(view.storage_offset()) - start // itemsize
         # Of elements met twice by one view itself, one is enough to look at.
@@ -118,7 +118,7 @@ def _are_apart(views: Sequence[torch.Tensor], start: int, stop: int) -> bool:
         mine = is_taken.as_strided(shape, stride, offset)
         if bool(mine.any()):
             return False
-        mine.copy_(torch.ones((), dtype=torch.bool))
+        mine.fill_(True)
     return True
 
 

@@ -75,7 +75,9 @@ def match_module(
         suggestions=_suggestions(live, saved, fitting, pairing) if missing and unexpected else (),
     )
     live_names = {old: name for name, old in pairing.found.items()}
-    return ModuleMatch(report, _recipe(found, len(live), fitting, pairing), pairing, live_names)
+    new = batch_counts.without_memory(part.live, started)
+    recipe = _recipe(found, len(live), fitting, pairing, new)
+    return ModuleMatch(report, recipe, pairing, live_names)
 
 
 def _entries(found: Found, live: Mapping[str, Any]) -> dict[str, Any]:
@@ -214,12 +216,23 @@ def _notes(
             yield f"{name} is {other} here, and two tensors in the checkpoint: the last one counts"
 
 
-def _recipe(found: Found, live_count: int, fitting: Mapping[str, str], pairing: Pairing) -> Recipe:
-    """What is read, and a state dict of it under live names; ``fitting`` gives the saved ones."""
+def _recipe(
+    found: Found,
+    live_count: int,
+    fitting: Mapping[str, str],
+    pairing: Pairing,
+    new: Mapping[str, torch.Tensor],
+) -> Recipe:
+    """What is read, and a state dict of it under live names; ``fitting`` gives the saved ones.
+
+    ``new`` are tensors that the checkpoint does not have, and that begin with these values.
+    """
     metadata = _moved_metadata(found, pairing)
 
     def arrange(values: Mapping[str, Any]) -> Any:
         state: Any = OrderedDict((name, _tensor(values[old])) for name, old in fitting.items())
+        devices = [value.device for value in state.values() if isinstance(value, torch.Tensor)]
+        state.update((name, value.to(devices[0])) for name, value in new.items() if devices)
         if metadata:
             state._metadata = metadata
         return state

@@ -28,7 +28,7 @@ def _keys_of_a_step(live: torch.optim.Optimizer) -> dict[str, None]:
     """What an optimizer of torch keeps of parameters: it is asked, with two of its own."""
     if not type(live).__module__.startswith("torch.optim"):
         return {}  # somebody's own class may do anything in a step
-    parameters = [torch.nn.Parameter(torch.zeros(shape)) for shape in ((2,), (2, 2))]
+    parameters = [torch.nn.Parameter(torch.zeros(shape, device="cpu")) for shape in ((2,), (2, 2))]
     for parameter in parameters:
         parameter.grad = torch.zeros_like(parameter)
     step: Any = type(live).step

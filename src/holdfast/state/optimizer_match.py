@@ -216,6 +216,8 @@ def _recipe(live: torch.optim.Optimizer, place: Found, found: Mapping[int, _Save
     """
     states = place.state["state"]
     at_large = {key: value for key, value in states.items() if _is_at_large(key, place.state)}
+    # What a class or a hook of its own keeps beside the two.
+    aside = {k: v for k, v in place.state.items() if k not in ("state", "param_groups")}
     needed = {each.key: states[each.key] for each in found.values() if each.key in states}
     options = [
         {key: value for key, value in group.items() if key not in GROUP_KEYS}
@@ -230,9 +232,9 @@ def _recipe(live: torch.optim.Optimizer, place: Found, found: Mapping[int, _Save
         by_place = ((place, each.key) for place, each in found.items())
         state = {place: values["state"][key] for place, key in by_place if key in values["state"]}
         state |= {key: values["state"][key] for key in at_large}
-        return {"state": state, "param_groups": made}
+        return {**{key: values[key] for key in aside}, "state": state, "param_groups": made}
 
-    saved = {"state": {**needed, **at_large}, "param_groups": options}
+    saved = {**aside, "state": {**needed, **at_large}, "param_groups": options}
     keys = {at: each.key for at, each in found.items() if each.key in needed}
     return Recipe(place.path, saved, arrange, positions=keys, groups=groups)
 

@@ -48,6 +48,18 @@ def restore_optimizer(
                 }
 
 
+def with_hooks(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer | None:
+    """The optimizer whose steps torch's hooks see: the one given, or the one inside it.
+
+    A class around another optimizer (PostLocalSGDOptimizer) may have none of its own. None where
+    nothing is known.
+    """
+    if hasattr(optimizer, "_optimizer_step_pre_hooks"):
+        return optimizer
+    inside = [each for each in vars(optimizer).values() if isinstance(each, torch.optim.Optimizer)]
+    return with_hooks(inside[0]) if len(inside) == 1 else None
+
+
 def is_plain(optimizer: torch.optim.Optimizer) -> bool:
     """Whether loading its state is torch's own code alone, which changes no tensor it is given."""
     return (

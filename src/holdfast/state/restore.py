@@ -12,6 +12,7 @@ import torch
 from holdfast.errors import MismatchError
 from holdfast.state.meta import has_meta
 from holdfast.state.names import tensors_of
+from holdfast.state.optimizers import with_hooks
 from holdfast.state.parts import LoaderPart, ModulePart, OptimizerPart, Part
 from holdfast.state.recipe import Recipe
 from holdfast.state.rng import capture_rng, restore_rng
@@ -44,8 +45,9 @@ def restore(
         _undo_all(undo, error)
         raise
     for part in parts.values():
-        if isinstance(part, OptimizerPart):
-            follow_devices(part.live)
+        stepped = with_hooks(part.live) if isinstance(part, OptimizerPart) else None
+        if stepped is not None:
+            follow_devices(stepped)
         if (what := part.left_out(states[part.name])) is not None:
             left.append(what)
     return left
@@ -174,8 +176,8 @@ def follow_devices(optimizer: torch.optim.Optimizer) -> None:
     _waiting.add(optimizer)
     if optimizer not in _hooked:
         # It stays registered: torch does not let a hook remove itself while hooks run.
-        _hooked.add(optimizer)
         optimizer.register_step_pre_hook(_before_step)
+        _hooked.add(optimizer)
 
 
 def _before_step(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:

@@ -132,7 +132,8 @@ def sparse(ref: SparseRef, build: Build, *, file: str) -> torch.Tensor:
     """
     parts = {name: build(part) for name, part in ref.components.items()}
     # The meta device has no values to check.
-    checks: Any = {"check_invariants": not any(part.is_meta for part in parts.values())}
+    options: Any = {"check_invariants": not any(part.is_meta for part in parts.values())}
+    options["device"] = parts["values"].device  # not that which is the default just now
     try:
         if ref.layout == "sparse_coo":
             made = torch.sparse_coo_tensor(
@@ -140,7 +141,7 @@ def sparse(ref: SparseRef, build: Build, *, file: str) -> torch.Tensor:
                 parts["values"],
                 ref.shape,
                 is_coalesced=ref.is_coalesced,
-                **checks,
+                **options,
             )
         else:
             compressed, plain, values = parts.values()
@@ -150,7 +151,7 @@ def sparse(ref: SparseRef, build: Build, *, file: str) -> torch.Tensor:
                 values,
                 ref.shape,
                 layout=getattr(torch, ref.layout),
-                **checks,
+                **options,
             )
     except (RuntimeError, ValueError, IndexError) as error:
         raise RefusedError(

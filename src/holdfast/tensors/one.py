@@ -21,4 +21,4 @@ def tensor(index: Index, source: Source, node: Any) -> torch.Tensor:
     """
     storages = Storages(index, source)
     made = Materialiser(index.file, storages, Trust(), "cpu").build(node)
-    return made if isinstance(made, torch.Tensor) else torch.as_tensor(made)
+    return made if isinstance(made, torch.Tensor) else torch.as_tensor(made, device="cpu")

@@ -159,7 +159,7 @@ def place_of(live: torch.Tensor) -> object:
 
 def memory_of(storage: torch.UntypedStorage) -> memoryview:
     """The bytes of a storage on the CPU, writable."""
-    array: Any = torch.empty(0, dtype=torch.uint8).set_(storage).numpy()
+    array: Any = torch.empty(0, dtype=torch.uint8, device="cpu").set_(storage).numpy()
     return memoryview(array)
 
 
