@@ -15,9 +15,10 @@ from torch import nn
 from holdfast.checkpoint import Checkpoint
 from holdfast.errors import DamagedError, UsageError
 from holdfast.formats import read_index
+from holdfast.io.progress import Bar
 from holdfast.io.source import Source, open_source
 from holdfast.pickles.modules import with_state_dicts
-from holdfast.report.verify import verify_index
+from holdfast.report.verify import verified_nbytes, verify_index
 from holdfast.runs import where
 from holdfast.runs.reading import read_headers
 from holdfast.spec.index import SIZED, Index
@@ -32,7 +33,7 @@ from holdfast.state.report import LoadReport
 from holdfast.state.restore import restore
 from holdfast.state.shapes import is_lazy
 from holdfast.state.unplain import from_plain
-from holdfast.tensors.into import Target, read_into
+from holdfast.tensors.into import Target, nbytes_of, read_into
 from holdfast.tensors.locate import device_of
 from holdfast.tensors.materialise import materialise
 from holdfast.tensors.trust import Trust
@@ -69,15 +70,18 @@ def load_parts(
         if opened is not None:
             matched, targets = _postponed(matched, parts, device_of(map_location))
         wanted = _wanted(index, matched, rest, rng=rng)
-        if opened is None:
-            values = _copied(wanted)
-        else:
-            _verify(index, opened)
-            values = _built(index, opened, wanted, parts, map_location=map_location, trust=trust)
-        values = _unplain(index, matched, values)
-        left = _put_back(matched, parts, values)
-        if opened is not None:
-            read_into(index, opened, targets)
+        with Bar(verified_nbytes(index) + nbytes_of(index, targets)) as bar:
+            if opened is None:
+                values = _copied(wanted)
+            else:
+                _verify(index, opened, bar)
+                values = _built(
+                    index, opened, wanted, parts, map_location=map_location, trust=trust
+                )
+            values = _unplain(index, matched, values)
+            left = _put_back(matched, parts, values)
+            if opened is not None:
+                read_into(index, opened, targets, bar.advance)
     if rng and values["rng"] is None:
         left.append("the random generators: the checkpoint does not have them")
     return LoadReport(
@@ -221,13 +225,13 @@ def _unplain(index: Index, matched: Matched, values: Mapping[str, Any]) -> dict[
     }
 
 
-def _verify(index: Index, source: Source) -> None:
+def _verify(index: Index, source: Source, bar: Bar) -> None:
     """Compare every CRC before anything live is changed.
 
     Raises:
         DamagedError: one is not that of the bytes.
     """
-    verified = verify_index(index, source)
+    verified = verify_index(index, source, on_progress=bar.advance)
     if not verified.damages:
         return
     damage = verified.damages[0]

@@ -52,7 +52,7 @@ def save(obj: Any, file: str | os.PathLike[str] | BinaryIO, **options: Any) -> S
     """
     _refuse(options, "save")
     started = time.monotonic()
-    encoded = encode(obj)
+    encoded = encode(obj, notes_views=True)
     warn_of_slices(encoded)
     return save_encoded(encoded, file, started=started)
 

@@ -11,9 +11,9 @@ from holdfast.benchmark import names
 from holdfast.benchmark.figures import figures
 from holdfast.benchmark.report import Result
 from holdfast.benchmark.tables import Table, head, tables
+from holdfast.cli.line import Line
 from holdfast.cli.options import json_option
 from holdfast.cli.output import Cell, answer, answer_json, answer_table
-from holdfast.cli.progress import Line
 from holdfast.errors import MissingExtraError
 
 _HELP = """\b

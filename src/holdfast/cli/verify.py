@@ -10,8 +10,8 @@ import click
 from holdfast import looking
 from holdfast.cli.options import json_option
 from holdfast.cli.output import answer, answer_json
-from holdfast.cli.progress import Bar
 from holdfast.errors import HoldfastError, UsageError
+from holdfast.io.progress import Bar
 
 _HELP = """\b
 Examples:

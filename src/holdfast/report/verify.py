@@ -116,6 +116,12 @@ class VerifyReport:
         return "\n".join(lines)
 
 
+def verified_nbytes(index: Index) -> int:
+    """The bytes that verifying reads: those with a checksum."""
+    extents = (*index.extents.values(), *index.other)
+    return sum(extent.nbytes for extent in extents if extent.expected_crc is not None)
+
+
 def verify_index(
     index: Index, source: Source, *, on_progress: Callable[[int], object] | None = None
 ) -> VerifyReport:

@@ -6,12 +6,15 @@ import io
 import logging
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import BinaryIO
 
 from holdfast.errors import UsageError
 from holdfast.io.commit import Fill, commit
-from holdfast.saving.planned import plan
+from holdfast.io.progress import Bar, is_watched
+from holdfast.io.sink import Buffer
+from holdfast.saving.planned import Planned, plan
 from holdfast.tensors import encode
 
 log = logging.getLogger("holdfast")
@@ -50,10 +53,27 @@ def save_encoded(
     path = _path_of(file)
     planned = plan(encoded, path, record)
     if path is not None:
-        return save_file(path, planned.nbytes, planned.fill, started=started)
+        return save_file(path, planned.nbytes, watched(planned), started=started)
     planned.fill(file.write)  # type: ignore[union-attr]
     file.flush()  # type: ignore[union-attr]
     return SaveInfo(None, planned.nbytes, time.monotonic() - started)
+
+
+def watched(planned: Planned) -> Fill:
+    """What writes a planned file, with a bar where a person watches and it takes over a second."""
+    if not is_watched():
+        return planned.fill
+
+    def fill(sink: Callable[[Buffer], object]) -> None:
+        with Bar(planned.nbytes) as bar:
+
+            def take(data: Buffer) -> None:
+                sink(data)
+                bar.advance(len(data))
+
+            planned.fill(take)
+
+    return fill
 
 
 def save_file(path: str, nbytes: int, fill: Fill, *, started: float) -> SaveInfo:

@@ -25,7 +25,7 @@ from holdfast.runs.naming import Template, free_name
 from holdfast.runs.prune import Plan
 from holdfast.runs.removing import newest_whole, trash_same
 from holdfast.saving.background import Background
-from holdfast.saving.foreground import SaveInfo, save_file
+from holdfast.saving.foreground import SaveInfo, save_file, watched
 from holdfast.saving.head import Head
 from holdfast.saving.metrics import as_metrics
 from holdfast.saving.pending import PendingSave
@@ -186,7 +186,9 @@ class RunWriter:
         if self._background is not None and self._background.has_room(planned):
             pending = self._background.submit(step, planned, parts, save, waited)
         else:
-            pending = PendingSave(step, partial(save, planned.nbytes, planned.fill), waited=waited)
+            pending = PendingSave(
+                step, partial(save, planned.nbytes, watched(planned)), waited=waited
+            )
             pending.job.run()
             pending.wait()
         self._head_before, self._head = self._head, Head.now(record.id, step, record.metrics)

@@ -58,7 +58,7 @@ class Encoded:
     """An object as torch.save would write it: the pickle, and its storages in key order.
 
     ``referenced`` has, per storage, the bytes that the object's tensors refer to (None: a storage
-    was pickled by itself, so all of it).
+    was pickled by itself, so all of it); it is empty where nobody asked for it.
     """
 
     pickle: bytes
@@ -96,8 +96,9 @@ class _Id:
 class _Pickler(pickle.Pickler):
     """Storages become persistent ids, numbered as first met; everything else pickles itself."""
 
-    def __init__(self, buffer: io.BytesIO) -> None:
+    def __init__(self, buffer: io.BytesIO, *, notes_views: bool = False) -> None:
         super().__init__(buffer, protocol=PROTOCOL)
+        self.notes_views = notes_views
         self.storages: list[torch.UntypedStorage] = []
         self.keys: dict[int, str] = {}
         self.dtypes: dict[int, torch.dtype] = {}
@@ -109,15 +110,12 @@ class _Pickler(pickle.Pickler):
             return OrderedDict, ()
         if not isinstance(obj, torch.Tensor):
             return NotImplemented
-        if _is_ordinary(obj):
-            return self._reduced(obj)
-        if _has_bytes(obj):
+        if self.notes_views and _has_bytes(obj):
             self._note_view(obj, obj.untyped_storage())
-        return NotImplemented
+        return self._reduced(obj) if _is_ordinary(obj) else NotImplemented
 
     def _reduced(self, tensor: torch.Tensor) -> Any:
         storage, dtype = tensor.untyped_storage(), tensor.dtype
-        self._note_view(tensor, storage)
         storage_type, itemsize = _STORAGE_CLASSES[dtype]
         return torch._utils._rebuild_tensor_v2, (
             _Id(self._identify(storage, dtype, storage_type, storage.nbytes() // itemsize)),
@@ -178,6 +176,8 @@ class _Pickler(pickle.Pickler):
         self.spans.setdefault(storage._cdata, []).append((start, stop, nbytes))
 
     def referenced(self) -> tuple[int | None, ...]:
+        if not self.notes_views:
+            return ()
         return tuple(_referenced(self.spans.get(s._cdata)) for s in self.storages)
 
 
@@ -199,14 +199,16 @@ def _has_bytes(tensor: torch.Tensor) -> bool:
     return is_view and torch._C._has_storage(tensor)
 
 
-def encode(obj: Any) -> Encoded:
+def encode(obj: Any, *, notes_views: bool = False) -> Encoded:
     """Pickle any object as torch.save does (protocol 2); its storages are referred to, not copied.
+
+    ``notes_views`` counts what of each storage the tensors refer to.
 
     Raises:
         CaptureError: something in it cannot be pickled; its path is named where there is one.
     """
     buffer = io.BytesIO()
-    pickler = _Pickler(buffer)
+    pickler = _Pickler(buffer, notes_views=notes_views)
     try:
         with collector_at_rest():
             pickler.dump(obj)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -41,8 +41,21 @@ class Target(NamedTuple):
     without_memory: torch.Tensor | None = None
 
 
-def read_into(index: Index, source: Source, targets: Sequence[Target]) -> None:
+def nbytes_of(index: Index, targets: Iterable[Target]) -> int:
+    """The bytes of all storages that are read for some targets."""
+    keys = {pair.ref.storage.key for pair in _pieces(targets) if pair.ref.storage is not None}
+    return sum(index.extents[key].nbytes for key in keys)
+
+
+def read_into(
+    index: Index,
+    source: Source,
+    targets: Sequence[Target],
+    on_progress: Callable[[int], object] | None = None,
+) -> None:
     """Fill live tensors; the version counter of each goes up, so that autograd notices.
+
+    ``on_progress`` gets the number of bytes of each piece read, from several threads.
 
     Raises:
         RestoreInterrupted: the file changed since it was verified, or the disk failed: some of the
@@ -52,10 +65,11 @@ def read_into(index: Index, source: Source, targets: Sequence[Target]) -> None:
         # Of two for the same memory the last counts, as in torch, whichever is read first.
         last = {place_of(target.live): target for target in targets}
         direct, windows, others = _grouped(index, _pieces(last.values()))
-        _fill_all(index, source, direct)
+        _fill_all(index, source, direct, on_progress)
         for key, pairs in windows.items():
             extent = index.extents[key]
-            _compare(index, extent, copy_windows(source.of(extent.file), extent, pairs))
+            home = source.of(extent.file)
+            _compare(index, extent, copy_windows(home, extent, pairs, on_progress))
         for group in others:
             _copy(index, source, group)
     except (HoldfastError, OSError, RuntimeError, MemoryError) as error:  # those are torch's
@@ -139,7 +153,12 @@ def _is_contiguous(ref: TensorRef) -> bool:
     return True
 
 
-def _fill_all(index: Index, source: Source, direct: dict[str, list[Pair]]) -> None:
+def _fill_all(
+    index: Index,
+    source: Source,
+    direct: dict[str, list[Pair]],
+    on_progress: Callable[[int], object] | None,
+) -> None:
     """Every storage once, several at a time; those that one tensor has whole go as they are."""
     whole: list[tuple[Extent, Place]] = []
     shared: list[tuple[Extent, list[tuple[int, memoryview]]]] = []
@@ -151,7 +170,8 @@ def _fill_all(index: Index, source: Source, direct: dict[str, list[Pair]]) -> No
             whole.append((extent, Place(home, extent.offset, places[0][1])))
         else:
             shared.append((extent, places))
-    for (extent, _), crc in zip(whole, read_all([place for _, place in whole]), strict=True):
+    crcs = read_all([place for _, place in whole], on_progress=on_progress)
+    for (extent, _), crc in zip(whole, crcs, strict=True):
         _compare(index, extent, crc)
     for extent, places in shared:
         _compare(index, extent, _fill_some(source.of(extent.file), extent, places))

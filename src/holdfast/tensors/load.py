@@ -9,6 +9,7 @@ from typing import Any, BinaryIO
 
 from holdfast.errors import UsageError
 from holdfast.formats import read_index
+from holdfast.io.progress import Bar
 from holdfast.io.source import open_source
 from holdfast.spec.index import Index
 from holdfast.tensors.materialise import materialise
@@ -39,15 +40,17 @@ def load_file(
         index = read_index(source, encoding=encoding)
         if opaque == "error":
             _check_symbols(index, Trust(trust))
-        return materialise(
-            index,
-            source,
-            map_location=map_location,
-            mmap=mmap,
-            verify=verify,
-            trust=trust,
-            opaque=opaque,
-        )
+        with Bar(sum(extent.nbytes for extent in index.extents.values())) as bar:
+            return materialise(
+                index,
+                source,
+                map_location=map_location,
+                mmap=mmap,
+                verify=verify,
+                trust=trust,
+                opaque=opaque,
+                on_progress=bar.advance,
+            )
 
 
 def _check_symbols(index: Index, trust: Trust) -> None:

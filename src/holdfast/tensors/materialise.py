@@ -46,12 +46,13 @@ def materialise(
     verify: bool | None = None,
     trust: Iterable[Any] | Mapping[str, Any] = (),
     opaque: str = "error",
+    on_progress: Callable[[int], object] | None = None,
 ) -> Any:
     """Build what the index's tree describes; storages are read straight into torch's memory.
 
     ``opaque="keep"`` leaves objects of untrusted classes as ``Opaque``, tensors inside them built;
     ``"state_dict"`` does the same and gives modules as their state dicts, unless all classes in one
-    are trusted.
+    are trusted. ``on_progress`` gets the number of bytes of each piece read.
 
     Raises:
         UntrustedError: the tree needs classes that are not trusted; all are named at once.
@@ -67,7 +68,14 @@ def materialise(
         raise untrusted(index.file, missing, has_modules=has_modules(index.tree))
     tree = weights_of(index, trusted) if opaque == "state_dict" else index.tree
     keeps = opaque != "error"
-    storages = Storages(index, source, map_location=map_location, mmap=mmap, verify=verify)
+    storages = Storages(
+        index,
+        source,
+        map_location=map_location,
+        mmap=mmap,
+        verify=verify,
+        on_progress=on_progress,
+    )
     builder = Materialiser(index.file, storages, trusted, map_location, keeps=keeps)
     try:
         storages.read_ahead(tree)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import mmap as mmap_module
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -29,7 +29,8 @@ _MAPPED_ALIGNMENT = 16
 class Storages:
     """The storages of one checkpoint; tensors that share one in the file share it in memory.
 
-    ``verify`` None checks CRCs unless ``mmap``.
+    ``verify`` None checks CRCs unless ``mmap``; ``on_progress`` gets the number of bytes of each
+    piece read.
     """
 
     def __init__(
@@ -40,8 +41,10 @@ class Storages:
         map_location: Any = "cpu",
         mmap: bool = False,
         verify: bool | None = None,
+        on_progress: Callable[[int], object] | None = None,
     ) -> None:
         self._index, self._source = index, source
+        self._on_progress = on_progress
         self._restore = restorer(map_location)
         self._is_meta = is_meta(map_location)
         self._stays = str(map_location) == "cpu"
@@ -106,7 +109,8 @@ class Storages:
             [
                 Place(self._source.of(extent.file), extent.offset, memory_of(storage))
                 for extent, storage in zip(extents, storages, strict=True)
-            ]
+            ],
+            on_progress=self._on_progress,
         )
         for extent, crc in zip(extents, crcs, strict=True):
             if self._verify and extent.expected_crc is not None:

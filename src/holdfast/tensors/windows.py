@@ -6,7 +6,7 @@ between its first element and its last, and let go before the next one is.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -49,7 +49,12 @@ class _Bytes:
         return self._storage
 
 
-def copy_windows(source: Source, extent: Extent, pairs: Sequence[Pair]) -> int:
+def copy_windows(
+    source: Source,
+    extent: Extent,
+    pairs: Sequence[Pair],
+    on_progress: Callable[[int], object] | None = None,
+) -> int:
     """Copy tensors of one storage into live ones, and return the CRC-32 of the whole storage.
 
     Each byte is read once. In memory is one window: a tensor, or several that overlap.
@@ -60,8 +65,10 @@ def copy_windows(source: Source, extent: Extent, pairs: Sequence[Pair]) -> int:
     crc = at = 0
     for window in [*_windows(pairs), _Window(extent.nbytes, extent.nbytes, [])]:
         gap = window.start - at
-        crc = crc32_combine(crc, crc32_of(source, extent.offset + at, gap), gap)
-        crc = crc32_combine(crc, _copy(source, extent, window), window.stop - window.start)
+        skipped = crc32_of(source, extent.offset + at, gap, on_progress=on_progress)
+        crc = crc32_combine(crc, skipped, gap)
+        copied = _copy(source, extent, window, on_progress)
+        crc = crc32_combine(crc, copied, window.stop - window.start)
         at = window.stop
     return crc
 
@@ -86,12 +93,17 @@ def _span(ref: TensorRef) -> tuple[int, int]:
     return ref.offset * ref.dtype.itemsize, (ref.offset + last + 1) * ref.dtype.itemsize
 
 
-def _copy(source: Source, extent: Extent, window: _Window) -> int:
+def _copy(
+    source: Source,
+    extent: Extent,
+    window: _Window,
+    on_progress: Callable[[int], object] | None,
+) -> int:
     """Read a window and copy its tensors; the CRC-32 of its bytes."""
     pad, nbytes = window.start % _ALIGNMENT, window.stop - window.start
     storage = fresh(pad + nbytes)
     place = Place(source, extent.offset + window.start, memory_of(storage)[pad:])
-    [crc] = read_all([place])
+    [crc] = read_all([place], on_progress=on_progress)
     for ref, live in window.pairs:
         offset = ref.offset - (window.start - pad) // ref.dtype.itemsize
         value = dense(replace(ref, offset=offset), _Bytes(storage), lambda node: node)

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from holdfast.cli.progress import Bar
+from holdfast.io import progress
+from holdfast.io.progress import Bar
 
 
 def paths(result) -> list[str]:
@@ -49,7 +50,8 @@ class Terminal(io.StringIO):
 def test_the_bar_shows_bytes_where_a_person_watches(monkeypatch, nbytes) -> None:
     monkeypatch.setattr(sys, "stderr", Terminal())
     monkeypatch.setenv("TERM", "xterm")
-    with Bar(nbytes, patience=0) as bar:
+    monkeypatch.setattr(progress, "PATIENCE", 0)
+    with Bar(nbytes) as bar:
         bar.advance(1500)
     assert "1.5/" in sys.stderr.getvalue()
 
@@ -57,6 +59,7 @@ def test_the_bar_shows_bytes_where_a_person_watches(monkeypatch, nbytes) -> None
 @pytest.mark.parametrize("patience", [0, 1000])
 def test_no_bar_in_a_pipe_nor_for_what_is_short(monkeypatch, patience) -> None:
     monkeypatch.setattr(sys, "stderr", Terminal() if patience else io.StringIO())
-    with Bar(3000, patience=patience) as bar:
+    monkeypatch.setattr(progress, "PATIENCE", patience)
+    with Bar(3000) as bar:
         bar.advance(1500)
     assert sys.stderr.getvalue() == ""

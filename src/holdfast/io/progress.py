@@ -12,7 +12,12 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 #: Seconds before it appears.
-_PATIENCE = 1.0
+PATIENCE = 1.0
+
+
+def is_watched() -> bool:
+    """Whether a person sees what is written to stderr."""
+    return sys.stderr is not None and sys.stderr.isatty()
 
 
 class Bar:
@@ -22,11 +27,11 @@ class Bar:
     of progress.
     """
 
-    def __init__(self, nbytes: int | None, *, patience: float = _PATIENCE) -> None:
+    def __init__(self, nbytes: int | None) -> None:
         self._nbytes, self._done = nbytes, 0
         self._lock = threading.Lock()
-        self._starts = time.monotonic() + patience
-        self._is_watched = sys.stderr.isatty()
+        self._starts = time.monotonic() + PATIENCE
+        self._is_watched = is_watched()
         self._shown: tuple[Progress, TaskID] | None = None
 
     def advance(self, nbytes: int) -> None:
@@ -56,25 +61,3 @@ class Bar:
     def __exit__(self, *_: object) -> None:
         if self._shown is not None:
             self._shown[0].stop()
-
-
-class Line:
-    """One line on stderr that says what is being done, where a person watches.
-
-    It is written only when told to: a bar that moves by itself would disturb what is measured.
-    """
-
-    def __init__(self) -> None:
-        self._is_watched = sys.stderr.isatty()
-
-    def show(self, text: str) -> None:
-        """Put this text in place of the one before."""
-        if self._is_watched:
-            sys.stderr.write(f"\r\033[K{text}")
-            sys.stderr.flush()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.show("")
