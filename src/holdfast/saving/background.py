@@ -10,11 +10,14 @@ import sys
 from collections.abc import Callable, Mapping
 from functools import partial
 
+import torch
+
 from holdfast.errors import HoldfastError, SaveFailedError
 from holdfast.io import memory
 from holdfast.io.arena import Arena
 from holdfast.io.commit import Fill
 from holdfast.io.threads import Threads
+from holdfast.saving.devices import Pinned
 from holdfast.saving.foreground import SaveInfo
 from holdfast.saving.image import Image
 from holdfast.saving.overlap import StepHooks, storages_for_later
@@ -39,6 +42,7 @@ class Background:
         self._hooks = StepHooks(self._before_step)
         self._image: Image | None = None
         self._arena: Arena | None = None
+        self._pinned: Pinned | None = None
         self._pending: PendingSave | None = None
         self._has_warned = False
 
@@ -50,7 +54,7 @@ class Background:
         wanted = planned.nbytes + planned.nbytes // 64  # pickles and records vary in length
         free = memory.available()
         if free is None or wanted - have <= free * (1 - _SPARE):
-            self._arena = None  # first, so that never two are there
+            self._release()  # first, so that never two are there
             try:
                 self._arena = Arena(wanted)
             except (MemoryError, OSError):
@@ -59,6 +63,19 @@ class Background:
                 return True
         self._warn(wanted, free)
         return False
+
+    def _pin(self, planned: Planned) -> None:
+        """Tell CUDA of the memory where something on a GPU is copied into it."""
+        assert self._arena is not None
+        devices = {storage.device.type for storage in planned.encoded.storages}
+        if self._pinned is None and "cuda" in devices:
+            address = torch.frombuffer(self._arena.memory, dtype=torch.uint8).data_ptr()
+            self._pinned = Pinned(address, self._arena.nbytes)
+
+    def _release(self) -> None:
+        if self._pinned is not None:
+            self._pinned.close()
+        self._pinned = self._arena = None
 
     def _warn(self, wanted: int, free: int) -> None:
         if not self._has_warned:
@@ -81,6 +98,7 @@ class Background:
     ) -> PendingSave:
         """Copy the state, and have ``save`` write the copy; ``has_room`` has said yes."""
         assert self._arena is not None
+        self._pin(planned)
         later = {}
         if self._mode is not True:
             self._hooks.watch(parts)
@@ -124,7 +142,8 @@ class Background:
 
     def close(self) -> None:
         """Give the memory back, when no save is in flight."""
-        self._arena = self._image = None
+        self._image = None
+        self._release()
         self._hooks.remove()
 
 

@@ -12,6 +12,7 @@ from holdfast.formats.torch_zip import write
 from holdfast.io.arena import SEGMENT, Arena
 from holdfast.io.checksum import crc32
 from holdfast.io.sink import Sink
+from holdfast.saving.devices import DeviceCopies
 from holdfast.saving.overlap import Copies, Later
 from holdfast.saving.planned import Planned
 from holdfast.tensors import encode
@@ -40,9 +41,11 @@ class Image:
         self._places = dict(zip(planned.keys, self._layout.members[first:], strict=False))
         self._whole = torch.frombuffer(self._memory, dtype=torch.uint8)
         self._copies = Copies(later or {}, self._copy)
+        self._devices = DeviceCopies()
         for key in planned.keys:
             if not later or key not in later:
                 self._copy(key, planned.encoded.storages[key])
+        self._devices.queued()
 
     @property
     def progress(self) -> float:
@@ -56,7 +59,9 @@ class Image:
     def _copy(self, key: int, storage: torch.UntypedStorage) -> memoryview:
         member = self._places[key]
         at, nbytes = member.data_offset, member.nbytes
-        if storage.device.type != "cpu" or nbytes >= _LARGE:
+        if storage.device.type == "cuda":
+            self._devices.copy(self._whole[at : at + nbytes], encode.flat(storage))
+        elif storage.device.type != "cpu" or nbytes >= _LARGE:
             self._whole[at : at + nbytes].copy_(encode.flat(storage))
         elif nbytes:
             ctypes.memmove(self._whole.data_ptr() + at, storage.data_ptr(), nbytes)
@@ -65,6 +70,7 @@ class Image:
     def fill(self, sink: Sink) -> None:
         """Put in what is missing, front to back, and hand on all that is complete."""
         self._sink = sink
+        self._devices.wait()
         memory, crcs, done = self._memory, dict[str, int](), 0
         for key, member, payload in self._members():
             if key is not None:
