@@ -117,17 +117,22 @@ def _argv() -> list[str]:
 
 
 def _versions() -> dict[str, str]:
-    versions = {"python": platform.python_version()}
-    try:
-        versions["holdfast"] = metadata.version("holdfast")
-    except metadata.PackageNotFoundError as error:
-        log.debug("holdfast runs without being installed: %s", error)
-        versions["holdfast"] = "not installed"
+    versions = {"python": platform.python_version(), "holdfast": _own_version()}
     for name in _LOADED:
         version = getattr(sys.modules.get(name), "__version__", None)
         if version is not None:
             versions[name] = _clean(str(version))
     return versions
+
+
+@functools.cache
+def _own_version() -> str:
+    """Looked up once: finding a package and reading what it says of itself takes milliseconds."""
+    try:
+        return metadata.version("holdfast")
+    except metadata.PackageNotFoundError as error:
+        log.debug("holdfast runs without being installed: %s", error)
+        return "not installed"
 
 
 def _clean(text: str) -> str:
