@@ -118,9 +118,9 @@ class DcpAsyncProcess(DcpAsyncKept):
         super().open(workload, folder)
         self._has_group = not torch.distributed.is_initialized()
         if self._has_group:
-            store = tempfile.mkdtemp(dir=folder.parent)
+            store = Path(tempfile.mkdtemp(dir=folder.parent.resolve())) / "store"
             torch.distributed.init_process_group(
-                "gloo", init_method=f"file://{store}/store", rank=0, world_size=1
+                "gloo", init_method=f"file://{store}", rank=0, world_size=1
             )
         with _muted_stderr():  # the process logs every request there
             self.begin(Workload("", {"model": torch.nn.Linear(1, 1)}), folder).wait()

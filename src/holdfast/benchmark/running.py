@@ -51,7 +51,7 @@ def bench(
         stack.enter_context(_small_heap())
         # One that is interrupted may still be written to by the threads of others.
         temporary = tempfile.TemporaryDirectory(
-            dir=folder, prefix="holdfast-bench-", ignore_cleanup_errors=True
+            dir=folder.resolve(), prefix="holdfast-bench-", ignore_cleanup_errors=True
         )
         place = Path(stack.enter_context(temporary))
         for name in chosen:

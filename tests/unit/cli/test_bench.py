@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 from holdfast.benchmark import names
 from holdfast.benchmark.report import Result
 
 
-def test_bench_the_smallest(tmp_path, holdfast) -> None:
-    done = holdfast("bench", str(tmp_path), "--quick", "--only", "iris", "--repeat", "1", "--json")
+def test_bench_the_smallest(tmp_path, holdfast, monkeypatch) -> None:
+    """In a relative folder: torch takes what comes first in a relative address for a host."""
+    monkeypatch.chdir(tmp_path)
+    folder = Path("folder with a space")
+    folder.mkdir()
+    done = holdfast("bench", str(folder), "--quick", "--only", "iris", "--repeat", "1", "--json")
     assert (done.exit_code, done.stderr) == (0, "")
     answer = json.loads(done.stdout)
     assert list(answer) == ["machine", "repeat", "is_quick", "workloads", "figures"]
@@ -20,7 +25,7 @@ def test_bench_the_smallest(tmp_path, holdfast) -> None:
     assert saves.isdisjoint(iris.skipped)
     assert {row.name for row in iris.warm} >= {names.LOAD, names.LOAD_STATE, names.TORCH_LOAD}
     assert [figure["workload"] for figure in answer["figures"]] == ["iris"]
-    assert not list(tmp_path.iterdir()), "what it wrote is removed"
+    assert not list(folder.iterdir()), "what it wrote is removed"
 
 
 def test_bench_prints_tables(tmp_path, holdfast, monkeypatch) -> None:
