@@ -55,13 +55,12 @@ def test_the_memory_is_pinned_once_and_given_back(tmp_path) -> None:
     background = run._writer._background
     if background is None:
         pytest.skip("in the foreground there is no such memory; needs a GPU all the same")
-    pinned, arena = background._pinned, background._arena
-    assert pinned.is_pinned
+    arena = background._arena
     assert torch.frombuffer(arena.memory, dtype=torch.uint8).is_pinned()
     run.save(1)
-    assert background._pinned is pinned
+    assert background._arena is arena
     run.close()
-    assert not pinned.is_pinned
+    assert background._arena is None
 
 
 def test_state_comes_back_to_the_gpu_and_the_next_step_is_the_same(tmp_path) -> None:

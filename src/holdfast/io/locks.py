@@ -47,6 +47,19 @@ def try_lock(fd: int) -> bool:
     return True
 
 
+def duplicate(fd: int) -> int:
+    """Another descriptor of a file opened here, which shares its lock; ``close_duplicate`` it."""
+    other = os.dup(fd)
+    _open.add(other)
+    return other
+
+
+def close_duplicate(fd: int) -> None:
+    """Close it; the lock stays that of the other one."""
+    _open.discard(fd)
+    os.close(fd)
+
+
 def close(fd: int) -> None:
     """Give back the lock of a descriptor opened here, and close it."""
     _open.discard(fd)

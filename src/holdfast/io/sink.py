@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import logging
 import os
 import queue
 from abc import ABC, abstractmethod
@@ -17,7 +18,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TypeAlias
 
-from holdfast.io import settings
+from holdfast.io import locks, settings
 from holdfast.io.arena import PAGE, SEGMENT, segments
 from holdfast.io.threads import Job, Threads
 
@@ -25,6 +26,8 @@ try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
+
+log = logging.getLogger("holdfast")
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 
@@ -105,8 +108,11 @@ class SegmentSink(Sink):
 
     def __init__(self, fd: int, nbytes: int) -> None:
         super().__init__()
-        self._fd = fd
         _preallocate(fd, nbytes)
+        # Of its own: should an interruption keep ``close`` from waiting for the threads, they must
+        # not find another file under the number.
+        self._fd = locks.duplicate(fd)
+        self._is_stopped = False
         self._is_direct = True
         self._segment: memoryview | None = None
         self._filled = 0
@@ -160,7 +166,7 @@ class SegmentSink(Sink):
 
     def _write(self, data: memoryview, at: int, gives_back: bool) -> None:
         try:
-            if not self._errors:
+            if not (self._errors or self._is_stopped):
                 self._write_at(data, at)
                 self._flushed.append(len(data))
         except BaseException as error:  # the thread that fills the segments raises it
@@ -173,10 +179,11 @@ class SegmentSink(Sink):
     def _write_at(self, data: memoryview, at: int) -> None:
         done = 0
         while done < len(data):
+            was_direct = self._is_direct
             try:
                 done += os.pwrite(self._fd, data[done:], at + done)
             except OSError as error:
-                if not (self._is_direct and error.errno in _REFUSED):
+                if not (was_direct and error.errno in _REFUSED):
                     raise
                 self._is_direct = _set_direct(self._fd, False)  # a refusal only when it is tried
 
@@ -196,8 +203,12 @@ class SegmentSink(Sink):
             self._write_at(self._segment[aligned : self._filled], self._at + aligned)
 
     def close(self) -> None:
-        """Wait for the threads, and give the memory back."""
+        """Let the threads write no more, wait for them, and give the memory back."""
+        self._is_stopped = True
         self._wait()
+        if self._fd >= 0:
+            locks.close_duplicate(self._fd)
+            self._fd = -1
         if self._segment is not None:
             segments.give_back(self._segment)
             self._segment = None
@@ -210,7 +221,7 @@ class SegmentSink(Sink):
 def sink_of(fd: int, nbytes: int) -> Sink:
     """The sink that suits a new, empty file of ``nbytes``."""
     is_large = nbytes >= DIRECT_FROM and settings.writer_threads() > 0
-    if is_large and hasattr(os, "pwrite") and _set_direct(fd, True):
+    if is_large and hasattr(os, "pwrite") and start_threads() and _set_direct(fd, True):
         return SegmentSink(fd, nbytes)
     return GatheringSink(partial(write_all, fd))
 
@@ -257,6 +268,19 @@ def _address(data: memoryview) -> int:
 @functools.cache
 def _threads() -> Threads:
     return Threads(settings.writer_threads(), "holdfast-write")
+
+
+def start_threads() -> bool:
+    """Start the threads that write, if they are not there; False where the system refuses.
+
+    Once the interpreter has begun to exit none can be started: they must be there before.
+    """
+    try:
+        _threads()
+    except RuntimeError as error:
+        log.warning("no thread can be started to write with: %s", error)
+        return False
+    return True
 
 
 if hasattr(os, "register_at_fork"):

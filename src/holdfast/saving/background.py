@@ -5,19 +5,19 @@ from __future__ import annotations
 import atexit
 import functools
 import logging
+import multiprocessing
 import os
 import sys
 from collections.abc import Callable, Mapping
 from functools import partial
 
-import torch
-
 from holdfast.errors import HoldfastError, SaveFailedError
 from holdfast.io import memory
 from holdfast.io.arena import Arena
 from holdfast.io.commit import Fill
+from holdfast.io.sink import start_threads
 from holdfast.io.threads import Threads
-from holdfast.saving.devices import Pinned
+from holdfast.saving.devices import PinnedArena, arena_for
 from holdfast.saving.foreground import SaveInfo
 from holdfast.saving.image import Image
 from holdfast.saving.overlap import StepHooks, storages_for_later
@@ -41,41 +41,29 @@ class Background:
         self._mode = mode
         self._hooks = StepHooks(self._before_step)
         self._image: Image | None = None
-        self._arena: Arena | None = None
-        self._pinned: Pinned | None = None
+        self._arena: Arena | PinnedArena | None = None
         self._pending: PendingSave | None = None
         self._has_warned = False
 
     def has_room(self, planned: Planned) -> bool:
-        """Whether there is memory for a copy of the whole file; it is made if need be."""
+        """Whether there are threads, and memory for a copy of the whole file; made if need be."""
+        if not (start_threads() and _start_thread()):
+            return False
         have = 0 if self._arena is None else self._arena.nbytes
         if planned.nbytes <= have:
             return True
         wanted = planned.nbytes + planned.nbytes // 64  # pickles and records vary in length
         free = memory.available()
         if free is None or wanted - have <= free * (1 - _SPARE):
-            self._release()  # first, so that never two are there
+            self._arena = None  # first, so that never two are there
             try:
-                self._arena = Arena(wanted)
+                self._arena = arena_for(planned.encoded, wanted)
             except (MemoryError, OSError):
                 free = 0
             else:
                 return True
         self._warn(wanted, free)
         return False
-
-    def _pin(self, planned: Planned) -> None:
-        """Tell CUDA of the memory where something on a GPU is copied into it."""
-        assert self._arena is not None
-        devices = {storage.device.type for storage in planned.encoded.storages}
-        if self._pinned is None and "cuda" in devices:
-            address = torch.frombuffer(self._arena.memory, dtype=torch.uint8).data_ptr()
-            self._pinned = Pinned(address, self._arena.nbytes)
-
-    def _release(self) -> None:
-        if self._pinned is not None:
-            self._pinned.close()
-        self._pinned = self._arena = None
 
     def _warn(self, wanted: int, free: int) -> None:
         if not self._has_warned:
@@ -98,7 +86,6 @@ class Background:
     ) -> PendingSave:
         """Copy the state, and have ``save`` write the copy; ``has_room`` has said yes."""
         assert self._arena is not None
-        self._pin(planned)
         later = {}
         if self._mode is not True:
             self._hooks.watch(parts)
@@ -114,6 +101,7 @@ class Background:
         )
         self._pending = pending
         _unfinished.append(pending)
+        _finish_in_child_too()
         _thread().do(pending.job)
         return pending
 
@@ -130,6 +118,8 @@ class Background:
             self._pending = None
             return True
         pending.job.wait()
+        if self._image is not None:
+            self._image.end()
         self._pending = self._image = None
         _unfinished.remove(pending)
         if (error := pending.tell()) is not None:
@@ -142,8 +132,7 @@ class Background:
 
     def close(self) -> None:
         """Give the memory back, when no save is in flight."""
-        self._image = None
-        self._release()
+        self._arena = self._image = None
         self._hooks.remove()
 
 
@@ -151,7 +140,8 @@ def _failed(pending: PendingSave, error: BaseException) -> SaveFailedError:
     what = f"the save of step {pending.step} has failed"
     if not isinstance(error, HoldfastError):
         cure = "The checkpoints before it are still there."
-        return SaveFailedError(what, found=f"{type(error).__qualname__}: {error}", cure=cure)
+        found = f"{type(error).__qualname__}: {error}".removesuffix(": ")
+        return SaveFailedError(what, found=found, cure=cure)
     return SaveFailedError(
         f"{what}: {error.what}",
         file=error.file,
@@ -166,29 +156,57 @@ def _thread() -> Threads:
     return Threads(1, "holdfast-save")
 
 
+def _start_thread() -> bool:
+    try:
+        _thread()
+    except RuntimeError as error:
+        log.warning("no thread can be started to save with, so the training waits: %s", error)
+        return False
+    return True
+
+
 #: Saves whose end nobody has seen yet.
 _unfinished: list[PendingSave] = []
 
 
 def _finish_at_exit() -> None:
     """Let every save come to its end; one that fails now must not pass for a success."""
-    errors = [(pending, pending.tell()) for pending in _unfinished]
-    failed = [_failed(pending, error) for pending, error in errors if error is not None]
+    failed = []
+    for pending in _unfinished:
+        try:
+            error = pending.tell()
+        except BaseException as interruption:  # Ctrl-C: it is not waited for any longer
+            error = interruption
+        if error is not None:
+            failed.append(_failed(pending, error))
     if not failed:
         return
-    for letter in failed:
-        print(f"{type(letter).__name__}: {letter}", file=sys.stderr)
-    logging.shutdown()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(1)  # an exit status can no longer be set from here in any other way
+    try:
+        for letter in failed:
+            print(f"{type(letter).__name__}: {letter}", file=sys.stderr)
+        logging.shutdown()
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None and not stream.closed:
+                stream.flush()
+    finally:  # also where nobody reads what is printed
+        os._exit(1)  # an exit status can no longer be set from here in any other way
 
 
 atexit.register(_finish_at_exit)
 
 
+@functools.cache
+def _finish_in_child_too() -> None:
+    """A child of ``multiprocessing`` ends without what is registered for the exit."""
+    if multiprocessing.parent_process() is not None:
+        from multiprocessing.util import Finalize
+
+        Finalize(None, _finish_at_exit, exitpriority=0)
+
+
 def _forget_in_child() -> None:
     _thread.cache_clear()
+    _finish_in_child_too.cache_clear()
     _unfinished.clear()
 
 

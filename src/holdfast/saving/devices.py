@@ -2,41 +2,53 @@
 
 The copy is queued behind what the training has queued so far, and what it queues next comes after
 the copy: the state is that at the call, and the caller goes on at once. Memory that CUDA knows
-(pinned) is copied to at the full speed of the bus; it is registered once, as it is used again.
+(pinned) is copied to at the full speed of the bus; torch's own allocator makes it and gives it back
+when no copy into it is on its way.
 """
 
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import torch
 
+from holdfast.io.arena import Arena
+from holdfast.tensors.encode import Encoded
+
 log = logging.getLogger("holdfast")
 
-#: cudaHostRegisterPortable: pinned for all devices.
-_PORTABLE = 1
 
+class PinnedArena:
+    """Memory like an ``Arena``'s that CUDA copies into by itself.
 
-class Pinned:
-    """Memory that CUDA is told of, until ``close``: it must not be unmapped before."""
+    Raises:
+        RuntimeError: CUDA gives none.
+    """
 
-    def __init__(self, address: int, nbytes: int) -> None:
-        self._address: int | None = address
-        status = int(torch.cuda.cudart().cudaHostRegister(address, nbytes, _PORTABLE))
-        if status != 0:  # a limit of the system: copies are slower, and as right
-            self._address = None
-            log.debug("%s bytes could not be pinned (CUDA error %s)", f"{nbytes:,}", status)
+    def __init__(self, nbytes: int) -> None:
+        tensor = torch.empty(max(nbytes, 1), dtype=torch.uint8, device="cpu", pin_memory=True)
+        array: Any = tensor.numpy()
+        self.memory = memoryview(array)
 
     @property
-    def is_pinned(self) -> bool:
-        """Whether CUDA has taken it."""
-        return self._address is not None
+    def nbytes(self) -> int:
+        """The size in bytes."""
+        return self.memory.nbytes
 
-    def close(self) -> None:
-        """Give it back to be used by others."""
-        address, self._address = self._address, None
-        if address is not None:
-            torch.cuda.cudart().cudaHostUnregister(address)
+
+def arena_for(encoded: Encoded, nbytes: int) -> Arena | PinnedArena:
+    """Memory for the copy of a state, pinned where something in it is on a GPU.
+
+    Raises:
+        MemoryError, OSError: the system gives none.
+    """
+    if any(storage.device.type == "cuda" for storage in encoded.storages):
+        try:
+            return PinnedArena(nbytes)
+        except RuntimeError as error:  # a limit of the system: copies are slower, and as right
+            log.warning("no memory can be pinned, so copies from GPUs are slower: %s", error)
+    return Arena(nbytes)
 
 
 class DeviceCopies:
@@ -54,6 +66,7 @@ class DeviceCopies:
             stream.wait_stream(torch.cuda.current_stream(source.device))
         with torch.cuda.stream(stream):
             target.copy_(source, non_blocking=True)
+        source.record_stream(stream)  # its memory is nobody else's before it is copied
 
     def queued(self) -> None:
         """All copies are queued: what the training does next on a GPU comes after them."""
@@ -64,7 +77,6 @@ class DeviceCopies:
             self._events.append(event)
 
     def wait(self) -> None:
-        """Return when the bytes are there; called by the thread that writes them."""
+        """Return when the bytes are there, and the memory may be used for something else."""
         for event in self._events:
             event.synchronize()
-        self._events.clear()

@@ -8,11 +8,12 @@ from typing import cast
 
 import torch
 
+from holdfast.errors import CaptureError
 from holdfast.formats.torch_zip import write
 from holdfast.io.arena import SEGMENT, Arena
 from holdfast.io.checksum import crc32
 from holdfast.io.sink import Sink
-from holdfast.saving.devices import DeviceCopies
+from holdfast.saving.devices import DeviceCopies, PinnedArena
 from holdfast.saving.overlap import Copies, Later
 from holdfast.saving.planned import Planned
 from holdfast.tensors import encode
@@ -30,7 +31,7 @@ class Image:
     """
 
     def __init__(
-        self, planned: Planned, arena: Arena, later: Mapping[int, Later] | None = None
+        self, planned: Planned, arena: Arena | PinnedArena, later: Mapping[int, Later] | None = None
     ) -> None:
         self._layout, self.nbytes = planned.layout, planned.nbytes
         self._memory = arena.memory[: planned.nbytes]
@@ -52,6 +53,10 @@ class Image:
         """The share of the bytes that the system has, 0.0 to 1.0."""
         return 0.0 if self._sink is None else self._sink.flushed / max(1, self.nbytes)
 
+    def end(self) -> None:
+        """Return when nothing is copied into the memory any more, whatever became of the save."""
+        self._devices.wait()
+
     def copy_rest(self) -> None:
         """Copy what is not copied yet: the live state is about to change."""
         self._copies.make_all()
@@ -59,6 +64,13 @@ class Image:
     def _copy(self, key: int, storage: torch.UntypedStorage) -> memoryview:
         member = self._places[key]
         at, nbytes = member.data_offset, member.nbytes
+        if storage.nbytes() != nbytes:
+            raise CaptureError(
+                "a storage changed its size between the save and its copy",
+                wanted=f"{nbytes:,} bytes",
+                found=f"{storage.nbytes():,}",
+                cure='Save with background=True, not "overlap": then all is copied at the call.',
+            )
         if storage.device.type == "cuda":
             self._devices.copy(self._whole[at : at + nbytes], encode.flat(storage))
         elif storage.device.type != "cpu" or nbytes >= _LARGE:

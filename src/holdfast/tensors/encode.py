@@ -194,7 +194,9 @@ def _is_ordinary(obj: Any) -> bool:
 
 
 def _has_bytes(tensor: torch.Tensor) -> bool:
-    """Whether a tensor is a view of one storage."""
+    """Whether a tensor is a view of one storage; of other classes nothing is known."""
+    if type(tensor) not in (torch.Tensor, torch.nn.Parameter):
+        return False
     is_view = tensor.layout is torch.strided and not (tensor.is_meta or tensor.is_nested)
     return is_view and torch._C._has_storage(tensor)
 

@@ -10,6 +10,7 @@ import os
 import resource
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -147,9 +148,11 @@ def test_an_error_of_a_thread_is_raised_by_the_caller(
 def test_after_close_no_thread_writes_any_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pwrite, ended = os.pwrite, []
+    pwrite, begun, ended = os.pwrite, [], []
 
     def counting(fd: int, data: memoryview, at: int) -> int:
+        begun.append(at)
+        time.sleep(0.02)
         try:
             return pwrite(fd, data, at)
         finally:
@@ -159,7 +162,10 @@ def test_after_close_no_thread_writes_any_more(
     with new_file(tmp_path) as (fd, _):
         with contextlib.closing(sink.sink_of(fd, 64 * SMALL)) as out:
             out.lasting(Arena(32 * SMALL).memory)
-        assert len(ended) == 32
+        count = len(begun)
+        assert len(ended) == count < 32  # what was queued is not begun
+        time.sleep(0.2)
+        assert len(begun) == count
 
 
 def test_a_file_size_limit_is_an_error_of_the_system(tmp_path: Path) -> None:
@@ -215,3 +221,55 @@ assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
 
 def test_a_forked_child_writes_with_threads_of_its_own(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", FORKED, tmp_path], check=True, timeout=60)
+
+
+def test_two_threads_that_are_refused_at_once_both_go_on(tmp_path: Path) -> None:
+    """Some file systems refuse only when it is tried."""
+    script = """
+import errno, fcntl, os, sys, time
+import numpy as np
+from holdfast.io.commit import commit
+
+pwrite = os.pwrite
+def refuse(fd, data, at):
+    if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_DIRECT:
+        time.sleep(0.05 if at == 0 else 0.06)
+        raise OSError(errno.EINVAL, "Invalid argument")
+    return pwrite(fd, data, at)
+
+os.pwrite = refuse
+data = bytes(range(256)) * (40 << 12)
+commit(sys.argv[1], len(data), lambda sink: sink(data))
+assert open(sys.argv[1], "rb").read() == data
+"""
+    subprocess.run([sys.executable, "-c", script, str(tmp_path / "a")], check=True, timeout=60)
+
+
+def test_a_second_interruption_lets_no_thread_write_into_another_file(tmp_path: Path) -> None:
+    """The first ends the save, the second its waiting; numbers of closed files are given anew."""
+    script = """
+import os, signal, sys, time
+from holdfast.io.commit import commit
+
+pwrite = os.pwrite
+os.pwrite = lambda fd, data, at: (time.sleep(0.6), pwrite(fd, data, at))[1]
+
+def interrupt(*_):
+    raise KeyboardInterrupt
+
+signal.signal(signal.SIGALRM, interrupt)
+signal.setitimer(signal.ITIMER_REAL, 0.5, 0.3)
+data = b"x" * (36 << 20)
+try:
+    commit(sys.argv[1], len(data), lambda sink: sink(data))
+except KeyboardInterrupt:
+    signal.setitimer(signal.ITIMER_REAL, 0)
+files = [open(f"{sys.argv[1]}-{number}", "w+") for number in range(3)]
+for file in files:
+    file.write("mine")
+    file.flush()
+time.sleep(2)
+for file in files:
+    assert os.path.getsize(file.name) == 4, file.name
+"""
+    subprocess.run([sys.executable, "-c", script, str(tmp_path / "a")], check=True, timeout=60)

@@ -92,3 +92,21 @@ def test_a_storage_saved_by_itself_is_referenced_whole() -> None:
 
 def test_the_pickle_is_of_protocol_2() -> None:
     assert encode([1]).pickle == pickle.dumps([1], protocol=2)
+
+
+def test_counting_views_refuses_nothing_that_torch_saves() -> None:
+    """Lazy parameters have no shape, and subclasses may refuse to be asked."""
+
+    class Shy(torch.Tensor):
+        @classmethod
+        def __torch_function__(cls, function, types, args=(), kwargs=None):
+            if function is torch.Tensor.layout.__get__:
+                raise TypeError("ask somebody else")
+            return super().__torch_function__(function, types, args, kwargs or {})
+
+    state = torch.nn.LazyLinear(3).state_dict()
+    assert encode(state, notes_views=True).pickle == encode(state).pickle
+    shy = torch.ones(3).as_subclass(Shy)
+    globals()["Shy"] = Shy
+    Shy.__qualname__, Shy.__module__ = "Shy", __name__
+    assert len(encode([shy], notes_views=True).storages) == 1
