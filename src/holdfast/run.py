@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -180,7 +181,8 @@ class Run(RunFolder):
     def _begin_from(self, source: str | os.PathLike[str]) -> None:
         path = where.resolve(source)
         first = self._start_step if self._start_step is not None else step_behind(path)
-        report = load_parts(path, self._parts, self._options, rng=False)
+        options = replace(self._options, rename_at_need=False)  # nothing of it was saved here
+        report = load_parts(path, self._parts, options, rng=False)
         self._writer.begin(None, parent=report.id, first_step=first, source=path)
         telling.say_started(report, path, first)
         self.report = report

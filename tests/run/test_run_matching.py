@@ -177,3 +177,21 @@ def test_the_same_script_goes_on_with_its_own_checkpoints_whose_names_need_no_ru
     done, model = script(4)
     assert done == [2, 3]
     assert torch.equal(model["body"].weight, first["body"].weight + 1 + 1 + 1 + 1)
+
+
+def test_rules_that_fit_no_name_are_an_error_where_a_run_begins_and_none_where_it_goes_on(tmp_path):
+    """A part that is new in the script is missing in the run's own checkpoints."""
+    model = nn.ModuleDict({"body": nn.Linear(2, 2)})
+    torch.save({f"backbone.{k[5:]}": v for k, v in model.state_dict().items()}, tmp_path / "pre.pt")
+    options = {"start_from": tmp_path / "pre.pt", "start_step": 0, "strict": False}
+    mistyped = holdfast.Run(tmp_path / "run", model=model, rename={"bakbone.": "body."}, **options)
+    with pytest.raises(UsageError, match="a rule renames nothing"):
+        mistyped.resume()
+    rules = {"backbone.": "body."}
+    with holdfast.Run(tmp_path / "run", model=model, rename=rules, **options) as run:
+        run.resume()
+        run.save(0)
+    more = nn.Linear(1, 1)
+    run = holdfast.Run(tmp_path / "run", model=model, more=more, rename=rules, **options)
+    assert run.resume() == 1
+    assert run.report["model"].loaded == 2

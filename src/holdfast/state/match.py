@@ -88,10 +88,7 @@ def match(index: Index, parts: Mapping[str, Part], options: Options | None = Non
     options = options or Options()
     options.check()
     if options.rename is not None and options.rename_at_need:
-        try:
-            return match(index, parts, replace(options, rename=None, strict=True))
-        except MismatchError:
-            pass  # it is one that the rules are for
+        return _match_at_need(index, parts, options)
     names = parameter_names(modules_of(parts))
     found = choose(
         index.tree,
@@ -109,6 +106,18 @@ def match(index: Index, parts: Mapping[str, Part], options: Options | None = Non
     if not all(report.fits for report in matched.reports):
         raise _does_not_fit(index, matched.reports)
     return matched
+
+
+def _match_at_need(index: Index, parts: Mapping[str, Part], options: Options) -> Matched:
+    """Without the rules where everything fits so, or where they fit no name; else with them."""
+    plain = replace(options, rename=None, rename_at_need=False)
+    try:
+        return match(index, parts, replace(plain, strict=True))
+    except MismatchError:
+        try:
+            return match(index, parts, replace(options, rename_at_need=False))
+        except UsageError:
+            return match(index, parts, plain)
 
 
 def _wanted(part: Part, names: Mapping[int, str]) -> Wanted:
