@@ -44,17 +44,14 @@ def test_the_state_is_that_at_the_call_though_training_goes_on_at_once(tmp_path)
                 step(model, optimizer)
     for number, state in enumerate(wanted):
         found = torch.load(tmp_path / f"step-{number:08d}.pt")
-        assert {name: found[name] for name in state}.keys() == state.keys()
         assert same({name: found[name] for name in state}, state)
 
 
 def test_the_memory_is_pinned_once_and_given_back(tmp_path) -> None:
     model, optimizer = trained()
-    run = holdfast.Run(tmp_path, model=model, optimizer=optimizer)
+    run = holdfast.Run(tmp_path, model=model, optimizer=optimizer, background=True)
     run.save(0)
     background = run._writer._background
-    if background is None:
-        pytest.skip("in the foreground there is no such memory; needs a GPU all the same")
     arena = background._arena
     assert torch.frombuffer(arena.memory, dtype=torch.uint8).is_pinned()
     run.save(1)

@@ -35,8 +35,8 @@ def array(ref: TensorRef, storages: Storages) -> Array:
         1 if step == 0 and size else size for size, step in zip(ref.shape, ref.stride, strict=True)
     )
     raw = kind_of(ref.dtype)
-    span = _span(shape, ref.stride)
-    if math.prod(shape) * raw.itemsize > _WASTE * span * raw.itemsize + _LEAST_SPAN:
+    reach = span(shape, ref.stride)
+    if math.prod(shape) * raw.itemsize > _WASTE * reach * raw.itemsize + _LEAST_SPAN:
         made = _view(ref, storages, ref.offset, shape, ref.stride)  # views of one another
         made.flags.writeable = False
     else:
@@ -100,7 +100,7 @@ def _boxes(
         yield offset + at * stride[0], (size, *shape[1:]), stride
 
 
-def _span(shape: tuple[int, ...], stride: tuple[int, ...]) -> int:
+def span(shape: tuple[int, ...], stride: tuple[int, ...]) -> int:
     """Elements from the first to the last, both included."""
     if 0 in shape:
         return 0
@@ -113,8 +113,8 @@ def _fill(
     """Read a strided view into ``made``; what lies far apart is read row by row."""
     if made.size == 0:
         return
-    span = _span(made.shape, stride) * made.itemsize
-    if span <= _WASTE * made.nbytes + _LEAST_SPAN and (span <= _LARGEST_SPAN or made.ndim <= 1):
+    reach = span(made.shape, stride) * made.itemsize
+    if reach <= _WASTE * made.nbytes + _LEAST_SPAN and (reach <= _LARGEST_SPAN or made.ndim <= 1):
         made[...] = _view(ref, storages, offset, made.shape, stride)
         return
     if _is_dense(made.shape, stride):
@@ -156,7 +156,7 @@ def _rows(
 
 
 def _is_dense(shape: tuple[int, ...], stride: tuple[int, ...]) -> bool:
-    return _span(shape, stride) == math.prod(shape)
+    return span(shape, stride) == math.prod(shape)
 
 
 def _view(
@@ -170,7 +170,7 @@ def _view(
     if ref.storage is None or 0 in shape:
         return np.empty(shape, raw)
     start = offset * raw.itemsize
-    data = storages.read(ref.storage, start, start + _span(shape, stride) * raw.itemsize)
+    data = storages.read(ref.storage, start, start + span(shape, stride) * raw.itemsize)
     flat = _ordered(data.view(raw), ref.dtype, storages)
     steps = tuple(step * raw.itemsize for step in stride)
     # Not as_strided: it does not know the types of ml_dtypes.

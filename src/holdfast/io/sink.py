@@ -278,9 +278,15 @@ def start_threads() -> bool:
     try:
         _threads()
     except RuntimeError as error:
-        log.warning("no thread can be started to write with: %s", error)
+        _warn(f"no thread can be started to write with: {error}")
         return False
     return True
+
+
+@functools.cache
+def _warn(text: str) -> None:
+    """Once: each save would say the same."""
+    log.warning("%s", text)
 
 
 if hasattr(os, "register_at_fork"):

@@ -48,6 +48,7 @@ class Background:
     def has_room(self, planned: Planned) -> bool:
         """Whether there are threads, and memory for a copy of the whole file; made if need be."""
         if not (start_threads() and _start_thread()):
+            self._warn("no thread can be started")
             return False
         have = 0 if self._arena is None else self._arena.nbytes
         if planned.nbytes <= have:
@@ -62,18 +63,19 @@ class Background:
                 free = 0
             else:
                 return True
-        self._warn(wanted, free)
+        self._warn(
+            "there is no memory for a copy of the state "
+            f"({wanted >> 20:,} MiB wanted, {free >> 20:,} MiB free)"
+        )
         return False
 
-    def _warn(self, wanted: int, free: int) -> None:
+    def _warn(self, why: str) -> None:
         if not self._has_warned:
             self._has_warned = True
             log.warning(
-                "there is no memory for a copy of the state (%s MiB wanted, %s MiB free): the "
-                "training waits for each save. To have it so without this warning: "
+                "%s: the training waits for each save. To have it so without this warning: "
                 "Run(..., background=False).",
-                f"{wanted >> 20:,}",
-                f"{free >> 20:,}",
+                why,
             )
 
     def submit(
@@ -160,7 +162,7 @@ def _start_thread() -> bool:
     try:
         _thread()
     except RuntimeError as error:
-        log.warning("no thread can be started to save with, so the training waits: %s", error)
+        log.debug("no thread can be started to save with: %s", error)
         return False
     return True
 

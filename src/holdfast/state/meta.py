@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Container, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -46,7 +46,7 @@ def emptying(module: nn.Module) -> Callable[[], None]:
     lazy = [(home, name, value, type(value)) for home, name, value in _homes(module, is_lazy)]
 
     def undo() -> None:
-        with _without_references(module):
+        with _without_references(module) if bare else nullcontext():
             for home, name, value in bare:
                 if home[name] is not value:
                     home[name] = value

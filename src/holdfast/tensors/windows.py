@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import torch
 
+from holdfast.arrays.dense import span
 from holdfast.io.checksum import crc32_combine, crc32_of
 from holdfast.io.reading import Place, read_all
 from holdfast.io.source import Source
@@ -89,8 +90,8 @@ def _windows(pairs: Sequence[Pair]) -> list[_Window]:
 
 def _span(ref: TensorRef) -> tuple[int, int]:
     """The bytes of its storage from a tensor's first element to behind its last."""
-    last = sum((n - 1) * step for n, step in zip(ref.shape, ref.stride, strict=True))
-    return ref.offset * ref.dtype.itemsize, (ref.offset + last + 1) * ref.dtype.itemsize
+    stop = ref.offset + span(ref.shape, ref.stride)
+    return ref.offset * ref.dtype.itemsize, stop * ref.dtype.itemsize
 
 
 def _copy(
