@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
+import mmap
 import threading
 import zlib
 from pathlib import Path
 
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -74,8 +75,15 @@ def pages_of(address: int) -> str:
 
 
 def test_large_memory_is_advised_to_have_large_pages() -> None:
-    large, small = torch.UntypedStorage(64 << 20), torch.UntypedStorage(4 << 20)
-    for storage in (large, small):
-        advise_large_pages(storage.data_ptr(), storage.nbytes())
-    assert " hg" in pages_of(large.data_ptr() + (32 << 20))
-    assert " hg" not in pages_of(small.data_ptr() + (2 << 20))
+    """The memory is fresh from the system: what malloc gives may lie where large memory was before,
+    and keeps the advice that memory got.
+    """
+    large, small = mmap.mmap(-1, 64 << 20), mmap.mmap(-1, 4 << 20)
+    for memory in (large, small):
+        advise_large_pages(address_of(memory), len(memory))
+    assert " hg" in pages_of(address_of(large) + (32 << 20))
+    assert " hg" not in pages_of(address_of(small) + (2 << 20))
+
+
+def address_of(memory: mmap.mmap) -> int:
+    return ctypes.addressof(ctypes.c_char.from_buffer(memory))
