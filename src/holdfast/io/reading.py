@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 from holdfast.io.checksum import crc32_combine, read_checked
 from holdfast.io.source import Source
+from holdfast.io.threads import each_of
 
 #: Bytes that one thread takes at a time.
 RANGE = 16 << 20
-_MOST_THREADS = 4
+#: Not as many as there are cores: a disk is read faster by several that wait for it.
+_THREADS = 4
 
 
 class Place(NamedTuple):
@@ -56,18 +56,8 @@ def crcs_of(sizes: Sequence[int], crc_of: Callable[[int, int, int], int]) -> lis
         for number, nbytes in enumerate(sizes)
         for start in range(0, max(1, nbytes), RANGE)
     ]
-    if sum(sizes) <= RANGE:
-        found = [crc_of(*each) for each in ranges]
-    else:
-        with ThreadPoolExecutor(threads_that_help()) as threads:
-            found = list(threads.map(lambda each: crc_of(*each), ranges))
+    found = each_of(lambda each: crc_of(*each), ranges, 0 if sum(sizes) <= RANGE else _THREADS)
     crcs = [0] * len(sizes)
     for (number, _, nbytes), crc in zip(ranges, found, strict=True):
         crcs[number] = crc32_combine(crcs[number], crc, nbytes)
     return crcs
-
-
-def threads_that_help() -> int:
-    """As many as may run at once; more than a few do not make memory faster."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    return min(_MOST_THREADS, len(affinity(0)) if affinity else os.cpu_count() or 1)

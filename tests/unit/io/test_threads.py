@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import threading
+import time
 import weakref
 
-from holdfast.io.threads import Threads
+import pytest
+
+from holdfast.io.threads import Threads, each_of
 
 
 def test_calls_are_done_and_their_errors_kept() -> None:
@@ -39,6 +43,81 @@ def test_what_a_call_holds_is_let_go_when_it_ends() -> None:
     del thing
     job.wait()
     assert seen() is None
+
+
+def test_what_a_failed_call_had_in_hand_is_let_go_though_its_error_is_kept() -> None:
+    class Thing:
+        pass
+
+    seen = []
+
+    def fail() -> None:
+        thing = Thing()
+        seen.append(weakref.ref(thing))
+        try:
+            raise OSError(thing.__class__.__name__)
+        except OSError as error:
+            raise ValueError("of that") from error
+
+    job = Threads(1, "test").submit(fail)
+    job.wait()
+    assert isinstance(job.error, ValueError)
+    assert seen[0]() is None
+
+
+def meet(barrier: threading.Barrier) -> int:
+    barrier.wait()
+    return threading.get_ident()
+
+
+def test_several_threads_work_on_each_of_many() -> None:
+    assert each_of(lambda number: number * number, range(100), 4) == [n * n for n in range(100)]
+    barrier = threading.Barrier(3, timeout=20)
+    found = each_of(lambda _: meet(barrier), range(3), 3)
+    assert len(set(found)) == 3
+    assert threading.get_ident() not in found
+    assert each_of(str, [], 4) == []
+
+
+def test_without_a_thread_the_caller_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    found = each_of(lambda number: (number, threading.get_ident()), [1, 2], 4)
+    assert found == [(1, threading.get_ident()), (2, threading.get_ident())]
+
+
+def test_the_first_error_is_raised_and_the_rest_is_left() -> None:
+    begun = []
+
+    def fail(number: int) -> None:
+        begun.append(number)
+        time.sleep(0.01)
+        if number in (3, 4):
+            raise ValueError(str(number))
+
+    for count in (0, 2):
+        begun.clear()
+        with pytest.raises(ValueError, match="^3$"):
+            each_of(fail, range(1000), count)
+        assert len(begun) < 10
+
+
+def test_nothing_runs_any_more_after_an_interruption() -> None:
+    running, main = [], threading.main_thread().ident
+    assert main is not None
+
+    def interrupt(number: int) -> None:
+        running.append(number)
+        if number == 1:
+            signal.pthread_kill(main, signal.SIGINT)
+        time.sleep(0.2)
+        running.remove(number)
+
+    with pytest.raises(KeyboardInterrupt):
+        each_of(interrupt, range(1000), 2)
+    assert running == []
 
 
 def test_work_is_taken_while_the_interpreter_exits() -> None:

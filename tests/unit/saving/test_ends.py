@@ -76,6 +76,34 @@ threading._start_new_thread = refuse
     assert (tmp_path / "step-00000000.pt").exists()
 
 
+def test_what_is_large_can_be_read_while_the_interpreter_exits(tmp_path) -> None:
+    """Pools take no work then, and from Python 3.12 on no thread can be started either."""
+    script = """
+import atexit
+
+model = torch.nn.Linear(2300, 2300)
+holdfast.save_state(folder + "/large.pt", model=model)
+
+def last():
+    assert torch.equal(holdfast.load(folder + "/large.pt")["model"]["weight"], model.weight)
+    holdfast.load_state(folder + "/large.pt", model=model)
+    assert holdfast.verify(folder + "/large.pt").ok
+    print("read", end=" ", flush=True)
+
+def refuse(*_, **__):
+    raise RuntimeError("can't create new thread at interpreter shutdown")
+
+def without_threads():
+    threading.Thread.start = refuse
+    last()
+
+atexit.register(without_threads)
+atexit.register(last)
+"""
+    done = _run(script, tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "read read ", "")
+
+
 def test_where_no_thread_can_be_started_the_training_waits(tmp_path) -> None:
     script = """
 def refuse(*_, **__):
