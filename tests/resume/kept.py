@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import logging
 import mmap
+import os
 import struct
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import workload
@@ -40,10 +42,26 @@ class Marks:
         return self.PHASES[phase], step, batch
 
 
+def speak_apart(out: Path, worker: int) -> None:
+    """Let what a loader's worker prints go to a file of its own.
+
+    A worker whose training was killed while it handed over a batch prints a traceback of
+    PyTorch's and multiprocessing's: the debris of the kill, and no word of the training.
+    """
+    apart = os.open(out / "workers", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    os.dup2(apart, 1)
+    os.dup2(apart, 2)
+    os.close(apart)
+
+
 def epochs(workers: int, out: Path, marks: Marks) -> None:
     work = workload.make()
     loader = DataLoader(
-        workload.Samples(), batch_size=workload.BATCH, shuffle=True, num_workers=workers
+        workload.Samples(),
+        batch_size=workload.BATCH,
+        shuffle=True,
+        num_workers=workers,
+        worker_init_fn=partial(speak_apart, out),
     )
     log = workload.Log(out / "log")
     run = holdfast.Run(out / "run", keep=KEEP, background=False, **work.parts())
@@ -70,7 +88,11 @@ def endless(loader: StatefulDataLoader) -> Iterator:
 def batches(workers: int, out: Path, marks: Marks) -> None:
     work = workload.make()
     loader = StatefulDataLoader(
-        workload.Samples(), batch_size=workload.BATCH, shuffle=True, num_workers=workers
+        workload.Samples(),
+        batch_size=workload.BATCH,
+        shuffle=True,
+        num_workers=workers,
+        worker_init_fn=partial(speak_apart, out),
     )
     log = workload.Log(out / "log")
     with holdfast.Run(out / "run", keep=KEEP, loader=loader, **work.parts()) as run:

@@ -16,6 +16,8 @@ from typing import Any
 import pytest
 import torch
 
+import holdfast
+
 HERE = Path(__file__).parent
 RESUMED = re.compile(r"^INFO resumed from .+ \(step (\d+)\)$", re.MULTILINE)
 
@@ -83,6 +85,7 @@ def test_21_a_training_killed_again_and_again_equals_one_that_never_was(
         if not following or following[0]["phase"] != "resume":
             assert resumed_behind[number] == behind, number
     assert_folder_is_clean(kept / "run")
+    assert_workers_met_no_fault_of_ours(kept / "workers")
 
 
 def final(folder: Path) -> dict[str, str]:
@@ -122,6 +125,11 @@ def expected(kills: list[Kill], *, in_flight: int) -> list[int | None]:
             newest = -1 if kill["newest"] is None else kill["newest"]
             assert kill["step"] - 1 - in_flight <= newest <= kill["step"]
     return [kill["newest"] for kill in kills]
+
+
+def assert_workers_met_no_fault_of_ours(words: Path) -> None:
+    if words.exists():
+        assert str(Path(holdfast.__file__).parent) not in words.read_text()
 
 
 def assert_folder_is_clean(run: Path) -> None:
