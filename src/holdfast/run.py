@@ -17,6 +17,7 @@ from holdfast.errors import (
     UntrustedError,
     UsageError,
 )
+from holdfast.io import settings
 from holdfast.looking import is_whole
 from holdfast.restoring import load_parts, step_behind
 from holdfast.runs import finding, prune, where
@@ -96,6 +97,8 @@ class Run(RunFolder):
         #: What the last resume restored and what not; None before one, or where it began at 0.
         self.report: LoadReport | None = None
         self._parts = as_parts(parts)
+        if self._parts:
+            settings.check()
         if start_step is not None:
             start_step = whole(start_step, "start_step is a whole number from 0 on")
         self._start_from, self._start_step = start_from, start_step

@@ -1,4 +1,4 @@
-"""Many saves behind a training, and what they leave behind: ``FOLDER MODE SAVES`` → JSON."""
+"""Many saves behind a training, and what they leave behind: ``FOLDER MODE SAVES WIDTH`` → JSON."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def seen() -> dict[str, int]:
     }
 
 
-def main(folder: str, mode: str, saves: int) -> None:
-    model = nn.Sequential(nn.Linear(200, 400), nn.BatchNorm1d(400), nn.Linear(400, 3))
+def main(folder: str, mode: str, saves: int, width: int) -> None:
+    model = nn.Sequential(nn.Linear(200, width), nn.BatchNorm1d(width), nn.Linear(width, 3))
     optimizer = torch.optim.Adam(model.parameters())
     background = True if mode == "background" else mode
     run = holdfast.Run(
@@ -52,4 +52,4 @@ def main(folder: str, mode: str, saves: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], int(sys.argv[3]))
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from pathlib import Path
 
 import pytest
@@ -288,12 +289,44 @@ def test_the_memory_grows_with_the_state_and_is_given_back_at_close(tmp_path):
     small = run._writer._background._arena
     run.save(1)
     assert run._writer._background._arena is small
+    memory_of_it = weakref.ref(small._mapping)
+    del small
     model.weight = nn.Parameter(torch.randn(1000, 1000))
     run.save(2)
-    assert run._writer._background._arena.nbytes > 4_000_000
+    assert memory_of_it() is None  # never are two there
+    large = run._writer._background._arena
+    assert large.nbytes > 4_000_000
+    memory_of_it = weakref.ref(large._mapping)
+    del large
     run.close()
-    assert run._writer._background._arena is None
+    assert memory_of_it() is None
     assert torch.equal(holdfast.load(f"{tmp_path}@2")["model"]["weight"], model.weight)
+
+
+@pytest.mark.parametrize("name", ["HOLDFAST_WRITER_THREADS", "HOLDFAST_WRITE_BUFFER_MIB"])
+def test_a_setting_that_makes_no_sense_is_an_error_where_the_run_is_made(
+    tmp_path, monkeypatch, name
+):
+    begin(tmp_path / "run")[1].save(0, wait=True)
+    monkeypatch.setenv(name, "some")
+    with pytest.raises(UsageError, match=name):
+        begin(tmp_path / "run")
+    assert holdfast.Run(tmp_path / "run").latest().step == 0  # one that reads needs none of them
+
+
+def test_a_failed_save_that_is_kept_keeps_none_of_its_memory(tmp_path, gate):
+    """The frames of an error's traceback hold on to the image, and the image to gigabytes."""
+    _, run = begin(tmp_path / "run")
+    gate.error = OSError(5, "Input/output error")
+    pending = run.save(0)
+    memory_of_it = weakref.ref(run._writer._background._arena._mapping)
+    gate.set()
+    with pytest.raises(SaveFailedError) as caught:
+        run.wait()
+    run.close()
+    assert memory_of_it() is None
+    assert pending.done
+    assert isinstance(caught.value.__cause__, FileError)
 
 
 SCRIPT = """
@@ -306,7 +339,8 @@ def slow(fd):
         raise OSError(5, "Input/output error")
     fsync(fd)
 os.makedirs(sys.argv[1], exist_ok=True)
-run = holdfast.Run(sys.argv[1], model=torch.nn.Linear(2, 2))
+width = int(sys.argv[4])
+run = holdfast.Run(sys.argv[1], model=torch.nn.Linear(width, width))
 run.resume()
 os.fsync = slow
 pending = run.save(7)
@@ -316,18 +350,24 @@ del run, pending
 """
 
 
+#: 2,000 times 2,000 numbers are written by threads, past the page cache.
+WIDTHS = pytest.mark.parametrize("width", ["2", "2000"], ids=["small", "large"])
+
+
+@WIDTHS
 @pytest.mark.parametrize(("how", "status"), [("end", 0), ("exit", 75), ("raise", 1)])
-def test_a_save_in_flight_at_exit_comes_to_its_end(tmp_path, how, status):
-    command = [sys.executable, "-c", SCRIPT, tmp_path / "run", how, "works"]
+def test_a_save_in_flight_at_exit_comes_to_its_end(tmp_path, how, status, width):
+    command = [sys.executable, "-c", SCRIPT, tmp_path / "run", how, "works", width]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert ended.returncode == status, ended.stderr
     assert [entry.step for entry in holdfast.Run(tmp_path / "run").checkpoints()] == [7]
     assert holdfast.verify(tmp_path / "run").ok
 
 
+@WIDTHS
 @pytest.mark.parametrize("how", ["end", "exit", "raise"])
-def test_one_that_fails_there_makes_the_status_1(tmp_path, how):
-    command = [sys.executable, "-c", SCRIPT, tmp_path / "run", how, "fails"]
+def test_one_that_fails_there_makes_the_status_1(tmp_path, how, width):
+    command = [sys.executable, "-c", SCRIPT, tmp_path / "run", how, "fails", width]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert ended.returncode == 1
     assert "SaveFailedError: the save of step 7 has failed" in ended.stderr

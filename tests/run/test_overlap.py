@@ -107,7 +107,8 @@ def test_a_change_before_the_step_makes_the_save_fail(tmp_path, mode, gate, when
     work = Work(tmp_path, mode)
     work.run.save(0)
     if when == "after its copy":
-        work.run._writer._background._image._copies.make(0)
+        image_of_it = work.run._writer._background._image
+        image_of_it._copies.make(0, image_of_it._copy)
     with torch.no_grad():
         work.model[0].weight.mul_(0.5)
     work.step()
@@ -181,6 +182,22 @@ def test_optimizers_have_their_hooks_only_while_the_run_is_open(tmp_path, mode):
     work.run.save(2)
     del work.run
     work.step()
+
+
+def test_hooks_that_were_there_first_come_behind_the_copy(tmp_path, gate):
+    work = Work(tmp_path, "overlap")
+
+    def clamp(*_):
+        work.model[0].weight.data.clamp_(-1e-3, 1e-3)  # past PyTorch's count
+
+    handle = work.optimizer.register_step_pre_hook(clamp)
+    wanted = work.state()
+    work.run.save(0)
+    work.step()
+    gate.set()
+    work.run.close()
+    assert equal(saved(work.run, 0), wanted)
+    assert list(work.optimizer._optimizer_step_pre_hooks) == [handle.id]
 
 
 def test_the_call_copies_nothing_large(tmp_path, gate):

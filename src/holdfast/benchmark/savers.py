@@ -57,6 +57,9 @@ class Saver(ABC):
     def begin(self, workload: Workload, path: Path) -> InFlight:
         """Save to a path that is not there yet; a save in the background may go on after this."""
 
+    def before_update(self) -> None:  # noqa: B027
+        """Do what this way does when the optimizer of a training is about to step."""
+
     def clean(self, path: Path) -> None:
         """Remove what a save wrote."""
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
@@ -194,4 +197,10 @@ class RunSaveOverlap(RunSave):
         parts = dict(workload.parts)
         if "optimizer" not in parts:
             parts["optimizer"] = torch.optim.SGD(parts["model"].parameters())
+        self._optimizer: torch.optim.Optimizer = parts["optimizer"]
         super().open(replace(workload, parts=parts), folder)
+
+    def before_update(self) -> None:
+        """Step the optimizer without gradients: its hook copies what is left, nothing changes."""
+        self._optimizer.zero_grad()
+        self._optimizer.step()

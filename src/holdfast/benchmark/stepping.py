@@ -25,12 +25,13 @@ class Training:
             self._tokens = torch.randint(1024, (4, 128))
         self._optimizer = torch.optim.SGD(self._model.parameters(), lr=1e-3)
 
-    def step(self) -> float:
+    def step(self, before_update: Callable[[], object]) -> float:
         """Forward, backward, update; the seconds it took."""
         started = time.perf_counter()
         logits = self._model(self._tokens)
         loss = functional.cross_entropy(logits.flatten(0, 1), self._tokens.flatten())
         loss.backward()
+        before_update()
         self._optimizer.step()
         self._optimizer.zero_grad()
         return time.perf_counter() - started
@@ -58,7 +59,9 @@ def step_rows(
             on_sample(saver.name)
             path = folder / f"steps-{number}-{savers.index(saver)}"
             with_save = _steps_during(saver, workload, path, training)
-            no_save = [training.step() for _ in range(max(least, len(with_save)))]
+            no_save = [
+                training.step(saver.before_update) for _ in range(max(least, len(with_save)))
+            ]
             if number > 0:
                 during[saver.name] += with_save
                 without[saver.name] += no_save
@@ -75,7 +78,7 @@ def _steps_during(saver: Saver, workload: Workload, path: Path, training: Traini
     seconds = []
     try:
         while not flight.is_done():
-            seconds.append(training.step())
+            seconds.append(training.step(saver.before_update))
     finally:
         flight.wait()
     saver.clean(path)

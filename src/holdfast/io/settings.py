@@ -8,14 +8,32 @@ from holdfast.errors import UsageError
 from holdfast.io.arena import SEGMENT
 
 
+def check() -> None:
+    """Raise UsageError where a setting makes no sense: better now than at the first save."""
+    writer_threads()
+    segment_count()
+
+
 def writer_threads() -> int:
     """``HOLDFAST_WRITER_THREADS``: how many threads write one file; 0: the caller, buffered."""
     return _whole("HOLDFAST_WRITER_THREADS", 2)
 
 
 def segment_count() -> int:
-    """``HOLDFAST_WRITE_BUFFER_MIB``: memory between a save and the disk, in whole segments."""
-    return max(2, (_whole("HOLDFAST_WRITE_BUFFER_MIB", 32) << 20) // SEGMENT)
+    """``HOLDFAST_WRITE_BUFFER_MIB``: memory between a save and the disk, in whole segments.
+
+    Two at least: one fills while the other is written.
+    """
+    nbytes = _whole("HOLDFAST_WRITE_BUFFER_MIB", 32) << 20
+    if nbytes < 2 * SEGMENT:
+        raise UsageError(
+            "the environment variable HOLDFAST_WRITE_BUFFER_MIB is too small",
+            wanted=f"{2 * SEGMENT >> 20} or more",
+            found=str(nbytes >> 20),
+            cure=f"One piece of {SEGMENT >> 20} MiB fills while another is written: set it to "
+            "more, or leave it out.",
+        )
+    return nbytes // SEGMENT
 
 
 def _whole(name: str, default: int) -> int:

@@ -41,7 +41,7 @@ class Image:
         first = len(self._before)
         self._places = dict(zip(planned.keys, self._layout.members[first:], strict=False))
         self._whole = torch.frombuffer(self._memory, dtype=torch.uint8)
-        self._copies = Copies(later or {}, self._copy)
+        self._copies = Copies(later or {})
         self._devices = DeviceCopies()
         for key in planned.keys:
             if not later or key not in later:
@@ -59,7 +59,7 @@ class Image:
 
     def copy_rest(self) -> None:
         """Copy what is not copied yet: the live state is about to change."""
-        self._copies.make_all()
+        self._copies.make_all(self._copy)
 
     def _copy(self, key: int, storage: torch.UntypedStorage) -> memoryview:
         member = self._places[key]
@@ -86,7 +86,7 @@ class Image:
         memory, crcs, done = self._memory, dict[str, int](), 0
         for key, member, payload in self._members():
             if key is not None:
-                self._copies.make(key)
+                self._copies.make(key, self._copy)
             memory[member.header_offset : member.data_offset] = write.local_header(member)
             if payload is not None:
                 data = payload(crcs) if callable(payload) else cast(bytes, payload)

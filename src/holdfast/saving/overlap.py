@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import threading
 import weakref
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 
@@ -23,6 +24,9 @@ from holdfast.state.names import parameter_names
 from holdfast.state.optimizers import with_hooks
 from holdfast.state.parts import OptimizerPart, Part, modules_of
 from holdfast.tensors import encode
+
+#: Copies a storage to where the one of that key goes, and gives the copy.
+Copy: TypeAlias = Callable[[int, torch.UntypedStorage], memoryview]
 
 #: Smaller storages are copied at the call: noting them would take as long.
 _LEAST_NBYTES = 1 << 16
@@ -112,7 +116,7 @@ class StepHooks:
             if isinstance(part, OptimizerPart) and id(part.live) not in self._handles:
                 stepped = with_hooks(part.live)
                 if stepped is not None:
-                    self._handles[id(part.live)] = stepped.register_step_pre_hook(call)
+                    self._handles[id(part.live)] = _register_first(stepped, call)
 
     def remove(self) -> None:
         """Leave the optimizers as they were."""
@@ -121,24 +125,33 @@ class StepHooks:
         self._handles.clear()
 
 
-class Copies:
-    """The copies that are still to be made, each once, by whoever comes first."""
+def _register_first(optimizer: torch.optim.Optimizer, call: Callable[..., None]) -> Any:
+    """Register a step pre-hook that is called before those of others, which may change values."""
+    handle = optimizer.register_step_pre_hook(call)
+    hooks = optimizer._optimizer_step_pre_hooks
+    if isinstance(hooks, OrderedDict):  # as torch has it; else it is called last, as is documented
+        hooks.move_to_end(handle.id, last=False)
+    return handle
 
-    def __init__(
-        self, later: Mapping[int, Later], copy: Callable[[int, torch.UntypedStorage], memoryview]
-    ) -> None:
+
+class Copies:
+    """The copies that are still to be made, each once, by whoever comes first.
+
+    ``copy`` is given with each call, and not kept: it holds on to the memory that is copied into.
+    """
+
+    def __init__(self, later: Mapping[int, Later]) -> None:
         self._left = dict(later)
-        self._copy = copy
         self._lock = threading.Lock()
         self._made: list[Later] = []
         self._error: CaptureError | None = None
 
-    def make(self, key: int) -> None:
+    def make(self, key: int, copy: Copy) -> None:
         """Make one of them, if it is not made yet."""
         with self._lock:
-            self._make(key)
+            self._make(key, copy)
 
-    def make_all(self) -> None:
+    def make_all(self, copy: Copy) -> None:
         """Make all that are left, and look at all once more: the live state is about to change.
 
         PyTorch counts an operation when it ends: one that ran while its tensor was copied may have
@@ -146,7 +159,7 @@ class Copies:
         """
         with self._lock:
             for key in list(self._left):
-                self._make(key)
+                self._make(key, copy)
             self._look_again()
 
     def end(self) -> None:
@@ -156,10 +169,10 @@ class Copies:
             if self._error is not None:
                 raise self._error
 
-    def _make(self, key: int) -> None:
+    def _make(self, key: int, copy: Copy) -> None:
         later = self._left.pop(key, None)
         if later is not None:
-            copied = self._copy(key, later.storage)
+            copied = copy(key, later.storage)
             self._note(later.problem(copied))
             self._made.append(later)
 

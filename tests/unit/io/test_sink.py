@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from holdfast.errors import UsageError
 from holdfast.io import arena, sink
+from holdfast.io import settings as io_settings
 from holdfast.io.arena import PAGE, Arena
 
 SMALL = 4 * PAGE
@@ -198,6 +199,25 @@ def test_a_setting_that_is_no_number_gets_a_letter(
     assert str(caught.value) == (
         "the environment variable HOLDFAST_WRITER_THREADS is not a whole number\n"
         "  found 'many'\n  Set it to a number, or leave it out."
+    )
+
+
+@pytest.mark.parametrize(("value", "count"), [("16", 2), ("40", 5), ("", 4)])
+def test_the_memory_between_can_be_set(
+    monkeypatch: pytest.MonkeyPatch, value: str, count: int
+) -> None:
+    monkeypatch.setenv("HOLDFAST_WRITE_BUFFER_MIB", value)
+    assert io_settings.segment_count() == count
+
+
+def test_too_little_memory_between_gets_a_letter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOLDFAST_WRITE_BUFFER_MIB", "15")
+    with pytest.raises(UsageError) as caught:
+        io_settings.check()
+    assert str(caught.value) == (
+        "the environment variable HOLDFAST_WRITE_BUFFER_MIB is too small\n"
+        "  wanted 16 or more, found 15\n"
+        "  One piece of 8 MiB fills while another is written: set it to more, or leave it out."
     )
 
 

@@ -99,7 +99,7 @@ def test_the_first_error_is_raised_and_the_rest_is_left() -> None:
 
     for count in (0, 2):
         begun.clear()
-        with pytest.raises(ValueError, match="^3$"):
+        with pytest.raises(ValueError, match=r"^3$"):
             each_of(fail, range(1000), count)
         assert len(begun) < 10
 
