@@ -109,7 +109,7 @@ class _Session:
     def _with_saves(self, result: WorkloadResult) -> WorkloadResult:
         candidates = choosing.choose(self.workload.name)
         room = choosing.Room.here(taken=result.nbytes)  # by the copies that are the limit
-        savers, self.skipped = choosing.sort_out(candidates, result.nbytes, room)
+        savers, self.skipped = choosing.sort_out(candidates, result.nbytes, result.tensors, room)
         with contextlib.ExitStack() as stack:
             savers, failed = opened(savers, self.workload, self.folder, stack)
             samples = measure_saves(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from holdfast.errors import FormatError
@@ -47,7 +47,7 @@ class Record:
 
     def to_json(self) -> dict[str, Any]:
         """The record as JSON values; metrics that are not finite are NaN, Infinity, -Infinity."""
-        values = asdict(self)
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
         values["metrics"] = {name: _float_to_json(value) for name, value in self.metrics.items()}
         return {"holdfast": VERSION, **values}
 

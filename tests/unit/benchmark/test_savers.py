@@ -102,16 +102,24 @@ class Sharing(Hungry):
 
 def test_what_does_not_fit_into_memory_is_said() -> None:
     room = choosing.Room(memory=float(100 << 20), shared=None)
-    chosen, skipped = choosing.sort_out([Hungry(), Sharing()], 30 << 20, room)
+    chosen, skipped = choosing.sort_out([Hungry(), Sharing()], 30 << 20, 1, room)
     assert [saver.name for saver in chosen] == ["hungry"]
     assert skipped == {"sharing": "needs 60 MiB of memory, 40 MiB are left"}
 
 
 def test_what_does_not_fit_into_shared_memory_is_said() -> None:
     room = choosing.Room(memory=None, shared=float(64 << 20))
-    chosen, skipped = choosing.sort_out([Hungry(), Sharing()], 64 << 20, room)
+    chosen, skipped = choosing.sort_out([Hungry(), Sharing()], 64 << 20, 1, room)
     assert [saver.name for saver in chosen] == ["hungry"]
     assert skipped == {"sharing": "needs 128 MiB of shared memory, 64 MiB are left"}
+
+
+def test_more_files_than_may_be_open_are_not_asked_for() -> None:
+    room = choosing.Room(memory=None, shared=None, files=20_000)
+    chosen, skipped = choosing.sort_out([Hungry(), Sharing()], 1, 10_000, room)
+    assert [saver.name for saver in chosen] == ["hungry"]
+    assert skipped == {"sharing": "needs 30,256 open files, 20,000 are allowed"}
+    assert choosing.Room.here().files
 
 
 def test_overlap_has_an_optimizer_to_wait_for(tmp_path) -> None:
