@@ -15,6 +15,7 @@ from torch import nn
 from holdfast.checkpoint import Checkpoint
 from holdfast.errors import DamagedError, UsageError
 from holdfast.formats import read_index
+from holdfast.formats.at_rest import collector_at_rest
 from holdfast.io.progress import Bar
 from holdfast.io.source import Source, open_source
 from holdfast.pickles.modules import with_state_dicts
@@ -64,12 +65,13 @@ def load_parts(
         UsageError: an option means nothing.
     """
     with _opened(source) as (index, opened):
-        matched = match(index, parts, options)
-        rest = leftovers(index, matched, Trust(trust))
         targets: list[Target] = []
-        if opened is not None:
-            matched, targets = _postponed(matched, parts, device_of(map_location))
-        wanted = _wanted(index, matched, rest, rng=rng)
+        with collector_at_rest():
+            matched = match(index, parts, options)
+            rest = leftovers(index, matched, Trust(trust))
+            if opened is not None:
+                matched, targets = _postponed(matched, parts, device_of(map_location))
+            wanted = _wanted(index, matched, rest, rng=rng)
         with Bar(verified_nbytes(index) + nbytes_of(index, targets)) as bar:
             if opened is None:
                 values = _copied(wanted)
@@ -81,7 +83,8 @@ def load_parts(
             values = _unplain(index, matched, values)
             left = _put_back(matched, parts, values)
             if opened is not None:
-                read_into(index, opened, targets, bar.advance)
+                with collector_at_rest():
+                    read_into(index, opened, targets, bar.advance)
     if rng and values["rng"] is None:
         left.append("the random generators: the checkpoint does not have them")
     return LoadReport(

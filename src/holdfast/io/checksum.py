@@ -11,8 +11,9 @@ from isal import isal_zlib
 if TYPE_CHECKING:
     from holdfast.io.source import Source
 
-#: Bytes read and checked at a time: small enough that the CRC finds them in the cache.
-CHUNK = 1 << 20
+#: Bytes read and checked at a time: small enough that the CRC finds them in the cache, large enough
+#: that several threads seldom wait for Python's lock (1 MiB: a tenth slower with four of them).
+CHUNK = 2 << 20
 #: What compressed members unpack to stays below this: they are never storages.
 LARGEST_UNPACKED = 256 << 20
 
