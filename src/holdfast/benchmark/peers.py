@@ -210,7 +210,8 @@ class TorchCheckpointingAsync(TorchCheckpointing):
 
     def begin(self, workload: Workload, path: Path) -> InFlight:
         """Copy the state and return; its process writes it."""
-        written: Future[Any] = self._manager.save(str(path), workload.state())
+        written: Future[Any] | None = self._manager.save(str(path), workload.state())
+        assert written is not None  # it is, of a manager that saves at once
 
         def wait() -> None:
             written.result()

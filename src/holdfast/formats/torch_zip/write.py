@@ -28,9 +28,9 @@ _LOCAL = struct.Struct("<4s5H3I2H")
 _CENTRAL = struct.Struct("<4s6H3I5H2I")
 _DESCRIPTOR, _DESCRIPTOR64 = struct.Struct("<4sIII"), struct.Struct("<4sIQQ")
 _PADDING = struct.Struct("<2sH")
-#: A member up to this size is handed on in one piece with its header and descriptor: a state dict
-#: may have thousands of them.
-_SMALL = 64 << 10
+#: Members up to this size are handed on together, so many bytes at a time: a state dict may have
+#: thousands of them.
+_SMALL, _GATHERED = 64 << 10, 256 << 10
 _END64 = struct.Struct("<4sQ2H2I4Q")
 _LOCATOR64 = struct.Struct("<4sIQI")
 _END = struct.Struct("<4s4H2IH")
@@ -89,15 +89,12 @@ def layout(root: str, sizes: Sequence[tuple[str, int]], *, alignment: int = ALIG
     members = []
     cursor = 0
     for name, nbytes in sizes:
-        member = _place(f"{root}/{name}", nbytes, cursor, alignment)
+        full = f"{root}/{name}"
+        start = cursor + _LOCAL.size + len(full.encode()) + len(_zip64(nbytes, 0, cursor)) + 4
+        member = Member(full, nbytes, cursor, start + -start % alignment)
         members.append(member)
         cursor = member.end
     return Layout(tuple(members), alignment)
-
-
-def _place(name: str, nbytes: int, cursor: int, alignment: int) -> Member:
-    start = cursor + _LOCAL.size + len(name.encode()) + len(_zip64(nbytes, 0, cursor)) + 4
-    return Member(name, nbytes, cursor, start + -start % alignment)
 
 
 def local_header(member: Member) -> bytes:
@@ -177,17 +174,27 @@ def fill(
     its last member); each is asked for only when its turn comes.
     """
     crcs: dict[str, int] = {}
+    gathered: list[bytes | memoryview] = []
+    first = 0  # where in the file the gathered bytes begin
     for member, payload in zip(plan.members, payloads, strict=True):
+        gathered.append(local_header(member))
         if isinstance(payload, bytes | memoryview) and member.nbytes <= _SMALL:
             nbytes, crc = memoryview(payload).nbytes, crc32(payload)
-            write(b"".join((local_header(member), payload, descriptor(member, crc))))
+            gathered.append(payload)
         else:
-            write(local_header(member))
+            write(b"".join(gathered))
+            gathered.clear()
             nbytes, crc = _fill_member(_pieces(payload, crcs), write)
-            write(descriptor(member, crc))
+            first = member.data_offset + member.nbytes
         if nbytes != member.nbytes:
             raise ValueError(f"{member.name}: {nbytes} bytes, {member.nbytes} were planned")
+        gathered.append(descriptor(member, crc))
         crcs[member.name] = crc
+        if member.data_offset - first >= _GATHERED:
+            write(b"".join(gathered))
+            gathered.clear()
+            first = member.end
+    write(b"".join(gathered))
     write(directory(plan, crcs))
     return crcs
 
