@@ -412,6 +412,69 @@ def test_saves_stay_few_in_threads_files_and_memory(tmp_path):
     assert len(run.checkpoints()) == 2
 
 
+@pytest.mark.parametrize("mode", [True, "overlap"])
+def test_a_thread_that_watches_the_run_takes_no_save_from_the_training(tmp_path, mode):
+    model = nn.Linear(300, 300)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    run = holdfast.Run(
+        tmp_path, keep=None, background=mode, model=model, optimizer=optimizer
+    )  # fmt: skip
+    run.resume()
+    ended, errors = threading.Event(), []
+
+    def watch():
+        while not ended.is_set():
+            try:
+                run.wait()
+                run.latest()
+            except Exception as error:
+                errors.append(error)
+
+    watchers = [threading.Thread(target=watch) for _ in range(2)]
+    for watcher in watchers:
+        watcher.start()
+    try:
+        for step in range(60):
+            optimizer.step()
+            with torch.no_grad():
+                model.weight.fill_(step)
+            run.save(step)
+    finally:
+        ended.set()
+        for watcher in watchers:
+            watcher.join()
+    run.close()
+    assert errors == []
+    entries = run.checkpoints()
+    assert [entry.step for entry in entries] == list(range(60))
+    for entry in entries:
+        weight = torch.load(entry.path)["model"]["weight"]
+        assert torch.equal(weight, torch.full_like(weight, entry.step))
+
+
+def test_two_threads_that_save_have_their_turns(tmp_path):
+    model = nn.Linear(300, 300)
+    run = holdfast.Run(tmp_path, keep=None, model=model)
+    run.resume()
+    steps, refused = iter(range(60)), []
+
+    def save():
+        for step in steps:
+            try:
+                run.save(step)
+            except UsageError:  # the other one was faster with a later step
+                refused.append(step)
+
+    savers = [threading.Thread(target=save) for _ in range(2)]
+    for saver in savers:
+        saver.start()
+    for saver in savers:
+        saver.join()
+    run.close()
+    assert {entry.step for entry in run.checkpoints()} == set(range(60)) - set(refused)
+    assert holdfast.verify(tmp_path).ok
+
+
 def test_in_another_thread_it_works_too(tmp_path, caplog):
     _, run = begin(tmp_path / "run")
 

@@ -184,6 +184,74 @@ def test_optimizers_have_their_hooks_only_while_the_run_is_open(tmp_path, mode):
     work.step()
 
 
+class Interruption(BaseException):
+    """Ctrl-C, at a moment that a test can choose."""
+
+
+def test_an_interruption_while_the_step_waits_loses_no_copy(tmp_path, mode, gate, monkeypatch):
+    work = Work(tmp_path, mode)
+    wanted = work.state()
+    work.run.save(0)
+    copy = image.Image._copy
+
+    def broken_off(self, key, storage):
+        monkeypatch.setattr(image.Image, "_copy", copy)
+        raise Interruption
+
+    monkeypatch.setattr(image.Image, "_copy", broken_off)
+    with pytest.raises(Interruption):
+        work.step()  # not done: the hook is called before anything changes
+    work.step()
+    gate.set()
+    work.run.close()
+    assert equal(saved(work.run, 0), wanted)
+
+
+@pytest.mark.parametrize("error", [MemoryError("no page"), RuntimeError("no page")])
+def test_a_copy_that_fails_while_the_step_waits_fails_that_save_and_not_the_step(
+    tmp_path, mode, gate, monkeypatch, error
+):
+    work = Work(tmp_path, mode)
+    work.run.save(0)
+
+    def fail(self, key, storage):
+        raise error
+
+    with monkeypatch.context() as patched:
+        patched.setattr(image.Image, "_copy", fail)
+        work.step()
+    gate.set()
+    with pytest.raises(SaveFailedError) as caught:
+        work.run.wait()
+    assert str(caught.value) == (
+        "the save of step 0 has failed: a part of the state could not be copied before the "
+        f"optimizer's step\n  found {type(error).__name__}: no page\n"
+        "  The checkpoints before it are still there. Save again."
+    )
+    assert work.run.checkpoints() == []
+    wanted = work.state()
+    work.run.save(0)
+    work.run.close()
+    assert equal(saved(work.run, 0), wanted)
+
+
+def test_a_storage_that_is_gone_when_the_step_comes_fails_that_save(tmp_path, gate):
+    work = Work(tmp_path, "overlap")
+    work.run.save(0)
+    weight = work.model[0].weight
+    kept = weight.detach().clone()
+    weight.untyped_storage().resize_(0)
+    work.optimizer.zero_grad()
+    work.optimizer.step()
+    weight.untyped_storage().resize_(kept.nbytes)
+    with torch.no_grad():
+        weight.copy_(kept)
+    gate.set()
+    with pytest.raises(SaveFailedError, match="a storage changed its size"):
+        work.run.close()
+    assert work.run.checkpoints() == []
+
+
 def test_hooks_that_were_there_first_come_behind_the_copy(tmp_path, gate):
     work = Work(tmp_path, "overlap")
 

@@ -8,11 +8,13 @@ through the page cache.
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import functools
 import logging
 import os
 import queue
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import partial
@@ -235,13 +237,29 @@ def write_all(fd: int, data: Buffer) -> None:
 
 
 def _preallocate(fd: int, nbytes: int) -> None:
-    """Give the file its length and its blocks: no write need wait for another one to extend it."""
-    if hasattr(os, "posix_fallocate"):
-        try:
-            os.posix_fallocate(fd, 0, nbytes)
-        except OSError as error:
-            if error.errno not in _REFUSED:
-                raise
+    """Give the file its length and its blocks: no write need wait for another one to extend it.
+
+    By fallocate(2), not posix_fallocate(3): where a file system has none (NFS, FUSE), the latter
+    writes a byte into each block instead, one by one, and here past the page cache.
+    """
+    call = _fallocate()
+    while call is not None and call(fd, 0, 0, nbytes) != 0:
+        error = ctypes.get_errno()
+        if error in _REFUSED:
+            return
+        if error != errno.EINTR:
+            raise OSError(error, os.strerror(error))
+
+
+@functools.cache
+def _fallocate() -> Callable[..., int] | None:
+    """The C library's, where there is one: Linux."""
+    found = getattr(ctypes.CDLL(None), "fallocate", None) if sys.platform == "linux" else None
+    if found is None:
+        return None
+    call = ctypes.CDLL(None, use_errno=True).fallocate
+    call.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
+    return call
 
 
 def _set_direct(fd: int, on: bool) -> bool:

@@ -101,36 +101,46 @@ class Background:
             waited=waited,
             progress=lambda: image.progress,
         )
-        self._pending = pending
-        _unfinished.append(pending)
         _finish_in_child_too()
-        _thread().do(pending.job)
+        thread = _thread()
+        self._pending = pending
+        _unfinished.append(pending)  # whoever exits now waits for it: nothing comes in between
+        thread.do(pending.job)
         return pending
 
-    def finish(self, *, waits: bool = True) -> bool:
-        """Wait for the save in flight, or only look at it; whether none has failed.
+    def wait(self) -> None:
+        """Return when the save in flight has ended, if there is one; any thread may wait."""
+        pending = self._pending
+        if pending is not None:
+            pending.job.wait()
+
+    def forget(self) -> None:
+        """In a forked child: the save in flight is the parent's."""
+        self._pending = self._image = None
+
+    def finish(self) -> bool:
+        """Take leave of a save that has ended; whether it has not failed. One thread at a time.
 
         Raises:
             SaveFailedError: it has failed, and nobody was told yet.
         """
         pending = self._pending
-        if pending is None or not (waits or pending.done):
+        if pending is None or not pending.done:
             return True
-        if pending not in _unfinished:  # this is a forked child, and it is the parent's
-            self._pending = None
-            return True
-        pending.job.wait()
-        if self._image is not None:
-            self._image.end()
-        self._pending = self._image = None
-        _unfinished.remove(pending)
+        try:
+            if self._image is not None:
+                self._image.end()
+        finally:
+            self._pending = self._image = None
+            _unfinished.remove(pending)
         if (error := pending.tell()) is not None:
             raise _failed(pending, error) from error
         return pending.job.error is None
 
     def _before_step(self) -> None:
-        if self._image is not None:
-            self._image.copy_rest()
+        image = self._image  # another thread may take leave of it meanwhile
+        if image is not None:
+            image.copy_rest()
 
     def close(self) -> None:
         """Give the memory back, when no save is in flight."""
@@ -174,7 +184,7 @@ _unfinished: list[PendingSave] = []
 def _finish_at_exit() -> None:
     """Let every save come to its end; one that fails now must not pass for a success."""
     failed = []
-    for pending in _unfinished:
+    for pending in list(_unfinished):
         try:
             error = pending.tell()
         except BaseException as interruption:  # Ctrl-C: it is not waited for any longer

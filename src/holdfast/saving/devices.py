@@ -56,7 +56,6 @@ class DeviceCopies:
 
     def __init__(self) -> None:
         self._streams: dict[torch.device, torch.cuda.Stream] = {}
-        self._events: list[torch.cuda.Event] = []
 
     def copy(self, target: torch.Tensor, source: torch.Tensor) -> None:
         """Queue the copy of a tensor on a GPU into memory of the CPU."""
@@ -72,11 +71,8 @@ class DeviceCopies:
         """All copies are queued: what the training does next on a GPU comes after them."""
         for device, stream in self._streams.items():
             torch.cuda.current_stream(device).wait_stream(stream)
-            event = torch.cuda.Event()
-            event.record(stream)
-            self._events.append(event)
 
     def wait(self) -> None:
         """Return when the bytes are there, and the memory may be used for something else."""
-        for event in self._events:
-            event.synchronize()
+        for stream in self._streams.values():  # nothing but these copies is on them
+            stream.synchronize()

@@ -43,10 +43,14 @@ class Image:
         self._whole = torch.frombuffer(self._memory, dtype=torch.uint8)
         self._copies = Copies(later or {})
         self._devices = DeviceCopies()
-        for key in planned.keys:
-            if not later or key not in later:
-                self._copy(key, planned.encoded.storages[key])
-        self._devices.queued()
+        try:
+            for key in planned.keys:
+                if not later or key not in later:
+                    self._copy(key, planned.encoded.storages[key])
+            self._devices.queued()
+        except BaseException:
+            self._devices.wait()  # what is on its way must not land in the next image
+            raise
 
     @property
     def progress(self) -> float:

@@ -97,6 +97,18 @@ def _is_plain(value: Any) -> bool:
     )
 
 
+def _not_copied(error: Exception) -> CaptureError:
+    if isinstance(error, CaptureError):
+        return error
+    letter = CaptureError(
+        "a part of the state could not be copied before the optimizer's step",
+        found=f"{type(error).__qualname__}: {error}",
+        cure="The checkpoints before it are still there. Save again.",
+    )
+    letter.__cause__ = error
+    return letter
+
+
 class StepHooks:
     """Calls a function before any of the optimizers steps, once ``watch`` has been called."""
 
@@ -150,6 +162,8 @@ class Copies:
         """Make one of them, if it is not made yet."""
         with self._lock:
             self._make(key, copy)
+            if self._error is not None:
+                raise self._error
 
     def make_all(self, copy: Copy) -> None:
         """Make all that are left, and look at all once more: the live state is about to change.
@@ -170,11 +184,15 @@ class Copies:
                 raise self._error
 
     def _make(self, key: int, copy: Copy) -> None:
-        later = self._left.pop(key, None)
-        if later is not None:
-            copied = copy(key, later.storage)
-            self._note(later.problem(copied))
-            self._made.append(later)
+        later = self._left.get(key)
+        if later is None:
+            return
+        try:
+            self._note(later.problem(copy(key, later.storage)))
+        except Exception as error:  # of that save, which fails of it; a step that waits goes on
+            self._note(_not_copied(error))
+        self._made.append(later)
+        del self._left[key]  # last: after an interruption it is still to be made
 
     def _look_again(self) -> None:
         for later in self._made:

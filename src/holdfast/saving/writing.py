@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import time
 import weakref
 from collections.abc import Callable, Mapping
@@ -63,6 +64,8 @@ class RunWriter:
         self._background = Background(background) if background else None
         self._lock = RunLock(folder)
         self._pid = os.getpid()
+        #: Threads may save and look at the run; each has its turn.
+        self._turn = threading.RLock()
         self._recorder = Recorder({} if keep is None else keep.metrics())
         self._is_replaced = False
         self._source: dict[str, str] = {}
@@ -147,6 +150,16 @@ class RunWriter:
             SaveFailedError: the save before it has failed.
         """
         self._refuse_in_child()
+        with self._turn:
+            return self._save(step, metrics, parts, extra)
+
+    def _save(
+        self,
+        step: int,
+        metrics: Mapping[str, Any],
+        parts: Mapping[str, Part],
+        extra: Mapping[str, Any],
+    ) -> tuple[PendingSave, Captured] | None:
         started = time.monotonic()
         self.finish()
         waited = time.monotonic() - started
@@ -200,13 +213,21 @@ class RunWriter:
         Raises:
             SaveFailedError: it has failed; what training has reached is again what it was.
         """
-        try:
-            is_good = self._background is None or self._background.finish(waits=waits)
-        except SaveFailedError:
-            self._head = self._head_before
-            raise
-        if not is_good:  # somebody was told already
-            self._head = self._head_before
+        if self._background is None:
+            return
+        if os.getpid() != self._pid:
+            self._background.forget()
+            return
+        if waits:
+            self._background.wait()
+        with self._turn:
+            try:
+                is_good = self._background.finish()
+            except SaveFailedError:
+                self._head = self._head_before
+                raise
+            if not is_good:  # somebody was told already
+                self._head = self._head_before
 
     def _open_unasked(self) -> None:
         """A save without a resume before it: the run goes on, as a branch of its own."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import fcntl
 import mmap
@@ -200,6 +201,19 @@ def test_a_setting_that_is_no_number_gets_a_letter(
         "the environment variable HOLDFAST_WRITER_THREADS is not a whole number\n"
         "  found 'many'\n  Set it to a number, or leave it out."
     )
+
+
+def test_where_a_file_system_cannot_preallocate_nothing_is_written_instead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: int) -> int:
+        ctypes.set_errno(errno.EOPNOTSUPP)
+        return -1
+
+    monkeypatch.setattr(sink, "_fallocate", lambda: refuse)
+    with new_file(tmp_path) as (fd, _), contextlib.closing(sink.sink_of(fd, 64 << 20)) as out:
+        assert type(out).__name__ == "SegmentSink"
+        assert os.fstat(fd).st_blocks == 0
 
 
 @pytest.mark.parametrize(("value", "count"), [("16", 2), ("40", 5), ("", 4)])
