@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 from collections.abc import Callable, Sequence
@@ -13,6 +12,7 @@ import torch
 
 from holdfast.io.arena import PAGE, SEGMENT, Arena
 from holdfast.io.checksum import crc32
+from holdfast.io.sink import preallocate
 
 _THREADS = 2
 _DIRECT = getattr(os, "O_DIRECT", 0)
@@ -34,8 +34,7 @@ def write_plain(path: Path, nbytes: int, buffers: Buffers) -> None:
     """Write a new file of so many bytes, past the page cache where that goes; fsync it."""
     fd, is_direct = _open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
     try:
-        with contextlib.suppress(OSError, AttributeError):  # it only helps
-            os.posix_fallocate(fd, 0, nbytes)
+        preallocate(fd, nbytes)
         aligned = nbytes + (-nbytes % PAGE if is_direct else 0)
         _each_segment(fd, aligned, buffers, _pwrite)
         os.ftruncate(fd, nbytes)

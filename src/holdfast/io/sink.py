@@ -110,7 +110,7 @@ class SegmentSink(Sink):
 
     def __init__(self, fd: int, nbytes: int) -> None:
         super().__init__()
-        _preallocate(fd, nbytes)
+        preallocate(fd, nbytes)
         # Of its own: should an interruption keep ``close`` from waiting for the threads, they must
         # not find another file under the number.
         self._fd = locks.duplicate(fd)
@@ -236,7 +236,7 @@ def write_all(fd: int, data: Buffer) -> None:
             at += os.write(fd, view[at : at + WRITE_NBYTES])
 
 
-def _preallocate(fd: int, nbytes: int) -> None:
+def preallocate(fd: int, nbytes: int) -> None:
     """Give the file its length and its blocks: no write need wait for another one to extend it.
 
     By fallocate(2), not posix_fallocate(3): where a file system has none (NFS, FUSE), the latter
