@@ -19,6 +19,7 @@ from torch import nn
 import holdfast
 from holdfast.errors import FileError, SaveFailedError, UsageError
 from holdfast.io import memory
+from holdfast.io.threads import Threads
 
 
 @pytest.fixture
@@ -410,6 +411,30 @@ def test_saves_stay_few_in_threads_files_and_memory(tmp_path):
     assert counts() == before
     run.close()
     assert len(run.checkpoints()) == 2
+
+
+def test_an_interruption_while_a_save_is_handed_over_leaves_none_that_never_ends(
+    tmp_path, monkeypatch
+):
+    _, run = begin(tmp_path / "run")
+    run.save(0, wait=True)
+    do = Threads.do
+
+    def interrupted(self, job):
+        monkeypatch.setattr(Threads, "do", do)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Threads, "do", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run.save(1)
+    pending = run._writer._background._pending
+    for _ in range(600):
+        if pending.done:
+            break
+        time.sleep(0.05)
+    assert pending.done
+    run.close()
+    assert holdfast.verify(tmp_path / "run").ok
 
 
 @pytest.mark.parametrize("mode", [True, "overlap"])

@@ -22,6 +22,7 @@ class Job:
     def __init__(self, call: Callable[[], object]) -> None:
         self._call = call
         self._ended = threading.Event()
+        self._claim = threading.Lock()
         self.error: BaseException | None = None
 
     @property
@@ -30,7 +31,9 @@ class Job:
         return self._ended.is_set()
 
     def run(self) -> None:
-        """Do the call, here and now."""
+        """Do the call, here and now, unless somebody does or has done it: it is done once."""
+        if not self._claim.acquire(blocking=False):
+            return
         try:
             self._call()
         except BaseException as error:  # whoever waits for it sees it

@@ -103,9 +103,13 @@ class Background:
         )
         _finish_in_child_too()
         thread = _thread()
-        self._pending = pending
-        _unfinished.append(pending)  # whoever exits now waits for it: nothing comes in between
-        thread.do(pending.job)
+        try:
+            self._pending = pending
+            _unfinished.append(pending)  # from now on whoever exits waits for it
+            thread.do(pending.job)
+        except BaseException:  # Ctrl-C in between: it must be done, or the exit would wait forever
+            thread.do(pending.job)
+            raise
         return pending
 
     def wait(self) -> None:

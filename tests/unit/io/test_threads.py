@@ -11,7 +11,7 @@ import weakref
 
 import pytest
 
-from holdfast.io.threads import Threads, each_of
+from holdfast.io.threads import Job, Threads, each_of
 
 
 def test_calls_are_done_and_their_errors_kept() -> None:
@@ -131,3 +131,14 @@ def test_work_is_taken_while_the_interpreter_exits() -> None:
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert ended.stdout == "done\n", ended.stderr
+
+
+def test_a_job_that_is_given_twice_is_done_once() -> None:
+    done: list[int] = []
+    job = Job(lambda: done.append(1))
+    threads = Threads(2, "test")
+    for _ in range(2):
+        threads.do(job)
+    job.wait()
+    job.run()
+    assert done == [1]
