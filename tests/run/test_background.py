@@ -300,6 +300,7 @@ def test_the_memory_grows_with_the_state_and_is_given_back_at_close(tmp_path):
     memory_of_it = weakref.ref(large._mapping)
     del large
     run.close()
+    assert run._writer._background._arena is None
     assert memory_of_it() is None
     assert torch.equal(holdfast.load(f"{tmp_path}@2")["model"]["weight"], model.weight)
 
@@ -441,9 +442,8 @@ def test_an_interruption_while_a_save_is_handed_over_leaves_none_that_never_ends
 def test_a_thread_that_watches_the_run_takes_no_save_from_the_training(tmp_path, mode):
     model = nn.Linear(300, 300)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    run = holdfast.Run(
-        tmp_path, keep=None, background=mode, model=model, optimizer=optimizer
-    )  # fmt: skip
+    parts = {"model": model, "optimizer": optimizer}
+    run = holdfast.Run(tmp_path, keep=None, background=mode, **parts)
     run.resume()
     ended, errors = threading.Event(), []
 

@@ -108,6 +108,8 @@ class Background:
             _unfinished.append(pending)  # from now on whoever exits waits for it
             thread.do(pending.job)
         except BaseException:  # Ctrl-C in between: it must be done, or the exit would wait forever
+            if pending not in _unfinished:
+                _unfinished.append(pending)
             thread.do(pending.job)
             raise
         return pending

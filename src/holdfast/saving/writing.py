@@ -151,31 +151,22 @@ class RunWriter:
         """
         self._refuse_in_child()
         with self._turn:
-            return self._save(step, metrics, parts, extra)
-
-    def _save(
-        self,
-        step: int,
-        metrics: Mapping[str, Any],
-        parts: Mapping[str, Part],
-        extra: Mapping[str, Any],
-    ) -> tuple[PendingSave, Captured] | None:
-        started = time.monotonic()
-        self.finish()
-        waited = time.monotonic() - started
-        floats = as_metrics(metrics)
-        if not self._lock.is_in_place:
-            self._open_unasked()
-        if self._is_saved(step, floats):
-            return None
-        captured = capture(parts, extra)
-        now = datetime.now().astimezone()
-        name = free_name(self.template.format(step, now), listing.taken_names(self.folder))
-        place = Place(name, step, listing.next_sequence(self._entries), self._head.id)
-        record = self._recorder.record(place, floats, captured, now, self._source)
-        planned = plan(encode(captured.tree), name, encode_record(record))
-        pending = self._begin(planned, self.folder / name, record, parts, (started, waited))
-        return pending, captured
+            started = time.monotonic()
+            self.finish()
+            waited = time.monotonic() - started
+            floats = as_metrics(metrics)
+            if not self._lock.is_in_place:
+                self._open_unasked()
+            if self._is_saved(step, floats):
+                return None
+            captured = capture(parts, extra)
+            now = datetime.now().astimezone()
+            name = free_name(self.template.format(step, now), listing.taken_names(self.folder))
+            place = Place(name, step, listing.next_sequence(self._entries), self._head.id)
+            record = self._recorder.record(place, floats, captured, now, self._source)
+            planned = plan(encode(captured.tree), name, encode_record(record))
+            pending = self._begin(planned, self.folder / name, record, parts, (started, waited))
+            return pending, captured
 
     def _begin(
         self,
