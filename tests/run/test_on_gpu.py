@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
@@ -56,8 +57,30 @@ def test_the_memory_is_pinned_once_and_given_back(tmp_path) -> None:
     assert torch.frombuffer(arena.memory, dtype=torch.uint8).is_pinned()
     run.save(1)
     assert background._arena is arena
+    address = torch.frombuffer(arena.memory, dtype=torch.uint8).data_ptr()
+    del arena
     run.close()
     assert background._arena is None
+    assert not is_mapped(address)
+
+
+def is_mapped(address: int) -> bool:
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        start, end = (int(number, 16) for number in line.split()[0].split("-"))
+        if start <= address < end:
+            return True
+    return False
+
+
+def test_the_call_returns_while_the_gpu_has_not_come_to_the_copy(tmp_path) -> None:
+    model, optimizer = trained()
+    with holdfast.Run(tmp_path, keep=None, model=model, optimizer=optimizer) as run:
+        run.save(0, wait=True)  # the memory is made and pinned
+        torch.cuda._sleep(4_000_000_000)  # cycles: more than a second
+        pending = run.save(1)
+        assert not torch.cuda.current_stream().query()  # what was queued before is not over
+        assert not pending.done
+    assert holdfast.verify(tmp_path).ok
 
 
 def test_state_comes_back_to_the_gpu_and_the_next_step_is_the_same(tmp_path) -> None:

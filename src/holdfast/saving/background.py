@@ -17,7 +17,8 @@ from holdfast.io.arena import Arena
 from holdfast.io.commit import Fill
 from holdfast.io.sink import start_threads
 from holdfast.io.threads import Threads
-from holdfast.saving.devices import PinnedArena, arena_for
+from holdfast.saving import exit_status
+from holdfast.saving.devices import arena_for
 from holdfast.saving.foreground import SaveInfo
 from holdfast.saving.image import Image
 from holdfast.saving.overlap import StepHooks, storages_for_later
@@ -41,7 +42,7 @@ class Background:
         self._mode = mode
         self._hooks = StepHooks(self._before_step)
         self._image: Image | None = None
-        self._arena: Arena | PinnedArena | None = None
+        self._arena: Arena | None = None
         self._pending: PendingSave | None = None
         self._has_warned = False
 
@@ -133,13 +134,16 @@ class Background:
         pending = self._pending
         if pending is None or not pending.done:
             return True
+        failure: BaseException | None = None
         try:
             if self._image is not None:
                 self._image.end()
+        except RuntimeError as found:  # CUDA's, and nothing has waited for the copies before
+            failure = found
         finally:
             self._pending = self._image = None
             _unfinished.remove(pending)
-        if (error := pending.tell()) is not None:
+        if (error := pending.tell() or failure) is not None:
             raise _failed(pending, error) from error
         return pending.job.error is None
 
@@ -187,7 +191,7 @@ def _start_thread() -> bool:
 _unfinished: list[PendingSave] = []
 
 
-def _finish_at_exit() -> None:
+def _finish_at_exit() -> bool:
     """Let every save come to its end; one that fails now must not pass for a success."""
     failed = []
     for pending in list(_unfinished):
@@ -197,17 +201,11 @@ def _finish_at_exit() -> None:
             error = interruption
         if error is not None:
             failed.append(_failed(pending, error))
-    if not failed:
-        return
-    try:
+    if failed:
+        exit_status.fail()  # first: perhaps nobody reads what is printed
         for letter in failed:
             print(f"{type(letter).__name__}: {letter}", file=sys.stderr)
-        logging.shutdown()
-        for stream in (sys.stdout, sys.stderr):
-            if stream is not None and not stream.closed:
-                stream.flush()
-    finally:  # also where nobody reads what is printed
-        os._exit(1)  # an exit status can no longer be set from here in any other way
+    return not failed
 
 
 atexit.register(_finish_at_exit)
@@ -219,7 +217,19 @@ def _finish_in_child_too() -> None:
     if multiprocessing.parent_process() is not None:
         from multiprocessing.util import Finalize
 
-        Finalize(None, _finish_at_exit, exitpriority=0)
+        Finalize(None, _finish_child, exitpriority=0)
+
+
+def _finish_child() -> None:
+    is_good = False
+    try:
+        is_good = _finish_at_exit()
+        for stream in (sys.stdout, sys.stderr):
+            if not is_good and stream is not None and not stream.closed:
+                stream.flush()
+    finally:  # also where nobody reads what is printed
+        if not is_good:
+            os._exit(1)  # as such a child ends anyhow, but with the status it is to have
 
 
 def _forget_in_child() -> None:

@@ -2,14 +2,16 @@
 
 The copy is queued behind what the training has queued so far, and what it queues next comes after
 the copy: the state is that at the call, and the caller goes on at once. Memory that CUDA knows
-(pinned) is copied to at the full speed of the bus; torch's own allocator makes it and gives it back
-when no copy into it is on its way.
+(pinned) is copied to at the full speed of the bus. It is the same arena as without a GPU, made
+known to CUDA: torch's allocator of pinned memory would round it up to a power of two, and keep it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from typing import Any
+import os
+import weakref
 
 import torch
 
@@ -19,36 +21,41 @@ from holdfast.tensors.encode import Encoded
 log = logging.getLogger("holdfast")
 
 
-class PinnedArena:
-    """Memory like an ``Arena``'s that CUDA copies into by itself.
-
-    Raises:
-        RuntimeError: CUDA gives none.
-    """
-
-    def __init__(self, nbytes: int) -> None:
-        tensor = torch.empty(max(nbytes, 1), dtype=torch.uint8, device="cpu", pin_memory=True)
-        array: Any = tensor.numpy()
-        self.memory = memoryview(array)
-
-    @property
-    def nbytes(self) -> int:
-        """The size in bytes."""
-        return self.memory.nbytes
+#: cudaHostRegisterPortable: pinned for every device of the process.
+_PORTABLE = 1
 
 
-def arena_for(encoded: Encoded, nbytes: int) -> Arena | PinnedArena:
+def arena_for(encoded: Encoded, nbytes: int) -> Arena:
     """Memory for the copy of a state, pinned where something in it is on a GPU.
 
     Raises:
         MemoryError, OSError: the system gives none.
     """
-    if any(storage.device.type == "cuda" for storage in encoded.storages):
+    arena = Arena(nbytes)
+    device = next((s.device for s in encoded.storages if s.device.type == "cuda"), None)
+    if device is not None:
         try:
-            return PinnedArena(nbytes)
+            _pin(arena)
         except RuntimeError as error:  # a limit of the system: copies are slower, and as right
             log.warning("no memory can be pinned, so copies from GPUs are slower: %s", error)
-    return Arena(nbytes)
+            # CUDA has the next kernel that is started report it: not one of the training's.
+            with contextlib.suppress(RuntimeError):
+                torch.ones(1, device=device)
+    return arena
+
+
+def _pin(arena: Arena) -> None:
+    """Have CUDA copy into the arena by itself, until nobody has it any more."""
+    address = torch.frombuffer(arena.memory, dtype=torch.uint8).data_ptr()
+    runtime = torch.cuda.cudart()
+    torch.cuda.check_error(runtime.cudaHostRegister(address, arena.nbytes, _PORTABLE))
+    # At the exit CUDA may be gone before the arena is, and takes its knowledge with it.
+    weakref.finalize(arena, _unpin, address, os.getpid()).atexit = False
+
+
+def _unpin(address: int, pid: int) -> None:
+    if os.getpid() == pid:  # a forked child has neither CUDA nor the memory
+        torch.cuda.check_error(torch.cuda.cudart().cudaHostUnregister(address))
 
 
 class DeviceCopies:
@@ -73,6 +80,11 @@ class DeviceCopies:
             torch.cuda.current_stream(device).wait_stream(stream)
 
     def wait(self) -> None:
-        """Return when the bytes are there, and the memory may be used for something else."""
-        for stream in self._streams.values():  # nothing but these copies is on them
+        """Return when the bytes are there, and the memory may be used for something else.
+
+        Raises:
+            RuntimeError: CUDA has failed, once: it copies no more.
+        """
+        streams, self._streams = self._streams, {}
+        for stream in streams.values():  # nothing but these copies is on them
             stream.synchronize()

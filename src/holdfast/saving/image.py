@@ -13,7 +13,7 @@ from holdfast.formats.torch_zip import write
 from holdfast.io.arena import SEGMENT, Arena
 from holdfast.io.checksum import crc32
 from holdfast.io.sink import Sink
-from holdfast.saving.devices import DeviceCopies, PinnedArena
+from holdfast.saving.devices import DeviceCopies
 from holdfast.saving.overlap import Copies, Later
 from holdfast.saving.planned import Planned
 from holdfast.tensors import encode
@@ -31,7 +31,7 @@ class Image:
     """
 
     def __init__(
-        self, planned: Planned, arena: Arena | PinnedArena, later: Mapping[int, Later] | None = None
+        self, planned: Planned, arena: Arena, later: Mapping[int, Later] | None = None
     ) -> None:
         self._layout, self.nbytes = planned.layout, planned.nbytes
         self._memory = arena.memory[: planned.nbytes]

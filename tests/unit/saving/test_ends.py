@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
 _BEGIN = """
@@ -135,6 +137,72 @@ sys.stdout.close()
 sys.stdout = sys.stderr = None
 """
     assert _run(script, tmp_path).returncode == 1
+
+
+def test_a_failure_at_the_exit_leaves_what_others_do_there_alone(tmp_path) -> None:
+    """What was registered before holdfast is called after it; daemon children are ended."""
+    script = """
+import errno
+
+def work():
+    child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,), daemon=True)
+    child.start()
+    print(child.pid, flush=True)
+
+def fail(fd):
+    time.sleep(0.5)
+    raise OSError(errno.EIO, "Input/output error")
+
+work()
+os.fsync = fail
+holdfast.Run(folder, model=torch.nn.Linear(1000, 1000)).save(0)
+"""
+    early = 'import atexit\natexit.register(lambda: print("called last", end=""))\n'
+    command = [sys.executable, "-c", early + _BEGIN + script, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert done.stderr.startswith("SaveFailedError: the save of step 0 has failed")
+    pid, called = done.stdout.splitlines()
+    assert called == "called last"
+    assert not _runs(int(pid))
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_a_failure_at_the_exit_of_a_child_is_its_status(method, tmp_path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        _BEGIN
+        + """
+def fail(fd):
+    time.sleep(0.5)
+    raise OSError(5, "Input/output error")
+
+def train(folder):
+    run = holdfast.Run(folder, model=torch.nn.Linear(1000, 1000))
+    run.save(0, wait=True)
+    os.fsync = fail
+    run.save(1)
+    print("trained", flush=False)
+
+if __name__ == "__main__":
+    child = multiprocessing.get_context(sys.argv[2]).Process(target=train, args=(folder,))
+    child.start()
+    child.join()
+    sys.exit(40 + child.exitcode)
+"""
+    )
+    command = [sys.executable, str(script), str(tmp_path / "run"), method]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (41, "trained\n")
+    assert "SaveFailedError: the save of step 1 has failed" in done.stderr
 
 
 def test_a_storage_that_shrinks_before_its_copy_fails_that_save(tmp_path) -> None:
