@@ -15,7 +15,7 @@ SCRIPT = """
 import ctypes, subprocess, sys
 from pathlib import Path
 import torch, holdfast
-from holdfast.io import sink
+from holdfast.io import direct
 
 folder, kind = Path(sys.argv[1]), sys.argv[2]
 if kind != "here":
@@ -32,7 +32,7 @@ if kind == "loop":
 
 used = set()
 for name in ("SegmentSink", "GatheringSink"):
-    cls = getattr(sink, name)
+    cls = getattr(direct, name)
     def end(self, end=cls.end, name=name):
         used.add(name)
         end(self)
@@ -51,7 +51,7 @@ for number in range(3):
     holdfast.save(state, ours)
     torch.save(state, theirs)
     a, b = bytearray(ours.read_bytes()), bytearray(theirs.read_bytes())
-    assert len(a) == len(b) > sink.DIRECT_FROM
+    assert len(a) == len(b) > direct.DIRECT_FROM
     different = [i for i in range(0, len(a), 4096) if a[i : i + 4096] != b[i : i + 4096]]
     first = a.index(b".data/serialization_id")
     assert all(i + 4096 > first for i in different), different[:5]

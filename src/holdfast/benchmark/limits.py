@@ -12,7 +12,7 @@ import torch
 
 from holdfast.io.arena import PAGE, SEGMENT, Arena
 from holdfast.io.checksum import crc32
-from holdfast.io.sink import preallocate
+from holdfast.io.descriptors import preallocate
 
 _THREADS = 2
 _DIRECT = getattr(os, "O_DIRECT", 0)

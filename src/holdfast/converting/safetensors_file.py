@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,8 +12,7 @@ from holdfast.converting.items import Elements, Item
 from holdfast.errors import UsageError
 from holdfast.formats.safetensors import seal, write
 from holdfast.formats.safetensors.read import RECORD
-from holdfast.io.checksum import crc32
-from holdfast.io.sink import Buffer
+from holdfast.io.sink import Sink
 
 #: Readers of other packages look for this: who laid out the tensors.
 _MADE_FOR = {"format": "pt"}
@@ -40,15 +39,14 @@ class SafeFile:
         described = [(item.name, item.dtype, item.shape) for item in self.items.values()]
         return write.layout(described, metadata)
 
-    def fill(self, elements: Elements, sink: Callable[[Buffer], object]) -> None:
+    def fill(self, elements: Elements, sink: Sink) -> None:
         """Write the file front to back; the header holds zeros where the CRCs will be."""
         layout = self.layout
         sink(layout.header)
         for placed in layout.tensors:
             crc = 0
             for piece in elements.of(self.items[placed.name]):
-                crc = crc32(piece, crc)
-                sink(piece)
+                crc = sink.checked(memoryview(piece).cast("B"), crc)
             self.crcs[placed.name] = crc
 
     def head(self) -> bytes:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from holdfast.converting.items import Elements, Item
 from holdfast.converting.sharing import Run, kept_runs, place_of
 from holdfast.formats.torch_zip import members, write
-from holdfast.io.sink import Buffer
+from holdfast.io.sink import Sink
 from holdfast.pickles import writer
 from holdfast.spec.identity import identity
 from holdfast.spec.index import Quantizer, StateDict, StorageRef, TensorRef
@@ -25,7 +25,7 @@ class TorchFile:
     storages: tuple[Item, ...]
     record: bytes | None
 
-    def fill(self, elements: Elements, sink: Callable[[Buffer], object]) -> None:
+    def fill(self, elements: Elements, sink: Sink) -> None:
         """Write the file front to back."""
         write.fill(self.plan, self._payloads(elements), sink)
 

@@ -21,8 +21,9 @@ from typing import TypeAlias
 from holdfast.errors import FileError, HoldfastError, NoSpaceError, UsageError
 from holdfast.io import locks
 from holdfast.io.cures import FREE_SPACE, cure_of
+from holdfast.io.direct import sink_of
 from holdfast.io.folders import free_nbytes, fsync_file, fsync_folder, make_folders
-from holdfast.io.sink import GatheringSink, Sink, sink_of, write_all
+from holdfast.io.sink import GatheringSink, Sink, write_all
 
 log = logging.getLogger("holdfast")
 

@@ -15,7 +15,7 @@ from holdfast.errors import HoldfastError, SaveFailedError
 from holdfast.io import memory
 from holdfast.io.arena import Arena
 from holdfast.io.commit import Fill
-from holdfast.io.sink import start_threads
+from holdfast.io.direct import start_threads
 from holdfast.io.threads import Threads
 from holdfast.saving import exit_status
 from holdfast.saving.devices import arena_for

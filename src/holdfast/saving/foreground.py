@@ -6,18 +6,20 @@ import io
 import logging
 import os
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import BinaryIO
 
 from holdfast.errors import UsageError
 from holdfast.io.commit import Fill, commit
 from holdfast.io.progress import Bar, is_watched
-from holdfast.io.sink import Buffer
+from holdfast.io.sink import Buffer, GatheringSink, Sink
 from holdfast.saving.planned import Planned, plan
 from holdfast.tensors import encode
 
 log = logging.getLogger("holdfast")
+
+#: The bar moves each time so many bytes are taken.
+_SHOWN_NBYTES = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +56,9 @@ def save_encoded(
     planned = plan(encoded, path, record)
     if path is not None:
         return save_file(path, planned.nbytes, watched(planned), started=started)
-    planned.fill(file.write)  # type: ignore[union-attr]
+    sink = GatheringSink(file.write)  # type: ignore[union-attr]
+    planned.fill(sink)
+    sink.end()
     file.flush()  # type: ignore[union-attr]
     return SaveInfo(None, planned.nbytes, time.monotonic() - started)
 
@@ -64,16 +68,36 @@ def watched(planned: Planned) -> Fill:
     if not is_watched():
         return planned.fill
 
-    def fill(sink: Callable[[Buffer], object]) -> None:
+    def fill(sink: Sink) -> None:
         with Bar(planned.nbytes) as bar:
-
-            def take(data: Buffer) -> None:
-                sink(data)
-                bar.advance(len(data))
-
-            planned.fill(take)
+            planned.fill(_Watched(sink, bar))
 
     return fill
+
+
+class _Watched(Sink):
+    """Another sink, and a bar that shows what it has taken."""
+
+    def __init__(self, sink: Sink, bar: Bar) -> None:
+        super().__init__()
+        self._sink, self._bar = sink, bar
+
+    def checked(self, data: memoryview, value: int = 0) -> int:
+        for start in range(0, len(data), _SHOWN_NBYTES):
+            part = data[start : start + _SHOWN_NBYTES]
+            value = self._sink.checked(part, value)
+            self._bar.advance(len(part))
+        return value
+
+    def _take(self, data: Buffer) -> None:
+        self._sink(data)
+        self._bar.advance(len(data))
+
+    def end(self) -> None:
+        self._sink.end()
+
+    def close(self) -> None:
+        self._sink.close()
 
 
 def save_file(path: str, nbytes: int, fill: Fill, *, started: float) -> SaveInfo:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from holdfast.formats.torch_zip import members, write
-from holdfast.io.sink import Buffer
+from holdfast.io.sink import Sink
 from holdfast.tensors import encode
 
 
@@ -21,7 +21,7 @@ class Planned:
     record: bytes | None
     nbytes: int
 
-    def fill(self, sink: Callable[[Buffer], object]) -> None:
+    def fill(self, sink: Sink) -> None:
         """Write the file front to back, from the live state."""
         write.fill(self.layout, self.payloads(), sink)
 

@@ -11,8 +11,10 @@ import os
 import resource
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Set
 from pathlib import Path
 
 import pytest
@@ -20,7 +22,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from holdfast.errors import UsageError
-from holdfast.io import arena, sink
+from holdfast.io import arena, descriptors, direct, filling, sink
 from holdfast.io import settings as io_settings
 from holdfast.io.arena import PAGE, Arena
 
@@ -42,13 +44,15 @@ def new_file(folder: Path) -> Iterator[tuple[int, Path]]:
 @pytest.fixture
 def small_segments(monkeypatch: pytest.MonkeyPatch) -> None:
     """Segments of four pages, so that files of a few pages have many."""
-    for module in (arena, sink):
+    for module in (arena, direct):
         monkeypatch.setattr(module, "SEGMENT", SMALL)
-    monkeypatch.setattr(sink, "DIRECT_FROM", 1)
-    monkeypatch.setattr(sink, "segments", arena.Segments())
+    monkeypatch.setattr(direct, "DIRECT_FROM", 1)
+    monkeypatch.setattr(direct, "segments", arena.Segments())
 
 
-def written(sizes: list[int], lasting: set[int], folder: Path) -> tuple[bytes, bytes]:
+def written(
+    sizes: list[int], lasting: set[int], folder: Path, checked: Set[int] = frozenset()
+) -> tuple[bytes, bytes]:
     """What a file holds after pieces of these sizes, and what it should hold."""
     pieces = [os.urandom(size) for size in sizes]
     memories = [memoryview(mmap.mmap(-1, max(1, size)))[:size] for size in sizes]
@@ -56,10 +60,13 @@ def written(sizes: list[int], lasting: set[int], folder: Path) -> tuple[bytes, b
         memory[:] = piece
     whole = b"".join(pieces)
     with new_file(folder) as (fd, path):
-        with contextlib.closing(sink.sink_of(fd, len(whole))) as out:
+        with contextlib.closing(direct.sink_of(fd, len(whole))) as out:
             for number, memory in enumerate(memories):
-                (out.lasting if number in lasting else out)(memory)
-                if number not in lasting:
+                if number in checked:
+                    assert out.checked(memory, 5) == zlib.crc32(memory, 5)
+                else:
+                    (out.lasting if number in lasting else out)(memory)
+                if number in checked or number not in lasting:
                     memory[:] = bytes(len(memory))  # it has been taken
             out.end()
             assert out.written == len(whole)
@@ -73,28 +80,29 @@ def written(sizes: list[int], lasting: set[int], folder: Path) -> tuple[bytes, b
 )
 @given(
     sizes=st.lists(
-        st.one_of(st.integers(0, 3 * SMALL), st.sampled_from([0, PAGE, SMALL, 2 * SMALL])),
+        st.one_of(st.integers(0, 9 * SMALL), st.sampled_from([0, PAGE, SMALL, 2 * SMALL])),
         min_size=1,
         max_size=12,
     ),
     lasting=st.sets(st.integers(0, 11)),
+    checked=st.sets(st.integers(0, 11)),
 )
 def test_the_file_holds_the_pieces_in_order(
-    folder: Path, sizes: list[int], lasting: set[int]
+    folder: Path, sizes: list[int], lasting: set[int], checked: set[int]
 ) -> None:
-    found, wanted = written(sizes, lasting, folder)
+    found, wanted = written(sizes, lasting, folder, checked)
     assert found == wanted
 
 
 def test_large_files_go_past_the_page_cache_and_small_ones_through_it(tmp_path: Path) -> None:
     with new_file(tmp_path) as (fd, _):
-        assert isinstance(sink.sink_of(fd, sink.DIRECT_FROM - 1), sink.GatheringSink)
+        assert isinstance(direct.sink_of(fd, direct.DIRECT_FROM - 1), sink.GatheringSink)
         assert not fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_DIRECT
-        with contextlib.closing(sink.sink_of(fd, sink.DIRECT_FROM)) as out:
-            assert isinstance(out, sink.SegmentSink)
+        with contextlib.closing(direct.sink_of(fd, direct.DIRECT_FROM)) as out:
+            assert isinstance(out, direct.SegmentSink)
             assert fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_DIRECT
-            assert os.fstat(fd).st_size == sink.DIRECT_FROM
-            out(bytes(sink.DIRECT_FROM))
+            assert os.fstat(fd).st_size == direct.DIRECT_FROM
+            out(bytes(direct.DIRECT_FROM))
             out.end()
         assert not fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_DIRECT
 
@@ -104,7 +112,7 @@ def test_without_direct_writes_the_bytes_are_gathered(
 ) -> None:
     monkeypatch.delattr(os, "O_DIRECT")
     with new_file(tmp_path) as (fd, _):
-        assert isinstance(sink.sink_of(fd, sink.DIRECT_FROM), sink.GatheringSink)
+        assert isinstance(direct.sink_of(fd, direct.DIRECT_FROM), sink.GatheringSink)
 
 
 @pytest.mark.usefixtures("small_segments")
@@ -143,7 +151,84 @@ def test_an_error_of_a_thread_is_raised_by_the_caller(
     monkeypatch.setattr(os, "pwrite", full)
     with pytest.raises(OSError, match="No space left"):
         written([SMALL] * 100, set(), tmp_path)
-    assert len(sink.segments._free) <= 5  # each was given back, and none made in vain
+    assert len(direct.segments._free) <= 5  # each was given back, and none made in vain
+
+
+@pytest.fixture
+def four_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(filling, "thread_count", lambda: 4)
+    monkeypatch.setattr(filling, "CHUNK", PAGE)
+
+
+@pytest.mark.usefixtures("small_segments", "four_at_once")
+def test_large_pieces_are_copied_and_checked_by_several_threads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each waits in its first copy until another has begun one, too."""
+    crc32, together, threads = filling.crc32, threading.Barrier(2), set()
+
+    def meet(data: memoryview, value: int) -> int:
+        if threading.get_ident() not in threads and len(threads) < 2:
+            threads.add(threading.get_ident())
+            together.wait(10)
+        return crc32(data, value)
+
+    monkeypatch.setattr(filling, "crc32", meet)
+    found, wanted = written([7, 64 * SMALL, 9], set(), tmp_path, {1})
+    assert found == wanted
+    assert len(threads) == 2
+
+
+@pytest.mark.usefixtures("small_segments", "four_at_once")
+@pytest.mark.parametrize("where", ["in a helper", "in the caller"])
+def test_a_copy_that_is_broken_off_ends_before_its_memory_is_used_again(
+    where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crc32, begun, over = filling.crc32, threading.Event(), []
+
+    def fail(data: memoryview, value: int) -> int:
+        is_caller = threading.current_thread() is threading.main_thread()
+        if is_caller == (where == "in the caller"):
+            assert is_caller or not begun.set()
+            begun.wait(10)
+            raise KeyboardInterrupt
+        begun.set()
+        time.sleep(0.05)
+        over.append(value)
+        return crc32(data, value)
+
+    monkeypatch.setattr(filling, "crc32", fail)
+    with pytest.raises(KeyboardInterrupt):
+        written([64 * SMALL], set(), tmp_path, {0})
+    count = len(over)
+    time.sleep(0.2)
+    assert len(over) == count
+    assert len(direct.segments._free) == 4
+
+
+@pytest.mark.usefixtures("small_segments", "four_at_once")
+def test_an_error_of_the_disk_ends_the_copies_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(fd: int, data: memoryview, at: int) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "pwrite", full)
+    with pytest.raises(OSError, match="No space left"):
+        written([100 * SMALL], set(), tmp_path, {0})
+    assert len(direct.segments._free) <= 5
+
+
+@pytest.mark.usefixtures("small_segments")
+def test_where_no_thread_can_be_started_one_copies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse() -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(filling, "_threads", refuse)
+    found, wanted = written([64 * SMALL], set(), tmp_path, {0})
+    assert found == wanted
 
 
 @pytest.mark.usefixtures("small_segments")
@@ -162,7 +247,7 @@ def test_after_close_no_thread_writes_any_more(
 
     monkeypatch.setattr(os, "pwrite", counting)
     with new_file(tmp_path) as (fd, _):
-        with contextlib.closing(sink.sink_of(fd, 64 * SMALL)) as out:
+        with contextlib.closing(direct.sink_of(fd, 64 * SMALL)) as out:
             out.lasting(Arena(32 * SMALL).memory)
         count = len(begun)
         assert len(ended) == count < 32  # what was queued is not begun
@@ -175,7 +260,7 @@ def test_a_file_size_limit_is_an_error_of_the_system(tmp_path: Path) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, hard))
     try:
         with new_file(tmp_path) as (fd, _), pytest.raises(OSError, match="File too large"):
-            sink.sink_of(fd, sink.DIRECT_FROM)
+            direct.sink_of(fd, direct.DIRECT_FROM)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
@@ -187,7 +272,7 @@ def test_the_number_of_threads_can_be_set(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str, kind: str
 ) -> None:
     monkeypatch.setenv("HOLDFAST_WRITER_THREADS", value)
-    with new_file(tmp_path) as (fd, _), contextlib.closing(sink.sink_of(fd, 64 << 20)) as out:
+    with new_file(tmp_path) as (fd, _), contextlib.closing(direct.sink_of(fd, 64 << 20)) as out:
         assert type(out).__name__ == kind
 
 
@@ -196,7 +281,7 @@ def test_a_setting_that_is_no_number_gets_a_letter(
 ) -> None:
     monkeypatch.setenv("HOLDFAST_WRITER_THREADS", "many")
     with new_file(tmp_path) as (fd, _), pytest.raises(UsageError) as caught:
-        sink.sink_of(fd, sink.DIRECT_FROM)
+        direct.sink_of(fd, direct.DIRECT_FROM)
     assert str(caught.value) == (
         "the environment variable HOLDFAST_WRITER_THREADS is not a whole number\n"
         "  found 'many'\n  Set it to a number, or leave it out."
@@ -210,8 +295,8 @@ def test_where_a_file_system_cannot_preallocate_nothing_is_written_instead(
         ctypes.set_errno(errno.EOPNOTSUPP)
         return -1
 
-    monkeypatch.setattr(sink, "_fallocate", lambda: refuse)
-    with new_file(tmp_path) as (fd, _), contextlib.closing(sink.sink_of(fd, 64 << 20)) as out:
+    monkeypatch.setattr(descriptors, "_fallocate", lambda: refuse)
+    with new_file(tmp_path) as (fd, _), contextlib.closing(direct.sink_of(fd, 64 << 20)) as out:
         assert type(out).__name__ == "SegmentSink"
         assert os.fstat(fd).st_blocks == 0
 
@@ -237,11 +322,11 @@ def test_too_little_memory_between_gets_a_letter(monkeypatch: pytest.MonkeyPatch
 
 FORKED = """
 import contextlib, os, sys
-from holdfast.io import sink
+from holdfast.io import direct
 def write(path):
     fd = os.open(path, os.O_RDWR | os.O_CREAT)
-    with contextlib.closing(sink.sink_of(fd, 20 << 20)) as out:
-        out(b"a" * (20 << 20))
+    with contextlib.closing(direct.sink_of(fd, 20 << 20)) as out:
+        out.checked(memoryview(b"a" * (20 << 20)))
         out.end()
     assert os.pread(fd, 30 << 20, 0) == b"a" * (20 << 20)
 write(sys.argv[1] + "/one")

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from holdfast.errors import FileError, NoCheckpointError, NotACheckpointError
 from holdfast.formats.torch_zip import write
+from holdfast.io.sink import GatheringSink
 from holdfast.runs.entry import Entry
 from holdfast.runs.listing import Found, find, list_run, next_sequence, order
 from holdfast.runs.reading import read_briefly, read_headers
@@ -151,7 +152,9 @@ def torch_zip(path, pickled, record=None):
     }
     plan = write.layout(path.stem, [(name, len(data)) for name, data in members.items()])
     with path.open("wb") as file:
-        write.fill(plan, members.values(), file.write)
+        sink = GatheringSink(file.write)
+        write.fill(plan, members.values(), sink)
+        sink.end()
 
 
 def pickled(**counts):

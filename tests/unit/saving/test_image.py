@@ -20,7 +20,9 @@ from holdfast.tensors.encode import encode
 
 def at_once(planned: Planned) -> bytes:
     file = io.BytesIO()
-    planned.fill(file.write)
+    sink = GatheringSink(file.write)
+    planned.fill(sink)
+    sink.end()
     return file.getvalue()
 
 

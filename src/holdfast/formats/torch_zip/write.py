@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from holdfast.io.checksum import CHUNK, crc32
+from holdfast.io.checksum import crc32
 
 if TYPE_CHECKING:
-    from holdfast.io.sink import Buffer
+    from holdfast.io.sink import Buffer, Sink
 
     Payload: TypeAlias = Buffer | Callable[[Mapping[str, int]], bytes] | Iterator[Buffer]
 
@@ -164,10 +164,8 @@ def _zip64(nbytes: int, compressed_nbytes: int, header_offset: int) -> bytes:
     return struct.pack("<HH", 1, len(fields)) + fields
 
 
-def fill(
-    plan: Layout, payloads: Iterable[Payload], write: Callable[[Buffer], object]
-) -> dict[str, int]:
-    """Write the whole file front to back through ``write``; return each member's CRC-32.
+def fill(plan: Layout, payloads: Iterable[Payload], sink: Sink) -> dict[str, int]:
+    """Write the whole file front to back; return each member's CRC-32.
 
     ``payloads`` gives the bytes of each member in the layout's order, as a buffer, as pieces one
     behind the other, or as a function of the CRCs so far (torch writes a digest of the others as
@@ -182,33 +180,30 @@ def fill(
             nbytes, crc = memoryview(payload).nbytes, crc32(payload)
             gathered.append(payload)
         else:
-            write(b"".join(gathered))
+            sink(b"".join(gathered))
             gathered.clear()
-            nbytes, crc = _fill_member(_pieces(payload, crcs), write)
+            nbytes, crc = _fill_member(_pieces(payload, crcs), sink)
             first = member.data_offset + member.nbytes
         if nbytes != member.nbytes:
             raise ValueError(f"{member.name}: {nbytes} bytes, {member.nbytes} were planned")
         gathered.append(descriptor(member, crc))
         crcs[member.name] = crc
         if member.data_offset - first >= _GATHERED:
-            write(b"".join(gathered))
+            sink(b"".join(gathered))
             gathered.clear()
             first = member.end
-    write(b"".join(gathered))
-    write(directory(plan, crcs))
+    sink(b"".join(gathered))
+    sink(directory(plan, crcs))
     return crcs
 
 
-def _fill_member(pieces: Iterable[Buffer], write: Callable[[Buffer], object]) -> tuple[int, int]:
+def _fill_member(pieces: Iterable[Buffer], sink: Sink) -> tuple[int, int]:
     """Write the bytes of one member; their number and CRC-32."""
     nbytes, crc = 0, 0
     for piece in pieces:
         data = memoryview(piece).cast("B")
         nbytes += data.nbytes
-        for start in range(0, data.nbytes, CHUNK):  # what is checked is copied from the cache
-            part = data[start : start + CHUNK]
-            crc = crc32(part, crc)
-            write(part)
+        crc = sink.checked(data, crc)
     return nbytes, crc
 
 
