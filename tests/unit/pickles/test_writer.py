@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from holdfast.errors import CaptureError
 from holdfast.formats.torch_zip import members, write
+from holdfast.io.sink import GatheringSink
 from holdfast.pickles import writer
 from holdfast.pickles.reader import read
 from holdfast.spec.dtypes import BY_NAME
@@ -115,7 +116,9 @@ def archive(tree, storages: list[bytes]) -> io.BytesIO:
     plan = write.layout("archive", members.sizes(pickled, nbytes, headers=headers, record=None))
     out = io.BytesIO()
     payloads = [pickled, *headers.values(), *storages, members.VERSION, members.serialization_id]
-    write.fill(plan, payloads, out.write)
+    sink = GatheringSink(out.write)
+    write.fill(plan, payloads, sink)
+    sink.end()
     out.seek(0)
     return out
 

@@ -1,0 +1,229 @@
+"""The process that a fault is done to, and the one that looks at what it left.
+
+Both are forked from the harness, which has imported torch and saved nothing. What was acknowledged
+stands in the oracle: a file outside the folder, a line for each thing that happened, written before
+the next begins.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.faults import mutants
+from tests.faults.savers import SAVERS
+from tests.faults.states import digest, tensors_of
+
+from holdfast.errors import HoldfastError
+
+#: Steps saved before the fault, the one it happens in, and the one after it.
+BEFORE, DURING, AFTER = (0, 1), 2, 3
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What saves where: ``saver`` is one of ``SAVERS``, ``mutant`` one of ``mutants.MUTANTS``."""
+
+    saver: str
+    size: str
+    root: Path
+    mutant: str | None = None
+
+    @property
+    def folder(self) -> Path:
+        return self.root / "run"
+
+    def oracle(self, outside: Path | None = None) -> Path:
+        return (outside or self.root) / "oracle.jsonl"
+
+
+@dataclass(slots=True)
+class Oracle:
+    """What is known of a saving process: the steps acknowledged, and those that were begun."""
+
+    acknowledged: list[int] = field(default_factory=list)
+    begun: list[int] = field(default_factory=list)
+    failed: dict[int, dict[str, Any]] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, path: Path) -> Oracle:
+        oracle = cls()
+        for line in path.read_text().splitlines():
+            event, step, more = json.loads(line)
+            if event == "begun":
+                oracle.begun.append(step)
+            elif event == "acknowledged":
+                oracle.acknowledged.append(step)
+            else:
+                oracle.failed[step] = more
+        return oracle
+
+    @property
+    def allowed(self) -> set[int]:
+        """Steps that may be found: the last acknowledged, and those begun after it."""
+        last = self.acknowledged[-1]
+        return {last, *self.begun[self.begun.index(last) :]}
+
+
+class Actor:
+    """A saving process that stands before its third save until ``go``."""
+
+    def __init__(
+        self, setup: Setup, outside: Path | None = None, prepare: Callable[[], object] | None = None
+    ) -> None:
+        self.setup = setup
+        told, tell = os.pipe()
+        wait, self._go = os.pipe()
+        self.pid = os.fork()
+        if self.pid == 0:
+            os.close(told)
+            os.close(self._go)
+            _leave_by(setup, lambda: _act(setup, setup.oracle(outside), tell, wait, prepare))
+        os.close(tell)
+        os.close(wait)
+        with os.fdopen(told) as file:
+            line = file.readline()
+        if not line:
+            raise RuntimeError(f"{setup} came not even to the fault: {os.waitpid(self.pid, 0)}")
+        #: The threads there are before the fault, by name; the main one is "MainThread".
+        self.threads: dict[str, int] = json.loads(line)
+
+    def go(self) -> None:
+        os.write(self._go, b"x")
+
+    def ended(self) -> int:
+        """Wait; the exit code, negative for a signal."""
+        _, status = os.waitpid(self.pid, 0)
+        os.close(self._go)
+        return os.waitstatus_to_exitcode(status)
+
+    def kill(self) -> None:
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
+
+
+def _act(
+    setup: Setup, oracle: Path, tell: int, wait: int, prepare: Callable[[], object] | None
+) -> None:
+    log = os.open(oracle, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+
+    def note(event: str, step: int, more: Any = None) -> None:
+        os.write(log, (json.dumps([event, step, more]) + "\n").encode())
+
+    def save(step: int) -> None:
+        note("begun", step)
+        try:
+            saver.save(step)
+        except Exception as error:
+            note("failed", step, _described(error))
+        else:
+            note("acknowledged", step)
+
+    saver = SAVERS[setup.saver](setup.folder, setup.size)
+    saver.begin()
+    for step in BEFORE:
+        save(step)
+    if prepare is not None:
+        prepare()
+    mutants.apply(setup.mutant)
+    threads = {thread.name: thread.native_id for thread in threading.enumerate()}
+    threads[threading.main_thread().name] = os.getpid()  # it remembers that of the parent
+    os.write(tell, (json.dumps(threads) + "\n").encode())
+    os.read(wait, 1)
+    save(DURING)
+    os.read(wait, 1)  # only where the fault left it alive
+    save(AFTER)
+    try:
+        saver.end()
+    except HoldfastError as error:
+        note("failed", -1, _described(error))
+
+
+def _described(error: BaseException) -> dict[str, Any]:
+    causes = []
+    cause: BaseException | None = error
+    while cause is not None:
+        causes.append(getattr(cause, "errno", None))
+        cause = cause.__cause__
+    return {
+        "kind": type(error).__name__,
+        "is_ours": isinstance(error, HoldfastError),
+        "text": str(error),
+        "errnos": [number for number in causes if number is not None],
+    }
+
+
+def look(setup: Setup, outside: Path | None = None) -> list[str]:
+    """What is wrong with the folder after a fault, as a process that starts now finds it."""
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(read)
+
+        def answer() -> None:
+            found = json.dumps(_look(setup, Oracle.read(setup.oracle(outside))))
+            os.write(write, found.encode())
+
+        _leave_by(setup, answer)
+    os.close(write)
+    with os.fdopen(read) as file:
+        text = file.read()
+    _, status = os.waitpid(pid, 0)
+    if status != 0:
+        return [f"the process that looks died: {os.waitstatus_to_exitcode(status)}"]
+    problems: list[str] = json.loads(text)
+    return problems
+
+
+def _look(setup: Setup, oracle: Oracle) -> list[str]:
+    problems = []
+    saver = SAVERS[setup.saver](setup.folder, setup.size)
+    try:
+        found = saver.find()
+    except Exception as error:
+        return [f"the newest cannot be loaded: {type(error).__name__}: {error}".splitlines()[0]]
+    if found is None:
+        return ["no checkpoint is found"]
+    step, tensors = found
+    if step not in oracle.allowed:
+        problems.append(f"step {step} is found where {sorted(oracle.allowed)} may be")
+    if digest(tensors) != digest(tensors_of(step, setup.size)):
+        problems.append(f"step {step} is found with other tensors than were saved")
+    if left := saver.leftovers():
+        problems.append(f"{', '.join(left)} survive the next start")
+    try:
+        saver.save(AFTER + 1)
+        saver.end()
+    except Exception as error:
+        return [*problems, f"the next save fails: {type(error).__name__}: {error}".splitlines()[0]]
+    again = SAVERS[setup.saver](setup.folder, setup.size)
+    found = again.find()
+    again.end()
+    if found is None or found[0] != AFTER + 1:
+        problems.append("the next save is not found")
+    return problems
+
+
+def _leave_by(setup: Setup, work: Callable[[], object]) -> None:
+    """Do the work of a forked child, and end it without what the harness is to do at its end."""
+    status = 1
+    said = os.open(setup.root / "said.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(said, 1)
+    os.dup2(said, 2)
+    try:
+        work()
+        status = 0
+    except BaseException:
+        traceback.print_exc()
+        sys.stderr.flush()
+    finally:
+        os._exit(status)

@@ -1,0 +1,111 @@
+"""Kill a save at each of its system calls: ``kills.py SAVER SIZE [MUTANT]`` → JSON.
+
+A first save is only watched. Then one process for each call that touched the folder is killed when
+it is about to make it (SIGKILL, injected by strace at the entry of the call).
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.faults import tracing
+from tests.faults.acting import Actor, Setup, look
+from tests.faults.tracing import Call, Strace
+
+
+@dataclass(slots=True)
+class Outcome:
+    """How many cases there were, how many of them happened, and what was wrong in which."""
+
+    saver: str
+    fault: str
+    cases: int = 0
+    happened: int = 0
+    wrong: dict[str, list[str]] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def note(self, case: str, problems: Sequence[str]) -> None:
+        self.happened += 1
+        if problems:
+            self.wrong[case] = list(problems)
+
+
+def watched(setup: Setup) -> list[Call]:
+    """The calls of a save that touch the folder, where nothing goes wrong."""
+    actor = Actor(setup)
+    strace = Strace(setup.root / "strace.log", actor.pid, "-e", tracing.watching())
+    actor.go()
+    strace.seen('"acknowledged"', 0)
+    actor.go()
+    if actor.ended() != 0:
+        raise RuntimeError(f"{setup}: it fails without a fault, too")
+    log = strace.ended()
+    # Up to the acknowledgement; what follows is the save after the fault.
+    first = log.split("oracle.jsonl", 3)
+    return tracing.calls_of(_until_acknowledged(log), actor.threads, setup.folder) if first else []
+
+
+def _until_acknowledged(log: str) -> str:
+    """The log up to the second line in the oracle: the save was begun, and acknowledged."""
+    lines = log.splitlines()
+    notes = [n for n, line in enumerate(lines) if "write(" in line and "oracle.jsonl" in line]
+    return "\n".join(lines[: notes[1]])
+
+
+def roots(base: Path | None = None) -> Iterator[Path]:
+    """A new, empty folder each time."""
+    with tempfile.TemporaryDirectory(dir=base) as folder:
+        number = 0
+        while True:
+            number += 1
+            root = Path(folder) / str(number)
+            root.mkdir()
+            yield root
+            shutil.rmtree(root, ignore_errors=True)
+
+
+def target(actor: Actor, call: Call) -> tuple[int, bool]:
+    """Which thread strace attaches to, and whether to that one alone."""
+    return actor.threads.get(call.thread, actor.pid), bool(call.thread)
+
+
+def kill_at(setup: Setup, call: Call) -> list[str] | None:
+    """Kill a save at a call; what is wrong then. None where it never made that call."""
+    actor = Actor(setup)
+    inject = f"inject={call.name}:signal=KILL:when={call.number}"
+    pid, alone = target(actor, call)
+    strace = Strace(
+        setup.root / "strace.log", pid, "-e", f"trace={call.name}", "-e", inject, only_thread=alone
+    )
+    actor.go()
+    actor.go()
+    was_killed = actor.ended() == -9
+    strace.ended()
+    return look(setup) if was_killed else None
+
+
+def kill_at_each(saver: str, size: str, mutant: str | None = None) -> Outcome:
+    """Kill at each call of a save, and once more where all are made."""
+    outcome = Outcome(saver, f"kill, {size}")
+    folders = roots()
+    for call in watched(Setup(saver, size, next(folders), mutant)):
+        outcome.cases += 1
+        problems = kill_at(Setup(saver, size, next(folders), mutant), call)
+        if problems is not None:
+            outcome.note(str(call), problems)
+    folders.close()  # type: ignore[attr-defined]
+    return outcome
+
+
+if __name__ == "__main__":
+    saver, size, *mutant = sys.argv[1:]
+    print(json.dumps(kill_at_each(saver, size, *mutant).to_json()))

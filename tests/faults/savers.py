@@ -1,0 +1,312 @@
+"""Ways of saving that the same faults are tried on: holdfast's, and those of others.
+
+Each is used as its own documents show. A saver saves to a folder, and finds there what a training
+would go on from.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch._dynamo
+import torch.distributed.checkpoint as dcp
+from safetensors.torch import load_file, save_file
+from tests.faults.states import Training, tensors_of
+from torch.distributed.checkpoint.filesystem import FileSystemReader
+
+import holdfast
+from holdfast.errors import NoCheckpointError
+
+#: The step of what is found, and its tensors; None where there is no checkpoint.
+Found = tuple[int, dict[str, torch.Tensor]] | None
+
+
+class Saver(ABC):
+    """Saves the tensors of steps; ``is_ours`` says whether holdfast does.
+
+    ``keeps`` is how many checkpoints are there at once: 1 where each save replaces the former one,
+    None where all stay.
+    """
+
+    is_ours = True
+    keeps: int | None = 1
+
+    def __init__(self, folder: Path, size: str) -> None:
+        self.folder, self.size = folder, size
+
+    def begin(self) -> None:  # noqa: B027 (most have nothing to do)
+        """Do what comes before the first save."""
+
+    @abstractmethod
+    def save(self, step: int) -> None:
+        """Save a step; durable when this returns."""
+
+    @abstractmethod
+    def find(self) -> Found:
+        """What a training that starts now goes on from; it raises where it cannot."""
+
+    def leftovers(self) -> list[str]:
+        """What there is, after a start, that nobody will ever need."""
+        if not self.folder.exists():
+            return []
+        names = [path.name for path in self.folder.iterdir()]
+        return [name for name in names if name.endswith(".tmp") or "trash" in name]
+
+    def end(self) -> None:  # noqa: B027
+        """Let go of what is held."""
+
+
+class InRun(Saver):
+    """A ``Run`` that keeps two checkpoints, saving while the training waits."""
+
+    background: bool | str = False
+    keeps = 2
+
+    def begin(self) -> None:
+        self.training = Training(self.size)
+        self.run = holdfast.Run(
+            self.folder,
+            keep=holdfast.keep.latest(self.keeps or 1),
+            background=self.background,
+            **self.training.parts,
+        )
+        self.step = self.run.resume()
+
+    def save(self, step: int) -> None:
+        self.training.become(step)
+        pending = self.run.save(step)
+        if pending is not None:
+            self.training.become(step + 1000)  # the training goes on meanwhile
+            pending.wait()
+
+    def find(self) -> Found:
+        self.begin()
+        found = self.run.latest()
+        if found is None:
+            return None
+        assert holdfast.verify(found.path).ok
+        return self.step - 1, self.training.tensors()
+
+    def end(self) -> None:
+        self.run.close()
+
+
+class Behind(InRun):
+    """A ``Run`` that saves behind the training."""
+
+    background = True
+
+
+class Overlapping(InRun):
+    """A ``Run`` that copies while the training goes on."""
+
+    background = "overlap"
+
+
+class Pruning(InRun):
+    """A ``Run`` that keeps one checkpoint and a pinned one."""
+
+    keeps = 1
+
+    def begin(self) -> None:
+        super().begin()
+        if self.run.latest() is not None and not self.run.checkpoints()[0].pinned:
+            self.run.pin(self.run.checkpoints()[0].step)
+
+
+class OverOne(Saver):
+    """``holdfast.save`` over the same file."""
+
+    @property
+    def file(self) -> Path:
+        return self.folder / "last.pt"
+
+    def save(self, step: int) -> None:
+        holdfast.save({"step": step, "tensors": tensors_of(step, self.size)}, self.file)
+
+    def find(self) -> Found:
+        try:
+            found = holdfast.load(self.file)
+        except NoCheckpointError:
+            return None
+        return found["step"], found["tensors"]
+
+
+class OfState(Saver):
+    """``holdfast.save_state`` over the same file."""
+
+    @property
+    def file(self) -> Path:
+        return self.folder / "last.pt"
+
+    def begin(self) -> None:
+        self.training = Training(self.size)
+
+    def save(self, step: int) -> None:
+        self.training.become(step)
+        holdfast.save_state(self.file, extra={"step": step}, **self.training.parts)
+
+    def find(self) -> Found:
+        if not self.file.exists():
+            return None
+        self.begin()
+        report = holdfast.load_state(self.file, **self.training.parts)
+        return report.extra["step"], self.training.tensors()
+
+
+class Converted(Saver):
+    """``holdfast.convert`` to a safetensors file, over the same file."""
+
+    @property
+    def file(self) -> Path:
+        return self.folder / "model.safetensors"
+
+    def source(self, step: int) -> Path:
+        return self.folder.parent / "sources" / f"{step}.pt"
+
+    def begin(self) -> None:
+        for step in range(8):
+            if not self.source(step).exists():
+                tensors = {**tensors_of(step, self.size), "step": torch.tensor([step])}
+                holdfast.save(tensors, self.source(step))
+
+    def save(self, step: int) -> None:
+        holdfast.convert(self.source(step), self.file)
+
+    def find(self) -> Found:
+        if not self.file.exists():
+            return None
+        assert holdfast.verify(self.file).ok
+        found = holdfast.load(self.file)
+        return int(found.pop("step")), found
+
+
+class Sharded(Converted):
+    """``holdfast.convert`` to a folder of shards, a new one each time."""
+
+    keeps = None
+
+    def at(self, step: int) -> Path:
+        return self.folder / f"step-{step}"
+
+    def save(self, step: int) -> None:
+        holdfast.convert(self.source(step), self.at(step), shard_size="6MB")
+
+    def find(self) -> Found:
+        there = [step for step in range(8) if self.at(step).exists()]
+        if not there:
+            return None
+        assert holdfast.verify(self.at(max(there))).ok
+        found = holdfast.load(self.at(max(there)))
+        return int(found.pop("step")), found
+
+
+class TorchSave(Saver):
+    """``torch.save`` over the same file, as most training scripts have it."""
+
+    is_ours = False
+
+    @property
+    def file(self) -> Path:
+        return self.folder / "last.pt"
+
+    def begin(self) -> None:
+        self.folder.mkdir(exist_ok=True)
+
+    def save(self, step: int) -> None:
+        torch.save({"step": step, "tensors": tensors_of(step, self.size)}, self.file)
+
+    def find(self) -> Found:
+        if not self.file.exists():
+            return None
+        found = torch.load(self.file, weights_only=True)
+        return found["step"], found["tensors"]
+
+
+class TorchSaveRenamed(TorchSave):
+    """``torch.save`` to another name, then a rename: what the more careful do."""
+
+    def save(self, step: int) -> None:
+        temp = self.file.with_suffix(".tmp")
+        torch.save({"step": step, "tensors": tensors_of(step, self.size)}, temp)
+        temp.replace(self.file)
+
+
+class Safetensors(Saver):
+    """``safetensors.torch.save_file`` over the same file."""
+
+    is_ours = False
+
+    @property
+    def file(self) -> Path:
+        return self.folder / "model.safetensors"
+
+    def begin(self) -> None:
+        self.folder.mkdir(exist_ok=True)
+
+    def save(self, step: int) -> None:
+        save_file({**tensors_of(step, self.size), "step": torch.tensor([step])}, self.file)
+
+    def find(self) -> Found:
+        if not self.file.exists():
+            return None
+        found = load_file(self.file)
+        return int(found.pop("step")), found
+
+
+class Distributed(Saver):
+    """``torch.distributed.checkpoint.save`` to a new folder each time, in one process.
+
+    Who goes on takes the newest folder that has a ``.metadata``, which is written last.
+    """
+
+    is_ours = False
+    keeps = None
+
+    def begin(self) -> None:
+        self.folder.mkdir(exist_ok=True)
+
+    def at(self, step: int) -> Path:
+        return self.folder / f"step-{step}"
+
+    def save(self, step: int) -> None:
+        dcp.save(tensors_of(step, self.size), checkpoint_id=self.at(step), no_dist=True)
+
+    def find(self) -> Found:
+        there = [step for step in range(8) if (self.at(step) / ".metadata").exists()]
+        if not there:
+            return None
+        found = tensors_of(0, self.size)
+        dcp.load(found, storage_reader=FileSystemReader(self.at(max(there))), no_dist=True)
+        return max(there), found
+
+
+class Lightning(TorchSave):
+    """The checkpoint writing of Lightning Fabric, over the same file."""
+
+    def save(self, step: int) -> None:
+        from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
+
+        state = {"step": step, "tensors": tensors_of(step, self.size)}
+        TorchCheckpointIO().save_checkpoint(state, self.file)
+
+
+SAVERS: dict[str, Callable[[Path, str], Saver]] = {
+    "Run": InRun,
+    "Run, background": Behind,
+    "Run, overlap": Overlapping,
+    "Run, pruning": Pruning,
+    "save": OverOne,
+    "save_state": OfState,
+    "convert": Converted,
+    "convert, shards": Sharded,
+    "torch.save": TorchSave,
+    "torch.save + rename": TorchSaveRenamed,
+    "safetensors": Safetensors,
+    "torch.distributed.checkpoint": Distributed,
+    "Lightning": Lightning,
+}
+OURS = tuple(name for name, saver in SAVERS.items() if saver.is_ours)  # type: ignore[attr-defined]
