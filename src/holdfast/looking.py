@@ -97,6 +97,7 @@ def convert(
         FileError: the file system said no; what was there before is untouched.
     """
     from holdfast.converting import convert as converting
+    from holdfast.io.commit import explain
 
     options = converting.Options(part, dtype, rename, shard_size, plain, dry_run)
     target = Path(dst)
@@ -104,7 +105,11 @@ def convert(
     found = where.resolve(src)
     with open_source(found) as source:
         index = read_index(source)
-        if _is_of_source(target, found, index):
+        try:
+            is_of_source = _is_of_source(target, found, index)
+        except OSError as error:
+            raise explain(error, target) from error
+        if is_of_source:
             raise UsageError(
                 "the source is never changed, and the target is the source or a file of it",
                 file=target,

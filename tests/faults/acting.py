@@ -90,8 +90,8 @@ class Actor:
             _leave_by(setup, lambda: _act(setup, setup.oracle(outside), tell, wait, prepare))
         os.close(tell)
         os.close(wait)
-        with os.fdopen(told) as file:
-            line = file.readline()
+        self._told = os.fdopen(told)
+        line = self._told.readline()
         if not line:
             raise RuntimeError(f"{setup} came not even to the fault: {os.waitpid(self.pid, 0)}")
         #: The threads there are before the fault, by name; the main one is "MainThread".
@@ -100,10 +100,15 @@ class Actor:
     def go(self) -> None:
         os.write(self._go, b"x")
 
+    def stands(self) -> bool:
+        """Wait until it has saved, or tried to; False where it has died instead."""
+        return self._told.readline() == "tried\n"
+
     def ended(self) -> int:
         """Wait; the exit code, negative for a signal."""
         _, status = os.waitpid(self.pid, 0)
         os.close(self._go)
+        self._told.close()
         return os.waitstatus_to_exitcode(status)
 
     def kill(self) -> None:
@@ -140,6 +145,7 @@ def _act(
     os.write(tell, (json.dumps(threads) + "\n").encode())
     os.read(wait, 1)
     save(DURING)
+    os.write(tell, b"tried\n")
     os.read(wait, 1)  # only where the fault left it alive
     save(AFTER)
     try:
@@ -198,13 +204,17 @@ def _look(setup: Setup, oracle: Oracle) -> list[str]:
         problems.append(f"step {step} is found where {sorted(oracle.allowed)} may be")
     if digest(tensors) != digest(tensors_of(step, setup.size)):
         problems.append(f"step {step} is found with other tensors than were saved")
-    if left := saver.leftovers():
+    if saver.sweeps_at_start and (left := saver.leftovers()):
         problems.append(f"{', '.join(left)} survive the next start")
     try:
+        if step < DURING:
+            saver.save(DURING)  # once more
         saver.save(AFTER + 1)
         saver.end()
     except Exception as error:
         return [*problems, f"the next save fails: {type(error).__name__}: {error}".splitlines()[0]]
+    if left := saver.leftovers():
+        problems.append(f"{', '.join(left)} survive the next save")
     again = SAVERS[setup.saver](setup.folder, setup.size)
     found = again.find()
     again.end()

@@ -10,7 +10,7 @@ import json
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -44,24 +44,14 @@ def watched(setup: Setup) -> list[Call]:
     actor = Actor(setup)
     strace = Strace(setup.root / "strace.log", actor.pid, "-e", tracing.watching())
     actor.go()
-    strace.seen('"acknowledged"', 0)
-    actor.go()
-    if actor.ended() != 0:
+    if not actor.stands():
         raise RuntimeError(f"{setup}: it fails without a fault, too")
-    log = strace.ended()
-    # Up to the acknowledgement; what follows is the save after the fault.
-    first = log.split("oracle.jsonl", 3)
-    return tracing.calls_of(_until_acknowledged(log), actor.threads, setup.folder) if first else []
+    actor.kill()
+    actor.ended()
+    return tracing.calls_of(strace.ended(), actor.threads, setup.folder)
 
 
-def _until_acknowledged(log: str) -> str:
-    """The log up to the second line in the oracle: the save was begun, and acknowledged."""
-    lines = log.splitlines()
-    notes = [n for n, line in enumerate(lines) if "write(" in line and "oracle.jsonl" in line]
-    return "\n".join(lines[: notes[1]])
-
-
-def roots(base: Path | None = None) -> Iterator[Path]:
+def roots(base: Path | None = None) -> Generator[Path, None, None]:
     """A new, empty folder each time."""
     with tempfile.TemporaryDirectory(dir=base) as folder:
         number = 0
@@ -102,7 +92,7 @@ def kill_at_each(saver: str, size: str, mutant: str | None = None) -> Outcome:
         problems = kill_at(Setup(saver, size, next(folders), mutant), call)
         if problems is not None:
             outcome.note(str(call), problems)
-    folders.close()  # type: ignore[attr-defined]
+    folders.close()
     return outcome
 
 

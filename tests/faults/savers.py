@@ -33,6 +33,7 @@ class Saver(ABC):
 
     is_ours = True
     keeps: int | None = 1
+    sweeps_at_start = False  # only the next save does
 
     def __init__(self, folder: Path, size: str) -> None:
         self.folder, self.size = folder, size
@@ -49,7 +50,7 @@ class Saver(ABC):
         """What a training that starts now goes on from; it raises where it cannot."""
 
     def leftovers(self) -> list[str]:
-        """What there is, after a start, that nobody will ever need."""
+        """What there is, after a start or the next save, that nobody will ever need."""
         if not self.folder.exists():
             return []
         names = [path.name for path in self.folder.iterdir()]
@@ -64,6 +65,7 @@ class InRun(Saver):
 
     background: bool | str = False
     keeps = 2
+    sweeps_at_start = True
 
     def begin(self) -> None:
         self.training = Training(self.size)
@@ -113,7 +115,7 @@ class Pruning(InRun):
 
     def begin(self) -> None:
         super().begin()
-        if self.run.latest() is not None and not self.run.checkpoints()[0].pinned:
+        if self.run.latest() is not None and not self.run.checkpoints()[0].is_pinned:
             self.run.pin(self.run.checkpoints()[0].step)
 
 

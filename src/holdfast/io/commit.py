@@ -11,7 +11,6 @@ import contextlib
 import errno
 import logging
 import os
-import secrets
 import shutil
 import stat
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from holdfast.errors import FileError, HoldfastError, NoSpaceError, UsageError
-from holdfast.io import locks
+from holdfast.io import descriptors, locks, temps
 from holdfast.io.cures import FREE_SPACE, cure_of
 from holdfast.io.direct import sink_of
 from holdfast.io.folders import free_nbytes, fsync_file, fsync_folder, make_folders
@@ -75,8 +74,8 @@ def commit_folder(
             )
         make_folders(target.parent)
         _check_space(target, nbytes)
-        temp = target.with_name(f".{target.name[:230]}.{secrets.token_hex(4)}.tmp")
-        temp.mkdir()
+        temps.sweep(target)
+        temp, lock = temps.create_folder(target)
         try:
             for name, size, fill, head in files:
                 _write_new(temp / name, size, fill, head)
@@ -85,6 +84,9 @@ def commit_folder(
         except BaseException:
             shutil.rmtree(temp, ignore_errors=True)
             raise
+        finally:
+            if lock is not None:
+                locks.close(lock)
         fsync_folder(target.parent)
 
 
@@ -95,7 +97,7 @@ def _write_new(path: Path, nbytes: int, fill: Fill, head: Head) -> None:
         _fill(fd, nbytes, fill, head)
         fsync_file(fd)
     finally:
-        os.close(fd)
+        descriptors.close(fd)
 
 
 def _target(path: str | os.PathLike[str]) -> Path:
@@ -115,20 +117,22 @@ def _target(path: str | os.PathLike[str]) -> Path:
 def _commit_regular(
     target: Path, existing: os.stat_result | None, nbytes: int, fill: Fill, head: Head
 ) -> None:
-    temp, fd = _create_temp(target)
+    temps.sweep(target)
+    temp, fd = temps.create(target)
     try:
-        try:
-            if existing is not None:
-                _take_over_permissions(fd, existing)
-            _fill(fd, nbytes, fill, head)
-            fsync_file(fd)
-            temp.replace(target)
-        finally:
-            locks.close(fd)
+        if existing is not None:
+            _take_over_permissions(fd, existing)
+        _fill(fd, nbytes, fill, head)
+        fsync_file(fd)
+        temp.replace(target)
     except BaseException:
-        temp.unlink(missing_ok=True)
+        try:
+            locks.close(fd)
+        finally:
+            temp.unlink(missing_ok=True)
         raise
     try:
+        locks.close(fd)  # the lock is held until it has its name
         fsync_folder(target.parent)
     except OSError as error:
         if existing is not None:
@@ -199,26 +203,6 @@ def _check_space(target: Path, nbytes: int) -> None:
             found=f"{free:,}",
             cure=FREE_SPACE,
         )
-
-
-def _create_temp(target: Path) -> tuple[Path, int]:
-    """Create an exclusive, locked temp beside the target: a lock tells the living from the dead.
-
-    Between creating and locking it, another process that sweeps the folder may take it for dead.
-    """
-    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0)
-    flags |= getattr(os, "O_BINARY", 0)
-    # A name may have 255 bytes; the temp's is longer than the target's.
-    stem = os.fsdecode(os.fsencode(target.name)[:230])
-    while True:
-        temp = target.with_name(f".{stem}.{secrets.token_hex(4)}.tmp")
-        try:
-            fd = locks.open_locked(temp, flags, 0o666)
-        except BlockingIOError:  # the sweeper holds it, and removes it
-            continue
-        if os.fstat(fd).st_nlink > 0 or os.name == "nt":
-            return temp, fd
-        locks.close(fd)
 
 
 def _take_over_permissions(fd: int, existing: os.stat_result) -> None:

@@ -1,7 +1,11 @@
-"""What the system offers for an open file, where it does: room beforehand, and direct writes."""
+"""What the system offers for an open file, where it does: room beforehand, and direct writes.
+
+And closing it, which is once in any case.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import functools
@@ -16,6 +20,12 @@ except ImportError:  # Windows
 
 #: What file systems answer that do not offer it.
 REFUSED = frozenset((errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS))
+
+
+def close(fd: int) -> None:
+    """Close it once: where a signal interrupts that, Linux has closed it all the same."""
+    with contextlib.suppress(InterruptedError):
+        os.close(fd)
 
 
 def preallocate(fd: int, nbytes: int) -> None:

@@ -15,6 +15,7 @@ from holdfast.errors import (
     NotACheckpointError,
     UsageError,
 )
+from holdfast.io import descriptors
 from holdfast.io.positional import Source
 
 
@@ -112,7 +113,7 @@ class _Descriptor(Source):
 
     def _close(self) -> None:
         if self._descriptor >= 0:
-            os.close(self._descriptor)
+            descriptors.close(self._descriptor)
             self._descriptor = -1
 
 

@@ -8,6 +8,8 @@ import secrets
 from collections.abc import Sequence
 from pathlib import Path
 
+from holdfast.io import descriptors
+
 try:
     import fcntl
 except ImportError:  # Windows
@@ -37,7 +39,7 @@ def fsync_folder(folder: Path) -> None:
         if error.errno not in _CANNOT_SYNC:
             raise
     finally:
-        os.close(fd)
+        descriptors.close(fd)
 
 
 def free_nbytes(folder: Path) -> int | None:

@@ -10,6 +10,8 @@ import contextlib
 import os
 from pathlib import Path
 
+from holdfast.io import descriptors
+
 try:
     import fcntl
 except ImportError:  # Windows
@@ -57,7 +59,7 @@ def duplicate(fd: int) -> int:
 def close_duplicate(fd: int) -> None:
     """Close it; the lock stays that of the other one."""
     _open.discard(fd)
-    os.close(fd)
+    descriptors.close(fd)
 
 
 def close(fd: int) -> None:
@@ -69,7 +71,7 @@ def close(fd: int) -> None:
             with contextlib.suppress(OSError):  # this file system has no locks
                 fcntl.flock(fd, fcntl.LOCK_UN)
     finally:
-        os.close(fd)
+        descriptors.close(fd)
 
 
 def _forget_in_child() -> None:

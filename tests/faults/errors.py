@@ -1,0 +1,186 @@
+"""Let each system call of a save fail, in each way it can: ``errors.py SAVER SIZE SHARE [MUTANT]``.
+
+strace has the call return the error without making it. The save has to say so, and to name the
+cause; the checkpoints before it have to be there; and when the fault is gone the next save works.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from tests.faults.acting import AFTER, DURING, Actor, Oracle, Setup, look
+from tests.faults.kills import Outcome, roots, target, watched
+from tests.faults.tracing import Call, Strace
+
+_FULL = ("ENOSPC", "EDQUOT")
+#: How each call can fail; all others with EIO and EACCES.
+_ERRORS: dict[str, tuple[str, ...]] = {
+    "openat": ("EIO", "EACCES", "EMFILE", *_FULL),
+    "write": ("EIO", "EFBIG", "EINTR", *_FULL),
+    "pwrite64": ("EIO", "EFBIG", "EINTR", *_FULL),
+    "fallocate": ("EIO", "EFBIG", "EINTR", "EOPNOTSUPP", *_FULL),
+    "ftruncate": ("EIO", "EFBIG", "EINTR", *_FULL),
+    "fsync": ("EIO", "EINTR", *_FULL),
+    "rename": ("EIO", "EACCES", "EXDEV", *_FULL),
+    "unlink": ("EIO", "EACCES", "EBUSY"),
+    "mkdir": ("EIO", "EACCES", *_FULL),
+    "close": ("EIO", "EINTR", *_FULL),
+    "flock": ("EIO", "EINTR", "ENOLCK"),
+    "fcntl": ("EIO", "EINVAL"),
+}
+#: What makes a checkpoint: where one of them fails, and is not just interrupted, none is there.
+_MAKES = ("write", "pwrite64", "ftruncate", "fsync", "rename")
+_HARMLESS = ("EINTR", "EOPNOTSUPP", "ENOLCK")
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A call that is to fail; ``is_pruning`` once the new checkpoint is durable."""
+
+    call: Call
+    error: str
+    is_pruning: bool
+
+    def __str__(self) -> str:
+        return f"{self.error} at {self.call}"
+
+    @property
+    def is_fatal(self) -> bool:
+        """Whether the save cannot have been good."""
+        makes = self.call.name in _MAKES and self.error not in _HARMLESS
+        return makes and not self.is_pruning
+
+
+def failures(calls: Sequence[Call], share: int) -> Iterator[Failure]:
+    """Each way in which each call can fail; every ``share``-th of them, another one for each."""
+    is_pruning, count = False, 0
+    for call in calls:
+        for error in _ERRORS.get(call.name, ("EIO", "EACCES")):
+            if count % share == 0:
+                yield Failure(call, error, is_pruning)
+            count += 1
+        # The folder of what was renamed is synced: from here on it is there.
+        is_pruning = is_pruning or bool(
+            call.name == "fsync" and re.match(r"\d+<RUN[^.>]*>\)", call.text)
+        )
+
+
+def fail_at(setup: Setup, failure: Failure) -> list[str] | None:
+    """Let one call fail; what is wrong then. None where the call was not made."""
+    actor = Actor(setup)
+    call = failure.call
+    pid, alone = target(actor, call)
+    strace = Strace(
+        setup.root / "strace.log",
+        pid,
+        *("-e", f"trace={call.name},fsync"),
+        *("-e", f"inject={call.name}:error={failure.error}:when={call.number}"),
+        only_thread=alone,
+    )
+    actor.go()
+    if not actor.stands():
+        actor.ended()
+        return ["the process died of it"]
+    strace.detach()
+    log = strace.log.read_text()
+    if "(INJECTED)" not in log:
+        actor.kill()
+        actor.ended()
+        return None
+    problems = [*_said(setup, failure), *_fsynced_again(log), *_look_at_a_copy(setup)]
+    actor.go()
+    if actor.ended() != 0:
+        return [*problems, "the process died after it"]
+    if AFTER not in (oracle := Oracle.read(setup.oracle())).acknowledged:
+        problems.append(f"the next save fails: {oracle.failed.get(AFTER)}")
+    return [*problems, *look(setup)]
+
+
+def _said(setup: Setup, failure: Failure) -> Iterator[str]:
+    oracle = Oracle.read(setup.oracle())
+    if DURING in oracle.acknowledged:
+        if failure.is_fatal:
+            yield "a save is acknowledged that cannot be durable"
+        return
+    said = oracle.failed[DURING]
+    number = getattr(errno, failure.error)
+    if not said["is_ours"]:
+        yield f"what is raised is no letter: {said['kind']}: {said['text']}"
+    if number not in said["errnos"] and os.strerror(number) not in said["text"]:
+        yield f"the cause is not named: {said['text']}"
+    if failure.error in ("EINTR", "EOPNOTSUPP"):
+        yield f"a save fails that could go on: {said['text']}"
+
+
+def _fsynced_again(log: str) -> Iterator[str]:
+    """An fsync that failed is never tried again: the kernel forgets what it could not write."""
+    failed: set[str] = set()
+    for line in log.splitlines():
+        found = re.search(r"fsync\(\d+<([^>]*)>", line)
+        if found is None or not found[1].endswith(".tmp"):
+            continue
+        if found[1] in failed:
+            yield f"{found[1]} is synced again"
+        if "(INJECTED)" in line and "EINTR" not in line:
+            failed.add(found[1])
+
+
+def _look_at_a_copy(setup: Setup) -> list[str]:
+    """While the process is still there and holds the lock of its run."""
+    copy = replace(setup, root=setup.root / "copy", mutant=None)
+    shutil.copytree(setup.root, copy.root, ignore=shutil.ignore_patterns("copy", "*.log"))
+    problems = look(copy)
+    shutil.rmtree(copy.root)
+    return [f"before the next save: {problem}" for problem in problems]
+
+
+def _halved() -> None:
+    """Every write is a short one from now on; whole pages of it, where there are some."""
+    for name in ("write", "pwrite"):
+        real = getattr(os, name)
+
+        def short(fd: int, data: bytes, *at: int, real: object = real) -> int:
+            half = len(data) // 2
+            return real(fd, memoryview(data)[: half - half % 4096 or len(data)], *at)  # type: ignore[operator, no-any-return]
+
+        setattr(os, name, short)
+
+
+def write_short(setup: Setup) -> list[str]:
+    """Let every write be a short one: nobody may notice."""
+    actor = Actor(setup, prepare=_halved)
+    actor.go()
+    stands = actor.stands()
+    actor.go()
+    if not stands or actor.ended() != 0:
+        return ["the process died of it"]
+    oracle = Oracle.read(setup.oracle())
+    problems = [f"step {step} fails: {said}" for step, said in oracle.failed.items()]
+    return [*problems, *look(setup)]
+
+
+def fail_at_each(saver: str, size: str, share: int = 1, mutant: str | None = None) -> Outcome:
+    """Let each call of a save fail in every way, or in every ``share``-th of all."""
+    outcome = Outcome(saver, f"error, {size}")
+    folders = roots()
+    for failure in failures(watched(Setup(saver, size, next(folders), mutant)), share):
+        outcome.cases += 1
+        problems = fail_at(Setup(saver, size, next(folders), mutant), failure)
+        if problems is not None:
+            outcome.note(str(failure), problems)
+    outcome.cases += 1
+    outcome.note("short writes", write_short(Setup(saver, size, next(folders), mutant)))
+    folders.close()
+    return outcome
+
+
+if __name__ == "__main__":
+    saver, size, share, *mutant = sys.argv[1:]
+    print(json.dumps(fail_at_each(saver, size, int(share), *mutant).to_json()))
