@@ -194,6 +194,8 @@ def _look(setup: Setup, oracle: Oracle) -> list[str]:
     problems = []
     saver = SAVERS[setup.saver](setup.folder, setup.size)
     try:
+        if broken := saver.broken():
+            problems.append(f"{', '.join(broken)} bear a checkpoint's name and are not whole")
         found = saver.find()
     except Exception as error:
         return [f"the newest cannot be loaded: {type(error).__name__}: {error}".splitlines()[0]]

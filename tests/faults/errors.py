@@ -1,4 +1,4 @@
-"""Let each system call of a save fail, in each way it can: ``errors.py SAVER SIZE SHARE [MUTANT]``.
+"""Let each system call of a save fail, in each way it can.
 
 strace has the call return the error without making it. The save has to say so, and to name the
 cause; the checkpoints before it have to be there; and when the fault is gone the next save works.
@@ -7,16 +7,14 @@ cause; the checkpoints before it have to be there; and when the fault is gone th
 from __future__ import annotations
 
 import errno
-import json
 import os
 import re
 import shutil
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from tests.faults.acting import AFTER, DURING, Actor, Oracle, Setup, look
-from tests.faults.kills import Outcome, roots, target, watched
+from tests.faults.kills import Outcome, Plan, roots, target, watched
 from tests.faults.tracing import Call, Strace
 
 _FULL = ("ENOSPC", "EDQUOT")
@@ -58,12 +56,12 @@ class Failure:
         return makes and not self.is_pruning
 
 
-def failures(calls: Sequence[Call], share: int) -> Iterator[Failure]:
-    """Each way in which each call can fail; every ``share``-th of them, another one for each."""
+def failures(calls: Sequence[Call], plan: Plan) -> Iterator[Failure]:
+    """Each way in which each call can fail; every so many of them, so that ways differ."""
     is_pruning, count = False, 0
     for call in calls:
         for error in _ERRORS.get(call.name, ("EIO", "EACCES")):
-            if count % share == 0:
+            if count % plan.share == 0 and plan.of([call]):
                 yield Failure(call, error, is_pruning)
             count += 1
         # The folder of what was renamed is synced: from here on it is there.
@@ -166,21 +164,16 @@ def write_short(setup: Setup) -> list[str]:
     return [*problems, *look(setup)]
 
 
-def fail_at_each(saver: str, size: str, share: int = 1, mutant: str | None = None) -> Outcome:
+def fail_at_each(plan: Plan) -> Outcome:
     """Let each call of a save fail in every way, or in every ``share``-th of all."""
-    outcome = Outcome(saver, f"error, {size}")
+    outcome = Outcome(plan.saver, f"an error of each system call, {plan.size}")
     folders = roots()
-    for failure in failures(watched(Setup(saver, size, next(folders), mutant)), share):
+    for failure in failures(watched(plan.setup(next(folders))), plan):
         outcome.cases += 1
-        problems = fail_at(Setup(saver, size, next(folders), mutant), failure)
+        problems = fail_at(plan.setup(next(folders)), failure)
         if problems is not None:
             outcome.note(str(failure), problems)
     outcome.cases += 1
-    outcome.note("short writes", write_short(Setup(saver, size, next(folders), mutant)))
+    outcome.note("short writes", write_short(plan.setup(next(folders))))
     folders.close()
     return outcome
-
-
-if __name__ == "__main__":
-    saver, size, share, *mutant = sys.argv[1:]
-    print(json.dumps(fail_at_each(saver, size, int(share), *mutant).to_json()))

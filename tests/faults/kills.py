@@ -1,4 +1,4 @@
-"""Kill a save at each of its system calls: ``kills.py SAVER SIZE [MUTANT]`` → JSON.
+"""Kill a save at each of its system calls.
 
 A first save is only watched. Then one process for each call that touched the folder is killed when
 it is about to make it (SIGKILL, injected by strace at the entry of the call).
@@ -6,9 +6,7 @@ it is about to make it (SIGKILL, injected by strace at the entry of the call).
 
 from __future__ import annotations
 
-import json
 import shutil
-import sys
 import tempfile
 from collections.abc import Generator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -18,6 +16,23 @@ from typing import Any
 from tests.faults import tracing
 from tests.faults.acting import Actor, Setup, look
 from tests.faults.tracing import Call, Strace
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What the faults are done to: every ``share``-th case, of the calls of one name ``only``."""
+
+    saver: str
+    size: str
+    share: int = 1
+    only: str | None = None
+    mutant: str | None = None
+
+    def setup(self, root: Path) -> Setup:
+        return Setup(self.saver, self.size, root, self.mutant)
+
+    def of(self, calls: Sequence[Call]) -> list[Call]:
+        return [call for call in calls if self.only in (None, call.name)]
 
 
 @dataclass(slots=True)
@@ -83,19 +98,14 @@ def kill_at(setup: Setup, call: Call) -> list[str] | None:
     return look(setup) if was_killed else None
 
 
-def kill_at_each(saver: str, size: str, mutant: str | None = None) -> Outcome:
-    """Kill at each call of a save, and once more where all are made."""
-    outcome = Outcome(saver, f"kill, {size}")
+def kill_at_each(plan: Plan) -> Outcome:
+    """Kill at each call of a save."""
+    outcome = Outcome(plan.saver, f"killed at each system call, {plan.size}")
     folders = roots()
-    for call in watched(Setup(saver, size, next(folders), mutant)):
+    for call in plan.of(watched(plan.setup(next(folders))))[:: plan.share]:
         outcome.cases += 1
-        problems = kill_at(Setup(saver, size, next(folders), mutant), call)
+        problems = kill_at(plan.setup(next(folders)), call)
         if problems is not None:
             outcome.note(str(call), problems)
     folders.close()
     return outcome
-
-
-if __name__ == "__main__":
-    saver, size, *mutant = sys.argv[1:]
-    print(json.dumps(kill_at_each(saver, size, *mutant).to_json()))

@@ -18,7 +18,7 @@ from tests.faults.states import Training, tensors_of
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 
 import holdfast
-from holdfast.errors import NoCheckpointError
+from holdfast.errors import FormatError, NoCheckpointError
 
 #: The step of what is found, and its tensors; None where there is no checkpoint.
 Found = tuple[int, dict[str, torch.Tensor]] | None
@@ -49,6 +49,10 @@ class Saver(ABC):
     def find(self) -> Found:
         """What a training that starts now goes on from; it raises where it cannot."""
 
+    def broken(self) -> list[str]:
+        """What bears the name of a checkpoint and is not whole; none may, newest or not."""
+        return []
+
     def leftovers(self) -> list[str]:
         """What there is, after a start or the next save, that nobody will ever need."""
         if not self.folder.exists():
@@ -58,6 +62,13 @@ class Saver(ABC):
 
     def end(self) -> None:  # noqa: B027
         """Let go of what is held."""
+
+
+def _is_whole(file: Path) -> bool:
+    try:
+        return holdfast.verify(file).ok
+    except FormatError:
+        return False
 
 
 class InRun(Saver):
@@ -91,6 +102,10 @@ class InRun(Saver):
             return None
         assert holdfast.verify(found.path).ok
         return self.step - 1, self.training.tensors()
+
+    def broken(self) -> list[str]:
+        files = sorted(self.folder.glob("step-*.pt"))
+        return [file.name for file in files if not _is_whole(file)]
 
     def end(self) -> None:
         self.run.close()
