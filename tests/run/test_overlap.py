@@ -292,3 +292,46 @@ def test_another_word_is_an_error(tmp_path, value):
     assert str(caught.value) == (
         f"background= is True, False, 'overlap' or 'overlap-checked'\n  found {value!r}"
     )
+
+
+def test_what_lies_beside_a_parameter_in_one_memory_is_copied_at_the_call(tmp_path, gate) -> None:
+    """A buffer that the forward pass changes: nobody counts its changes for the parameter."""
+    flat = torch.zeros(80_000)
+    model = nn.Module()
+    model.weight = nn.Parameter(flat[:40_000])
+    model.register_buffer("average", flat[40_000:])
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    run = holdfast.Run(tmp_path, model=model, optimizer=optimizer, background="overlap")
+    run.save(0)
+    model.average.add_(1)
+    gate.set()
+    run.wait()
+    assert holdfast.load(tmp_path)["model"]["average"].eq(0).all()
+    run.close()
+
+
+def test_parameters_that_share_one_memory_are_copied_later(tmp_path, gate) -> None:
+    """A flat one, of which every parameter is a part."""
+    flat = torch.zeros(80_000)
+    model = nn.Module()
+    model.one, model.other = nn.Parameter(flat[:40_000]), nn.Parameter(flat[40_000:].view(200, 200))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    run = holdfast.Run(tmp_path, model=model, optimizer=optimizer, background="overlap")
+    run.save(0)
+    assert len(run._writer._background._image._copies._left) == 1
+    gate.set()
+    run.close()
+
+
+@pytest.mark.parametrize("mode", [True, "overlap", "overlap-checked"])
+def test_saving_in_inference_mode(mode, tmp_path) -> None:
+    """As a function that evaluates and then saves is decorated."""
+    model = nn.Linear(300, 300)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with holdfast.Run(tmp_path, model=model, optimizer=optimizer, background=mode) as run:
+        for step in range(3):
+            with torch.inference_mode():
+                pending = run.save(step)
+            optimizer.step()
+            pending.wait()
+    assert holdfast.verify(tmp_path).ok

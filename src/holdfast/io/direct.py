@@ -42,6 +42,7 @@ class SegmentSink(Sink):
         self._segment: memoryview | None = None
         self._filled = 0
         self._filling: list[memoryview] = []  # by several threads at once
+        self._copying: list[Job] = []
         self._at = 0
         self._jobs: list[Job] = []
         self._errors: list[BaseException] = []
@@ -84,7 +85,7 @@ class SegmentSink(Sink):
                 Copy(rest[number * SEGMENT : (number + 1) * SEGMENT], segment)
                 for number, segment in enumerate(self._free_segments(len(rest) // SEGMENT))
             ]
-            filling.make(copies, self._jobs)
+            filling.make(copies, self._copying)
             value = filling.combined(copies, value)
             for copy in copies:
                 self._filling.remove(copy.target)
@@ -162,6 +163,7 @@ class SegmentSink(Sink):
     def close(self) -> None:
         """Let the threads write no more, wait for them, and give the memory back."""
         self._is_stopped = True
+        filling.stop(self._copying)
         self._wait()
         if self._fd >= 0:
             locks.close_duplicate(self._fd)

@@ -11,6 +11,7 @@ import functools
 import os
 from collections.abc import Sequence
 
+from holdfast.io import settings
 from holdfast.io.checksum import CHUNK, crc32, crc32_combine
 from holdfast.io.threads import Job, Threads
 
@@ -36,20 +37,29 @@ class Copy:
 
 
 def make(copies: Sequence[Copy], jobs: list[Job]) -> None:
-    """Make all copies, this thread and others; ``jobs`` gets what others may be at, at once.
+    """Make all copies, this thread the first; ``jobs`` has those that others may be at.
 
-    Whoever breaks this off waits for the jobs before the memory is used for something else.
+    Whoever breaks this off calls ``stop`` before the memory is used for something else.
     """
-    shared = [Job(copy) for copy in copies[1:]]
-    jobs += shared
-    for job in shared:
-        _threads().do(job)
+    jobs += [Job(copy) for copy in copies[1:]]
+    threads = _threads()
+    for job in jobs:
+        if threads is not None:
+            threads.do(job)
     copies[0]()
-    for job in shared:
-        job.run()  # unless another thread has begun
+    for job in jobs:
         job.wait()
         if job.error is not None:
             raise job.error
+    jobs.clear()
+
+
+def stop(jobs: list[Job]) -> None:
+    """Return when none of the jobs is being done, and let none begin any more."""
+    for job in jobs:
+        job.drop()
+    for job in jobs:
+        job.wait()
 
 
 def combined(copies: Sequence[Copy], value: int) -> int:
@@ -62,11 +72,7 @@ def combined(copies: Sequence[Copy], value: int) -> int:
 def thread_count() -> int:
     """How many segments are filled at once, this thread's included; 1 where no other can be."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    try:
-        _threads()
-    except RuntimeError:  # a limit of the system, or the interpreter exits
-        return 1
-    return min(cores or 1, _MOST)
+    return 1 if _threads() is None else min(cores or 1, _count())
 
 
 def address_of(data: memoryview) -> int:
@@ -76,9 +82,17 @@ def address_of(data: memoryview) -> int:
     return int(np.frombuffer(data, np.uint8).ctypes.data) if len(data) else 0
 
 
+def _count() -> int:
+    return min(settings.writer_threads(), _MOST)
+
+
 @functools.cache
-def _threads() -> Threads:
-    return Threads(_MOST - 1, "holdfast-fill")
+def _threads() -> Threads | None:
+    """All but the caller; None where there are to be none, or none can be started."""
+    try:
+        return Threads(_count() - 1, "holdfast-fill") if _count() > 1 else None
+    except RuntimeError:  # a limit of the system, or the interpreter exits
+        return None
 
 
 if hasattr(os, "register_at_fork"):

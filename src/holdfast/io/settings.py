@@ -7,6 +7,8 @@ import os
 from holdfast.errors import UsageError
 from holdfast.io.arena import SEGMENT
 
+_MOST_THREADS, _MOST_MIB = 256, 65536
+
 
 def check() -> None:
     """Raise UsageError where a setting makes no sense: better now than at the first save."""
@@ -15,8 +17,11 @@ def check() -> None:
 
 
 def writer_threads() -> int:
-    """``HOLDFAST_WRITER_THREADS``: how many threads write one file; 0: the caller, buffered."""
-    return _whole("HOLDFAST_WRITER_THREADS", 2)
+    """``HOLDFAST_WRITER_THREADS``: how many write one file, and fill the memory for it.
+
+    0: the caller writes, buffered.
+    """
+    return _whole("HOLDFAST_WRITER_THREADS", 2, most=_MOST_THREADS)
 
 
 def segment_count() -> int:
@@ -24,7 +29,7 @@ def segment_count() -> int:
 
     Two at least: one fills while the other is written.
     """
-    nbytes = _whole("HOLDFAST_WRITE_BUFFER_MIB", 32) << 20
+    nbytes = _whole("HOLDFAST_WRITE_BUFFER_MIB", 32, most=_MOST_MIB) << 20
     if nbytes < 2 * SEGMENT:
         raise UsageError(
             "the environment variable HOLDFAST_WRITE_BUFFER_MIB is too small",
@@ -36,7 +41,7 @@ def segment_count() -> int:
     return nbytes // SEGMENT
 
 
-def _whole(name: str, default: int) -> int:
+def _whole(name: str, default: int, *, most: int) -> int:
     text = os.environ.get(name, "").strip()
     if not text:
         return default
@@ -45,5 +50,12 @@ def _whole(name: str, default: int) -> int:
             f"the environment variable {name} is not a whole number",
             found=repr(text),
             cure="Set it to a number, or leave it out.",
+        )
+    if int(text) > most:
+        raise UsageError(
+            f"the environment variable {name} is too large",
+            wanted=f"{most:,} or less",
+            found=text,
+            cure="Set it to less, or leave it out.",
         )
     return int(text)

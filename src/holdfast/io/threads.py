@@ -42,6 +42,11 @@ class Job:
         _let_go(self.error)
         self._ended.set()
 
+    def drop(self) -> None:
+        """Let nobody do it who has not begun: it has ended."""
+        if self._claim.acquire(blocking=False):
+            self._ended.set()
+
     def wait(self) -> None:
         """Return when the call has ended; what it raised is in ``error``."""
         self._ended.wait()
@@ -57,15 +62,24 @@ def _let_go(error: BaseException | None) -> None:
 class Threads:
     """A fixed number of daemon threads that do calls in the order they are given.
 
+    Raises:
+        RuntimeError: not all of them can be started; then none is.
+
     A forked child does not have them: it makes threads of its own.
     """
 
     def __init__(self, count: int, name: str) -> None:
-        self._jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         for number in range(count):
-            threading.Thread(
+            thread = threading.Thread(
                 target=_work, args=(self._jobs,), name=f"{name}-{number}", daemon=True
-            ).start()
+            )
+            try:
+                thread.start()
+            except RuntimeError:  # none, or as many as were asked for
+                for _ in range(number):
+                    self._jobs.put(None)
+                raise
 
     def submit(self, call: Callable[[], object]) -> Job:
         """Have one of the threads do a call."""
@@ -77,9 +91,9 @@ class Threads:
         return job
 
 
-def _work(jobs: queue.SimpleQueue[Job]) -> None:
-    while True:
-        jobs.get().run()
+def _work(jobs: queue.SimpleQueue[Job | None]) -> None:
+    while (job := jobs.get()) is not None:
+        job.run()
 
 
 def each_of(call: Callable[[_Item], _Found], items: Sequence[_Item], count: int) -> list[_Found]:

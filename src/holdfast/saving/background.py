@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import logging
 import multiprocessing
 import os
 import sys
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 
 from holdfast.errors import HoldfastError, SaveFailedError
@@ -17,8 +19,7 @@ from holdfast.io.arena import Arena
 from holdfast.io.commit import Fill
 from holdfast.io.direct import start_threads
 from holdfast.io.threads import Threads
-from holdfast.saving import exit_status
-from holdfast.saving.devices import arena_for
+from holdfast.saving import devices, exit_status
 from holdfast.saving.foreground import SaveInfo
 from holdfast.saving.image import Image
 from holdfast.saving.overlap import StepHooks, storages_for_later
@@ -40,6 +41,7 @@ class Background:
 
     def __init__(self, mode: bool | str = True) -> None:
         self._mode = mode
+        self._pid = os.getpid()
         self._hooks = StepHooks(self._before_step)
         self._image: Image | None = None
         self._arena: Arena | None = None
@@ -48,18 +50,20 @@ class Background:
 
     def has_room(self, planned: Planned) -> bool:
         """Whether there are threads, and memory for a copy of the whole file; made if need be."""
+        if _exiting.is_set():  # nobody would wait for it
+            return False
         if not (start_threads() and _start_thread()):
             self._warn("no thread can be started")
             return False
         have = 0 if self._arena is None else self._arena.nbytes
-        if planned.nbytes <= have:
+        if planned.nbytes <= have and devices.suits(self._arena, planned.encoded):
             return True
         wanted = planned.nbytes + planned.nbytes // 64  # pickles and records vary in length
         free = memory.available()
         if free is None or wanted - have <= free * (1 - _SPARE):
             self._arena = None  # first, so that never two are there
             try:
-                self._arena = arena_for(planned.encoded, wanted)
+                self._arena = devices.arena_for(planned.encoded, wanted)
             except (MemoryError, OSError):
                 free = 0
             else:
@@ -115,6 +119,11 @@ class Background:
             raise
         return pending
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether a save is in flight."""
+        return self._pending is not None and not self._pending.done
+
     def wait(self) -> None:
         """Return when the save in flight has ended, if there is one; any thread may wait."""
         pending = self._pending
@@ -149,7 +158,7 @@ class Background:
 
     def _before_step(self) -> None:
         image = self._image  # another thread may take leave of it meanwhile
-        if image is not None:
+        if image is not None and os.getpid() == self._pid:  # in a child it is the parent's
             image.copy_rest()
 
     def close(self) -> None:
@@ -189,11 +198,25 @@ def _start_thread() -> bool:
 
 #: Saves whose end nobody has seen yet.
 _unfinished: list[PendingSave] = []
+#: Set when they have been waited for, the last time.
+_exiting = threading.Event()
+
+
+@contextlib.contextmanager
+def seen_at_exit() -> Iterator[None]:
+    """Let a save that fails while the process exits be seen in its status."""
+    try:
+        yield
+    except BaseException:
+        if _exiting.is_set():
+            exit_status.fail()
+        raise
 
 
 def _finish_at_exit() -> bool:
     """Let every save come to its end; one that fails now must not pass for a success."""
     failed = []
+    _exiting.set()
     for pending in list(_unfinished):
         try:
             error = pending.tell()
@@ -236,6 +259,7 @@ def _forget_in_child() -> None:
     _thread.cache_clear()
     _finish_in_child_too.cache_clear()
     _unfinished.clear()
+    _exiting.clear()
 
 
 if hasattr(os, "register_at_fork"):

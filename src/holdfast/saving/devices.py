@@ -23,6 +23,17 @@ log = logging.getLogger("holdfast")
 
 #: cudaHostRegisterPortable: pinned for every device of the process.
 _PORTABLE = 1
+#: Those that CUDA was asked to pin, whether it could or not.
+_asked: weakref.WeakSet[Arena] = weakref.WeakSet()
+
+
+def suits(arena: Arena | None, encoded: Encoded) -> bool:
+    """Whether an arena is what ``arena_for`` would make, but for its size."""
+    return arena in _asked or _gpu_of(encoded) is None
+
+
+def _gpu_of(encoded: Encoded) -> torch.device | None:
+    return next((s.device for s in encoded.storages if s.device.type == "cuda"), None)
 
 
 def arena_for(encoded: Encoded, nbytes: int) -> Arena:
@@ -32,8 +43,9 @@ def arena_for(encoded: Encoded, nbytes: int) -> Arena:
         MemoryError, OSError: the system gives none.
     """
     arena = Arena(nbytes)
-    device = next((s.device for s in encoded.storages if s.device.type == "cuda"), None)
+    device = _gpu_of(encoded)
     if device is not None:
+        _asked.add(arena)
         try:
             _pin(arena)
         except RuntimeError as error:  # a limit of the system: copies are slower, and as right

@@ -40,7 +40,8 @@ class Image:
         self._sink: Sink | None = None
         first = len(self._before)
         self._places = dict(zip(planned.keys, self._layout.members[first:], strict=False))
-        self._whole = torch.frombuffer(self._memory, dtype=torch.uint8)
+        with torch.inference_mode(False):  # else nothing could be copied into it outside
+            self._whole = torch.frombuffer(self._memory, dtype=torch.uint8)
         self._copies = Copies(later or {})
         self._devices = DeviceCopies()
         try:

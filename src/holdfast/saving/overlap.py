@@ -40,6 +40,17 @@ class Later:
     tensors: list[tuple[str, torch.Tensor, int]] = field(default_factory=list)
     crc: int | None = None
 
+    def is_whole(self) -> bool:
+        """Whether the tensors are all that the storage holds."""
+        nbytes, end = self.storage.nbytes(), 0
+        if any(tensor.nbytes == nbytes for _, tensor, _ in self.tensors):
+            return True
+        for start, stop in sorted(_span(tensor) for _, tensor, _ in self.tensors):
+            if start > end:
+                return False
+            end = max(end, stop)
+        return end == nbytes
+
     def problem(self, copied: memoryview | None = None) -> CaptureError | None:
         """The letter where the copy may not be the state at the call."""
         changed = [name for name, tensor, version in self.tensors if tensor._version != version]
@@ -51,6 +62,16 @@ class Later:
             cure='Change it before run.save(), or leave background="overlap" out of the Run: then '
             "everything is copied at the call.",
         )
+
+
+def _span(tensor: torch.Tensor) -> tuple[int, int]:
+    """The bytes of its storage that a tensor has, all of them; none where it leaves gaps."""
+    start, dense = int(tensor.storage_offset()) * tensor.element_size(), 1
+    for step, count in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if count != 1 and step != dense:
+            return start, start
+        dense *= count
+    return start, start + tensor.nbytes
 
 
 def storages_for_later(
@@ -65,6 +86,8 @@ def storages_for_later(
         if key is not None and storage.nbytes() >= _LEAST_NBYTES:
             later = found.setdefault(key, Later(storage))
             later.tensors.append((name, tensor, tensor._version))
+    # What is beside them in one memory may be anybody's: a buffer, which the forward pass changes.
+    found = {key: later for key, later in found.items() if later.is_whole()}
     if checked:
         for later in found.values():
             later.crc = crc32(encode.storage_bytes(later.storage))

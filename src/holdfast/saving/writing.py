@@ -25,7 +25,7 @@ from holdfast.runs.lock import RunLock
 from holdfast.runs.naming import Template, free_name
 from holdfast.runs.prune import Plan
 from holdfast.runs.removing import newest_whole, trash_same
-from holdfast.saving.background import Background
+from holdfast.saving.background import Background, seen_at_exit
 from holdfast.saving.foreground import SaveInfo, save_file, watched
 from holdfast.saving.head import Head
 from holdfast.saving.metrics import as_metrics
@@ -150,7 +150,7 @@ class RunWriter:
             SaveFailedError: the save before it has failed.
         """
         self._refuse_in_child()
-        with self._turn:
+        with self._turn, seen_at_exit():
             started = time.monotonic()
             self.finish()
             waited = time.monotonic() - started
@@ -254,6 +254,9 @@ class RunWriter:
         readable = [known for known in self._entries if known.problem is None]
         self._entries = [*readable, entry, *(k for k in self._entries if k.problem is not None)]
         self._verified_id = record.id
+        if not self._lock.is_in_place:  # the folder, or the lock, is somebody else's by now
+            log.warning("%s is not pruned: its lock is not held any more", self.folder)
+            return
         self._prune(self.keep, self._protected(), False, None)
 
     def prune(self, *, dry_run: bool, is_whole: Callable[[Path], bool] | None = None) -> Plan:
@@ -326,9 +329,11 @@ class RunWriter:
         try:
             self.finish()
         finally:
-            self._lock.release()
-            if self._background is not None:
-                self._background.close()
+            # An interruption leaves it in flight: it needs the memory, and the lock to prune.
+            if self._background is None or not self._background.is_busy:
+                self._lock.release()
+                if self._background is not None:
+                    self._background.close()
 
     def _refuse_in_child(self) -> None:
         if os.getpid() != self._pid:

@@ -223,12 +223,73 @@ def test_an_error_of_the_disk_ends_the_copies_too(
 def test_where_no_thread_can_be_started_one_copies(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse() -> None:
-        raise RuntimeError("can't start new thread")
+    start, before = threading.Thread.start, threading.active_count()
 
-    monkeypatch.setattr(filling, "_threads", refuse)
+    def refuse(self: threading.Thread) -> None:
+        if self.name.startswith("holdfast-fill"):
+            raise RuntimeError("can't start new thread")
+        start(self)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    filling._threads.cache_clear()
     found, wanted = written([64 * SMALL], set(), tmp_path, {0})
+    filling._threads.cache_clear()
     assert found == wanted
+    assert threading.active_count() <= before
+
+
+@pytest.mark.parametrize(("setting", "count"), [("1", 1), ("2", 2), ("3", 3), ("200", 4)])
+def test_as_many_fill_as_write_but_never_many(
+    setting: str, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOLDFAST_WRITER_THREADS", setting)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(64)), raising=False)
+    filling._threads.cache_clear()
+    assert filling.thread_count() == count
+    filling._threads.cache_clear()
+
+
+@pytest.mark.usefixtures("small_segments", "four_at_once")
+@pytest.mark.parametrize("after", range(3))
+def test_an_interruption_while_copies_are_handed_out_ends_all_of_them(
+    after: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that no thread was given would be waited for for ever."""
+    do, handed = filling.Threads.do, []
+
+    def interrupted(self: filling.Threads, job: filling.Job) -> filling.Job:
+        if len(handed) == after:
+            raise KeyboardInterrupt
+        handed.append(job)
+        return do(self, job)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(filling.Threads, "do", interrupted)
+        patch.setattr(direct.SegmentSink, "_submit", lambda *_, **__: None)
+        with pytest.raises(KeyboardInterrupt):
+            written([64 * SMALL], set(), tmp_path, {0})
+    assert len(handed) == after
+    assert len(direct.segments._free) == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "most"),
+    [
+        ("HOLDFAST_WRITER_THREADS", "99999999", "256"),
+        ("HOLDFAST_WRITE_BUFFER_MIB", "33554432", "65,536"),
+    ],
+)
+def test_a_setting_that_is_too_large_is_a_letter(
+    name: str, value: str, most: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(UsageError) as caught:
+        io_settings.check()
+    assert str(caught.value) == (
+        f"the environment variable {name} is too large\n"
+        f"  wanted {most} or less, found {value}\n"
+        "  Set it to less, or leave it out."
+    )
 
 
 @pytest.mark.usefixtures("small_segments")

@@ -142,3 +142,46 @@ def test_a_job_that_is_given_twice_is_done_once() -> None:
     job.wait()
     job.run()
     assert done == [1]
+
+
+def test_where_not_all_can_be_started_none_stays(monkeypatch) -> None:
+    start = threading.Thread.start
+
+    def refuse(self: threading.Thread) -> None:
+        if self.name == "some-2":
+            raise RuntimeError("can't start new thread")
+        start(self)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        Threads(4, "some")
+    until = time.monotonic() + 5
+    while any(thread.name.startswith("some-") for thread in threading.enumerate()):
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+def test_a_job_that_is_dropped_has_ended_and_is_done_by_nobody() -> None:
+    done: list[int] = []
+    job = Job(lambda: done.append(1))
+    job.drop()
+    job.run()
+    job.wait()
+    assert done == []
+
+
+def test_a_job_that_is_being_done_is_not_dropped() -> None:
+    begun, go_on, done = threading.Event(), threading.Event(), list[int]()
+
+    def work() -> None:
+        begun.set()
+        go_on.wait(10)
+        done.append(1)
+
+    job = Threads(1, "one").submit(work)
+    assert begun.wait(10)
+    job.drop()
+    assert not job.done
+    go_on.set()
+    job.wait()
+    assert done == [1]

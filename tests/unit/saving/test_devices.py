@@ -123,3 +123,12 @@ def test_a_copy_that_breaks_off_before_it_is_written_is_one_too(tmp_path, monkey
     with pytest.raises(SaveFailedError, match="the save of step 0 has failed"):
         run.wait()
     run.close()
+
+
+def test_an_arena_of_a_state_that_moves_to_a_gpu_is_made_anew_once(runtime) -> None:
+    arena = devices.arena_for(_ON_CPU, 1 << 20)
+    assert devices.suits(arena, _ON_CPU)
+    assert not devices.suits(arena, _ON_GPU)
+    pinned = devices.arena_for(_ON_GPU, 1 << 20)
+    assert devices.suits(pinned, _ON_GPU)
+    assert devices.suits(pinned, _ON_CPU)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+
+import holdfast
+from holdfast.saving import background
 
 _BEGIN = """
 import multiprocessing, os, signal, sys, threading, time
@@ -203,6 +207,138 @@ if __name__ == "__main__":
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout) == (41, "trained\n")
     assert "SaveFailedError: the save of step 1 has failed" in done.stderr
+
+
+@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize("width", [3, 2500])
+def test_a_save_that_is_asked_for_at_the_exit_is_done_there(width, fails, tmp_path) -> None:
+    """By whoever registered before holdfast did: after that nobody waits for a thread."""
+    script = f"""
+def refuse(fd):
+    raise OSError(5, "Input/output error")
+
+run = holdfast.Run(folder, keep=None, model=torch.nn.Linear({width}, {width}))
+run.save(1, wait=True)
+if {fails}:
+    os.fsync = refuse
+"""
+    early = "import atexit\natexit.register(lambda: run.save(2))\n"
+    command = [sys.executable, "-c", early + _BEGIN + script, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    there = sorted(path.name for path in tmp_path.glob("*.pt"))
+    if fails:
+        assert done.returncode == 1
+        assert "FileError: the checkpoint could not be written" in done.stderr
+        assert there == ["step-00000001.pt"]
+    else:
+        assert (done.returncode, done.stderr) == (0, "")
+        assert there == ["step-00000001.pt", "step-00000002.pt"]
+
+
+def test_handlers_of_the_c_library_run_after_a_failure_too(tmp_path) -> None:
+    """As those of profilers and loggers in C++ do."""
+    script = """
+def refuse(fd):
+    time.sleep(0.3)
+    raise OSError(5, "Input/output error")
+
+run = holdfast.Run(folder, keep=None, model=torch.nn.Linear(1000, 1000))
+run.save(1, wait=True)
+os.fsync = refuse
+run.save(2)
+"""
+    early = """
+import ctypes
+library = ctypes.CDLL(None)
+library.__cxa_atexit(ctypes.cast(library.abort, ctypes.c_void_p), None, None)
+"""
+    command = [sys.executable, "-c", early + _BEGIN + script, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == -signal.SIGABRT
+
+
+INTERRUPTED = """
+run = holdfast.Run(folder, keep=holdfast.keep.latest(1), model=torch.nn.Linear(2500, 2500))
+run.save(0, wait=True)
+pwrite = os.pwrite
+
+def slow(*args):
+    time.sleep(0.8)
+    return pwrite(*args)
+
+os.pwrite = slow
+run.save(1)
+threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+try:
+    run.close()
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+"""
+
+
+def test_a_close_that_is_interrupted_keeps_the_lock_as_long_as_the_save_lasts(tmp_path) -> None:
+    """Its thread prunes when it has saved: until then nobody else may have the folder."""
+    other = """
+import subprocess
+code = "import sys, torch, holdfast; " \
+    "holdfast.Run(sys.argv[1], model=torch.nn.Linear(2, 2)).save(50)"
+done = subprocess.run([sys.executable, "-c", code, folder], capture_output=True, text=True)
+print("LockedError" in done.stderr, flush=True)
+run.close()
+print(sorted(os.listdir(folder)))
+"""
+    done = _run(INTERRUPTED + other, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [
+        "interrupted",
+        "True",
+        "['.lock', 'step-00000001.pt']",
+    ]
+
+
+def test_nothing_is_pruned_by_who_has_lost_the_lock(tmp_path, caplog) -> None:
+    run = holdfast.Run(tmp_path, keep=holdfast.keep.latest(1), model=torch.nn.Linear(3, 3))
+    run.save(0, wait=True)
+    save = background.Background.submit
+
+    def lost(self, *args):
+        (tmp_path / ".lock").unlink()
+        return save(self, *args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(background.Background, "submit", lost)
+        run.save(1, wait=True)
+    assert len(list(tmp_path.glob("*.pt"))) == 2
+    assert caplog.messages[-1] == f"{tmp_path} is not pruned: its lock is not held any more"
+    run.close()
+
+
+def test_a_forked_child_that_steps_waits_for_nothing(tmp_path) -> None:
+    """Its optimizer has the hook, and the save is the parent's."""
+    script = """
+from holdfast.saving import overlap
+model = torch.nn.Linear(3000, 3000)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+run = holdfast.Run(folder, model=model, optimizer=optimizer, background="overlap")
+make, copying = overlap.Copies.make, threading.Event()
+
+def slow(self, key, copy):
+    def copied(*args):
+        copying.set()
+        time.sleep(1)
+        return copy(*args)
+    make(self, key, copied)
+
+overlap.Copies.make = slow
+run.save(0)
+copying.wait()
+child = os.fork()
+if child == 0:
+    optimizer.step()
+    os._exit(7)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+"""
+    assert _run(script, tmp_path).returncode == 0
 
 
 def test_a_storage_that_shrinks_before_its_copy_fails_that_save(tmp_path) -> None:
