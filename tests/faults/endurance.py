@@ -136,8 +136,10 @@ def live(setting: Setting, mode: bool | str, stop: int, ready: int) -> None:
     note("ended", training.digest())
 
 
-def spend(setting: Setting, choices: random.Random, stop: int, account: Account) -> None:
-    """One life, and what is done to it."""
+def spend(
+    setting: Setting, choices: random.Random, stop: int, account: Account, *, calm: bool = False
+) -> None:
+    """One life, and what is done to it; nothing, to a calm one."""
     account.lives += 1
     mode = choices.choice(_MODES)
     gone_on, ready = os.pipe()
@@ -151,26 +153,31 @@ def spend(setting: Setting, choices: random.Random, stop: int, account: Account)
             except HoldfastError as error:
                 print(f"{type(error).__name__}: {error}", flush=True)
                 os._exit(3)
+            except SystemExit as leaving:  # it was told to stop, and has saved
+                os._exit(int(leaving.code or 0))
 
         _leave_by(setting, life)  # type: ignore[arg-type]
     os.close(ready)
-    fault = choices.random()
+    fails = choices.random() < 0.5 and not calm
     strace = None
-    if fault < 0.5 and os.read(gone_on, 1):
+    if fails and os.read(gone_on, 1):
         injected = f"inject={choices.choice(_FAULTS)}:when={choices.randrange(1, 60)}"
         with suppress(RuntimeError):  # it had ended by itself
             strace = Strace(setting.root / "strace.log", pid, "-e", "trace=fsync", "-e", injected)
-    elif fault < 0.9:
-        number = choices.choice((signal.SIGKILL, signal.SIGKILL, signal.SIGTERM))
-        wait = choices.uniform(0.0, 0.6)
-        timer = threading.Timer(wait, _signal, (pid, number))
+    timer = threading.Timer(
+        choices.uniform(0.0, 0.8),
+        _signal,
+        (pid, choices.choice((signal.SIGKILL, signal.SIGKILL, signal.SIGTERM))),
+    )
+    if not calm:  # what fails need not end it
         timer.start()
     _, status = os.waitpid(pid, 0)
+    timer.cancel()
     if strace is not None:
         strace.detach()
     os.close(gone_on)
     code = os.waitstatus_to_exitcode(status)
-    if code == -signal.SIGKILL:
+    if code in (-signal.SIGKILL, -signal.SIGTERM):  # SIGTERM: before it was listened to
         account.killed += 1
     elif code == 75:
         account.stopped += 1
@@ -217,20 +224,12 @@ def endure(seconds: float, seed: int, size: str = "small") -> Account:
             spend(setting, choices, 10**9, account)
             judge(setting, account)
         stop = account.steps + 5
-        _undisturbed(setting, stop, account)
+        spend(setting, choices, stop, account, calm=True)
         durable, end = judge(setting, account)
         account.seconds = round(time.monotonic() - started, 1)
         if durable != stop or end != uninterrupted(stop, size):
             account.wrong.append(f"at step {durable} of {stop} the state is another one")
     return account
-
-
-def _undisturbed(setting: Setting, stop: int, account: Account) -> None:
-    class Never(random.Random):
-        def random(self) -> float:
-            return 1.0
-
-    spend(setting, Never(0), stop, account)
 
 
 def uninterrupted(stop: int, size: str) -> str:

@@ -162,7 +162,12 @@ RULES = (
         Bound("at least", 4.0),
         _over(_save(names.DCP_ASYNC, "blocked"), _BLOCKED),
     ),
-    Rule("time Run.save() blocks with overlap", _LARGE, Bound("under", 5.0, "ms"), _overlap_ms),
+    Rule(
+        "time Run.save() blocks with overlap",
+        (names.LARGE, names.ADAM),
+        Bound("under", 5.0, "ms"),
+        _overlap_ms,
+    ),
     Rule(
         "training step while a save runs: times as long",
         (names.LARGE, names.ADAM),
