@@ -6,7 +6,7 @@ LIGHT := .venv-light
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test soak bench fuzz fuzz-keep check clean
+.PHONY: demo test soak faults bench fuzz fuzz-keep check clean
 
 demo: $(VENV)/.ready-demo
 	$(BIN)/holdfast demo
@@ -20,9 +20,17 @@ check: $(VENV)/.ready-dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
-# Thousands of saves behind a training: memory, files and threads stay as many as they were.
+# Thousands of saves behind a training: memory, files and threads stay as many as they were. Then a
+# training that is killed, stopped and has calls fail under it at random, again and again.
+SOAK_SECONDS ?= 1200
 soak: $(VENV)/.ready-dev
 	SOAK_SAVES=2000 $(BIN)/python -m pytest tests/run/test_soak.py
+	$(BIN)/python -m tests.faults.endurance $(SOAK_SECONDS) $$(date +%s)
+
+# Every fault in every case, done to holdfast and to others, into docs/reliability.md: as root, with
+# strace and mkfs.ext4; with mkfs.xfs and mkfs.btrfs where they are. A run that was broken off goes on.
+faults: $(VENV)/.ready-faults
+	$(BIN)/python -m tests.faults.report
 
 # How fast and how large, measured here and now; nothing passes or fails.
 bench: $(VENV)/.ready-bench
@@ -70,6 +78,11 @@ $(LIGHT)/.ready: $(LIGHT)/bin/python pyproject.toml constraints.txt
 # One of those that are measured beside holdfast may not be there for this Python: then without it.
 $(VENV)/.ready-bench: $(VENV)/.ready-dev pyproject.toml constraints.txt
 	$(PIP) install -c constraints.txt -e '.[bench]' || echo "benchmarks go without it"
+	touch $@
+
+# Lightning is compared where it installs.
+$(VENV)/.ready-faults: $(VENV)/.ready-dev pyproject.toml constraints.txt
+	$(PIP) install -c constraints.txt -e '.[faults]' || echo "faults go without it"
 	touch $@
 
 $(VENV)/.ready-fuzz: $(VENV)/.ready-dev pyproject.toml constraints.txt

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from tests.faults.kills import Outcome
 from tests.faults.states import Training
 
@@ -134,6 +135,39 @@ class Rotting:
                 yield f"the damage in {name} is not named: {sorted(members)}"
 
 
+class Others(Rotting):
+    """A file that others wrote and read: what they load is compared with what was saved."""
+
+    def __init__(self, path: Path, load: Callable[[Path], Any]) -> None:
+        super().__init__(path)
+        self._load = load
+        self.whole = load(path)
+
+    def judged(self, changed: bytes, places: list[int]) -> list[str]:
+        self.path.write_bytes(changed)
+        try:
+            is_same = same(self._load(self.path), self.whole)
+        except Exception:  # in whatever way they say it
+            return []
+        return [] if is_same else ["something else is loaded, and nobody says so"]
+
+
+def _torch(folder: Path) -> Rotting:
+    torch.save(state(), folder / "theirs.pt")
+    return Others(folder / "theirs.pt", lambda path: torch.load(path, weights_only=True))
+
+
+def _their_safetensors(folder: Path) -> Rotting:
+    save_file({name: value.clone() for name, value in state().items()}, folder / "t.safetensors")
+    return Others(folder / "t.safetensors", load_file)
+
+
+OTHERS: dict[str, Callable[[Path], Rotting]] = {
+    "torch.save": _torch,
+    "safetensors": _their_safetensors,
+}
+
+
 def _sample(of: list[int], count: int | None, choices: random.Random) -> list[int]:
     return of if count is None or count >= len(of) else choices.sample(of, count)
 
@@ -143,7 +177,8 @@ def rot(kind: str, *, headers: int | None, data: int, cuts: int, swaps: int) -> 
     outcome = Outcome(kind, "rot")
     choices = random.Random(0)
     with tempfile.TemporaryDirectory(dir=_memory()) as folder:
-        file = Rotting(FILES[kind](Path(folder)))
+        make = OTHERS.get(kind)
+        file = Rotting(FILES[kind](Path(folder))) if make is None else make(Path(folder))
         size = len(file.data)
         for bit in _sample(file.header_bits(), headers, choices):
             outcome.note(f"header, bit {bit}", file.flipped(bit))

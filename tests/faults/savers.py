@@ -7,7 +7,6 @@ would go on from.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -311,7 +310,7 @@ class Lightning(TorchSave):
         TorchCheckpointIO().save_checkpoint(state, self.file)
 
 
-SAVERS: dict[str, Callable[[Path, str], Saver]] = {
+SAVERS: dict[str, type[Saver]] = {
     "Run": InRun,
     "Run, background": Behind,
     "Run, overlap": Overlapping,
@@ -326,4 +325,4 @@ SAVERS: dict[str, Callable[[Path, str], Saver]] = {
     "torch.distributed.checkpoint": Distributed,
     "Lightning": Lightning,
 }
-OURS = tuple(name for name, saver in SAVERS.items() if saver.is_ours)  # type: ignore[attr-defined]
+OURS = tuple(name for name, saver in SAVERS.items() if saver.is_ours)

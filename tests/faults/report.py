@@ -1,0 +1,187 @@
+"""``make faults``: every fault in every case, done to every saver, into docs/reliability.md.
+
+It takes about half an hour on two cores. What it found is kept in build/faults, so that a run that
+was broken off goes on; ``--anew`` begins again, ``--only-write`` writes the page from what is there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from tests.faults import rot
+from tests.faults.asking import ROOT
+from tests.faults.kills import Outcome
+from tests.faults.power import can_mount
+from tests.faults.savers import OURS, SAVERS
+
+PAGE = ROOT / "docs" / "reliability.md"
+KEPT = ROOT / "build" / "faults"
+_MARKS = "<!-- begin: make faults -->", "<!-- end: make faults -->"
+_MOST_SECONDS = 3600
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """One fault, done to one saver; ``column`` is where it stands in the table."""
+
+    column: str
+    saver: str
+    command: tuple[str, ...]
+
+    @property
+    def kept(self) -> Path:
+        name = re.sub(r"[^\w.]+", "-", " ".join((*self.command, self.saver)))
+        return KEPT / f"{name}.json"
+
+
+COLUMNS = ("killed", "errors", "power cut, ext4", "power cut, xfs", "power cut, btrfs", "rot")
+#: The savers by the names of their files in ``rot``.
+_ROTTING = {
+    "Run": "Run",
+    "save": "save",
+    "convert": "convert to .safetensors",
+    "torch.save": "torch.save",
+    "safetensors": "safetensors",
+}
+
+
+def works() -> Iterator[Work]:
+    """All there is to do, on this machine."""
+    for saver in SAVERS:
+        if saver == "Lightning" and find_spec("lightning_fabric") is None:
+            continue
+        for size, share in (("small", "1"), ("large", "3")):
+            yield Work("killed", saver, ("kill", saver, size))
+            yield Work("errors", saver, ("error", saver, size, "--share", share))
+        for system, how in _cuts():
+            command = ("power", saver, "small", "--system", system, "--how", how)
+            yield Work(f"power cut, {system}", saver, command)
+        command = ("power", saver, "large", "--share", "2")
+        if can_mount("ext4"):
+            yield Work("power cut, ext4", saver, command)
+    for saver, kind in _ROTTING.items():
+        yield Work("rot", saver, ("rot", kind))
+
+
+def _cuts() -> Iterator[tuple[str, str]]:
+    for system, how in (
+        *(("ext4", "dropped"), ("ext4", "flushed"), ("xfs", "dropped"), ("xfs", "flushed")),
+        ("btrfs", "copied"),
+    ):
+        if can_mount(system):
+            yield system, how
+
+
+def outcome(work: Work) -> Outcome:
+    """Do it, unless it was done before."""
+    if not work.kept.exists():
+        if work.command[0] == "rot":
+            found = rot.rot(work.command[1], headers=None, data=10_000, cuts=1000, swaps=1000)
+            text = json.dumps(found.to_json())
+        else:
+            command = [sys.executable, "-m", "tests.faults.run", *work.command]
+            done = subprocess.run(
+                command,
+                cwd=ROOT,
+                capture_output=True,
+                text=True,
+                timeout=_MOST_SECONDS,
+                check=False,
+            )
+            if done.returncode != 0:
+                raise RuntimeError(f"{' '.join(work.command)}: {done.stderr}")
+            text = done.stdout
+        work.kept.write_text(text)
+    found = Outcome(**json.loads(work.kept.read_text()))
+    print(f"{' '.join(work.command)}: {len(found.wrong)} of {found.happened} wrong", flush=True)
+    return found
+
+
+def table(done: Sequence[tuple[Work, Outcome]]) -> str:
+    """Cases and failures, a row for each saver and a column for each fault."""
+    lines = [f"| saver | {' | '.join(COLUMNS)} |", "|---|" + "--:|" * len(COLUMNS)]
+    for saver in SAVERS:
+        cells = []
+        for column in COLUMNS:
+            found = [o for work, o in done if (work.saver, work.column) == (saver, column)]
+            happened = sum(each.happened for each in found)
+            wrong = sum(len(each.wrong) for each in found)
+            cells.append(_cell(happened, wrong))
+        if any(cells):
+            name = f"**{saver}**" if saver in OURS else saver
+            lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _cell(happened: int, wrong: int) -> str:
+    if not happened:
+        return ""
+    return f"{wrong:,} of {happened:,} failed" if wrong else f"{happened:,}, none failed"
+
+
+def examples(done: Sequence[tuple[Work, Outcome]]) -> str:
+    """What failed first, of each saver and fault that failed."""
+    lines = []
+    for work, found in done:
+        for case, problems in list(found.wrong.items())[:1]:
+            text = f"{found.fault}; {case}: {problems[0]}".replace("|", "\\|").replace("<", "&lt;")
+            lines.append(f"- {work.saver}: {text[:300]}")
+    return "\n".join(lines) or "Nothing failed."
+
+
+def page(done: Sequence[tuple[Work, Outcome]]) -> str:
+    """What stands between the marks of the page."""
+    ours = [found for work, found in done if work.saver in OURS]
+    cases, wrong = sum(o.happened for o in ours), sum(len(o.wrong) for o in ours)
+    machine = f"Linux {platform.release()}, Python {platform.python_version()}, torch"
+    return "\n\n".join(
+        (
+            f"{cases:,} cases of holdfast, {wrong} of them failed; on {machine} "
+            f"{torch.__version__}, {os.cpu_count()} cores.",
+            table(done),
+            "What failed, one example of each:",
+            examples(done),
+        )
+    )
+
+
+def write(text: str) -> None:
+    """Put it between the marks of the page."""
+    before, after = (PAGE.read_text().split(mark)[place] for place, mark in enumerate(_MARKS))
+    PAGE.write_text(f"{before}{_MARKS[0]}\n\n{text}\n\n{_MARKS[1]}{after}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="tests.faults.report", description=__doc__)
+    parser.add_argument("--anew", action="store_true")
+    parser.add_argument("--only-write", action="store_true")
+    options = parser.parse_args()
+    KEPT.mkdir(parents=True, exist_ok=True)
+    todo = list(works())
+    if options.anew:
+        for work in todo:
+            work.kept.unlink(missing_ok=True)
+    if options.only_write:
+        todo = [work for work in todo if work.kept.exists()]
+    with ThreadPoolExecutor(2) as pool:
+        done = list(zip(todo, pool.map(outcome, todo), strict=True))
+    (KEPT / "all.json").write_text(json.dumps([asdict(found) for _, found in done], indent=1))
+    write(page(done))
+    if any(found.wrong for work, found in done if work.saver in OURS):
+        sys.exit("holdfast failed in some cases: see build/faults/all.json")
+
+
+if __name__ == "__main__":
+    main()
