@@ -1,7 +1,7 @@
 """``make faults``: every fault in every case, done to every saver, into docs/reliability.md.
 
 It takes about half an hour on two cores. What it found is kept in build/faults, so that a run that
-was broken off goes on; ``--anew`` begins again, ``--only-write`` writes the page from what is there.
+was broken off goes on; ``--anew`` begins again, ``--only-write`` writes what is there.
 """
 
 from __future__ import annotations
