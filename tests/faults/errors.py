@@ -115,7 +115,8 @@ def _said(setup: Setup, failure: Failure) -> Iterator[str]:
     if number not in said["errnos"] and os.strerror(number) not in said["text"]:
         yield f"the cause is not named: {said['text']}"
     goes_on = failure.error == "EINTR" and failure.call.name in _GO_ON
-    goes_on = goes_on and "O_NONBLOCK" not in failure.call.text  # opendir: Python does not repeat it
+    if "O_NONBLOCK" in failure.call.text:  # opendir(3), which Python does not call again
+        goes_on = False
     if goes_on or failure.error == "EOPNOTSUPP":
         yield f"a save fails that could go on: {said['text']}"
 
