@@ -11,7 +11,8 @@ import pytest
 
 import holdfast
 from holdfast import keep
-from holdfast.errors import UsageError
+from holdfast.errors import FileError, UsageError
+from holdfast.runs import listing
 
 
 def test_a_committed_checkpoint_is_never_written_again(tmp_path, training, at):
@@ -216,3 +217,24 @@ def test_close_gives_the_lock_back_and_a_closed_run_can_go_on(tmp_path, training
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     run.save(1)
     assert at.steps(tmp_path) == [0, 1]
+
+
+def test_a_folder_that_cannot_be_listed_to_prune_costs_no_save(
+    tmp_path, training, log, monkeypatch
+):
+    """The new checkpoint is durable by then; the next save prunes."""
+
+    def refuse(entries, folder):
+        raise FileError("this cannot be read: Input/output error", errno=5, file=folder)
+
+    with training.run(tmp_path / "run", keep=keep.latest(1)) as run:
+        run.save(0)
+        with monkeypatch.context() as patch:
+            patch.setattr(listing, "still_there", refuse)
+            assert run.save(1).done
+        assert log.lines() == [
+            f"{run.folder} is not pruned: this cannot be read: Input/output error"
+        ]
+        assert [entry.step for entry in run.checkpoints()] == [0, 1]
+        run.save(2)
+        assert [entry.step for entry in run.checkpoints()] == [2]

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from holdfast.errors import SaveFailedError, UsageError
+from holdfast.errors import FileError, SaveFailedError, UsageError
 from holdfast.io.commit import Fill, check_space, explain
 from holdfast.io.folders import make_folders
 from holdfast.runs import leftovers, listing
@@ -257,7 +257,10 @@ class RunWriter:
         if not self._lock.is_in_place:  # the folder, or the lock, is somebody else's by now
             log.warning("%s is not pruned: its lock is not held any more", self.folder)
             return
-        self._prune(self.keep, self._protected(), False, None)
+        try:
+            self._prune(self.keep, self._protected(), False, None)
+        except FileError as error:  # the checkpoint just saved is durable all the same
+            log.warning("%s is not pruned: %s", self.folder, error.what)
 
     def prune(self, *, dry_run: bool, is_whole: Callable[[Path], bool] | None = None) -> Plan:
         """Plan what ``keep`` removes, and unless it is a dry run remove it.
