@@ -83,11 +83,16 @@ def commit_folder(
             temp.replace(target)
         except BaseException:
             shutil.rmtree(temp, ignore_errors=True)
-            raise
-        finally:
             if lock is not None:
                 locks.close(lock)
-        fsync_folder(target.parent)
+            raise
+        try:
+            if lock is not None:
+                locks.close(lock)  # held until it has its name
+            fsync_folder(target.parent)
+        except OSError:
+            shutil.rmtree(target, ignore_errors=True)  # else it could not be written anew
+            raise
 
 
 def _write_new(path: Path, nbytes: int, fill: Fill, head: Head) -> None:
@@ -124,21 +129,41 @@ def _commit_regular(
             _take_over_permissions(fd, existing)
         _fill(fd, nbytes, fill, head)
         fsync_file(fd)
+        made = os.fstat(fd)
+        replaced = _existing(target)  # another writer's, perhaps, since this began
         temp.replace(target)
-    except BaseException:
-        try:
+    except BaseException as error:
+        with _not_hiding(error):
             locks.close(fd)
-        finally:
+        with _not_hiding(error):
             temp.unlink(missing_ok=True)
         raise
     try:
         locks.close(fd)  # the lock is held until it has its name
         fsync_folder(target.parent)
     except OSError as error:
-        if existing is not None:
+        if replaced is not None:
             raise _not_durable(error, target) from error
-        target.unlink(missing_ok=True)  # nothing may be there that a power cut could take away
+        if _is(target, made):  # nothing may be there that a power cut could take away
+            target.unlink(missing_ok=True)
         raise
+
+
+@contextlib.contextmanager
+def _not_hiding(error: BaseException) -> Iterator[None]:
+    """Clean up after an error, which is the one to be told."""
+    try:
+        yield
+    except OSError as another:
+        log.warning("cleaning up after %s: %s", error, another)
+
+
+def _is(path: Path, made: os.stat_result) -> bool:
+    """Whether a path is the file that was made, and not another writer's by now."""
+    try:
+        return os.path.samestat(path.lstat(), made)
+    except FileNotFoundError:
+        return False
 
 
 def _not_durable(error: OSError, target: Path) -> FileError:

@@ -6,12 +6,14 @@ there are no locks the dead cannot be told from the living, and temps stay where
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
 import secrets
 import shutil
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 from holdfast.io import locks
@@ -36,7 +38,7 @@ def create(target: Path) -> tuple[Path, int]:
             fd = locks.open_locked(temp, flags, 0o666)
         except BlockingIOError:  # the sweeper holds it, and removes it
             continue
-        if os.fstat(fd).st_nlink > 0 or os.name == "nt":
+        if os.name == "nt" or _is_there(temp, fd):
             return temp, fd
         locks.close(fd)
 
@@ -48,14 +50,24 @@ def create_folder(target: Path) -> tuple[Path, int | None]:
         temp.mkdir()
         try:
             fd = _open_folder(temp)
-            if fd is None or os.fstat(fd).st_nlink > 0:
-                return temp, fd
-            locks.close(fd)
         except (BlockingIOError, FileNotFoundError):  # a sweeper was faster
             continue
         except OSError:
-            temp.rmdir()
+            with contextlib.suppress(OSError):
+                temp.rmdir()
             raise
+        if fd is None or _is_there(temp, fd):
+            return temp, fd
+        locks.close(fd)
+
+
+def _is_there(path: Path, fd: int) -> bool:
+    """Whether the open file is the one of that name: a sweeper may have taken it away."""
+    try:
+        return os.path.samestat(os.fstat(fd), path.lstat())
+    except OSError as error:
+        log.debug("%s is not there: %s", path, error)
+        return False
 
 
 def _name(target: Path) -> Path:
@@ -84,39 +96,44 @@ def sweep(target: Path) -> None:
         return
     temps = (name for name in names if NAME.fullmatch(name) and len(name) == len(prefix) + 12)
     for path in map(target.with_name, temps):
-        if is_dead(path) or is_dead_folder(path):
-            remove(path)
+        remove_dead(path, folders=True)
 
 
 def is_dead(path: Path) -> bool:
     """Whether a regular file is nobody's: its lock can be had."""
-    if not stat.S_ISREG(_mode(path)):
-        return False
+    with _held(path, folders=False) as is_held:
+        return is_held
+
+
+def remove_dead(path: Path, *, folders: bool = False) -> bool:
+    """Remove a file, or a folder too, that is nobody's; whether it is gone.
+
+    Its lock is held meanwhile: whoever has just made it waits for that, and finds it gone.
+    """
+    with _held(path, folders=folders) as is_held:
+        return is_held and remove(path)
+
+
+@contextlib.contextmanager
+def _held(path: Path, *, folders: bool) -> Iterator[bool]:
+    """Hold the lock of a temp for the block; False where it is somebody's, or has none."""
+    fd = _locked(path, folders=folders)
     try:
-        fd = locks.open_locked(path, os.O_RDWR | _CLOEXEC, 0)
+        yield fd is not None and locks.try_lock(fd)
+    finally:
+        if fd is not None:
+            locks.close(fd)
+
+
+def _locked(path: Path, *, folders: bool) -> int | None:
+    mode = _mode(path)
+    try:
+        if stat.S_ISREG(mode):
+            return locks.open_locked(path, os.O_RDWR | _CLOEXEC, 0)
+        return _open_folder(path) if folders and stat.S_ISDIR(mode) else None
     except OSError as error:  # held by its writer, gone by now, or not ours to open
         log.debug("%s is left alone: %s", path, error)
-        return False
-    return _can_lock(fd)
-
-
-def is_dead_folder(path: Path) -> bool:
-    """Whether a folder is nobody's: its lock can be had."""
-    if not stat.S_ISDIR(_mode(path)):
-        return False
-    try:
-        fd = _open_folder(path)
-    except OSError as error:
-        log.debug("%s is left alone: %s", path, error)
-        return False
-    return fd is not None and _can_lock(fd)
-
-
-def _can_lock(fd: int) -> bool:
-    try:
-        return locks.try_lock(fd)
-    finally:
-        locks.close(fd)
+        return None
 
 
 def _mode(path: Path) -> int:

@@ -25,7 +25,11 @@ def dead_files(folder: str | Path) -> list[Path]:
 
 def sweep(folder: str | Path) -> list[Path]:
     """Remove what dead writers left, and say so in the log; the paths removed."""
-    return [path for path in dead_files(folder) if temps.remove(path)]
+    return [path for path in dead_files(folder) if _remove(path)]
+
+
+def _remove(path: Path) -> bool:
+    return temps.remove(path) if _TRASH.fullmatch(path.name) else temps.remove_dead(path)
 
 
 def _is_dead_temp(path: Path) -> bool:

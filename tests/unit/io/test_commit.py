@@ -400,3 +400,52 @@ def test_a_folder_is_synced_before_it_has_its_name(tmp_path: Path) -> None:
     calls = re.findall(r"(fsync|rename)\w*\((.*)", trace.read_text())
     seen = [name for name, args in calls if str(tmp_path) in args]
     assert seen == ["fsync", "fsync", "fsync", "rename", "fsync"]
+
+
+def test_what_another_writer_has_saved_meanwhile_is_not_removed(tmp_path, monkeypatch) -> None:
+    """Its file was there when ours got the name: ours stays in its place, though not durable."""
+
+    def fill(write: Any) -> None:
+        commit(tmp_path / "a", 5, filling(b"other"))
+        monkeypatch.setattr(committing, "fsync_folder", refuse)
+        write(b"ours!")
+
+    def refuse(folder: Path) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with pytest.raises(FileError, match="the new checkpoint is in place of the old one"):
+        commit(tmp_path / "a", 5, fill)
+    assert (tmp_path / "a").read_bytes() == b"ours!"
+
+
+def test_a_folder_whose_name_is_not_durable_can_be_written_again(tmp_path, monkeypatch) -> None:
+    fsync_folder, calls = committing.fsync_folder, []
+
+    def refuse(folder: Path) -> None:
+        calls.append(folder)
+        if len(calls) == 2:
+            raise OSError(errno.EIO, "Input/output error")
+        fsync_folder(folder)
+
+    monkeypatch.setattr(committing, "fsync_folder", refuse)
+    files = [("one", 3, filling(b"abc"), None)]
+    with pytest.raises(FileError, match="Input/output error"):
+        commit_folder(tmp_path / "out", files)
+    assert list(tmp_path.iterdir()) == []
+    commit_folder(tmp_path / "out", files)
+    assert (tmp_path / "out" / "one").read_bytes() == b"abc"
+
+
+def test_what_fails_while_cleaning_up_hides_no_error(tmp_path, monkeypatch, caplog) -> None:
+    def fill(write: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with pytest.raises(NoSpaceError) as caught:
+        commit(tmp_path / "a", 5, fill)
+    assert caught.value.errno == errno.ENOSPC
+    assert "cleaning up after" in caplog.text
+    assert "Read-only file system" in caplog.text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import shutil
@@ -123,3 +124,40 @@ def test_a_folder_that_a_sweeper_took_is_made_again(tmp_path, monkeypatch) -> No
     assert temp != taken[0]
     assert fd is not None
     locks.close(fd)
+
+
+def test_a_temp_that_is_made_while_it_is_swept_lives_or_is_made_again(
+    tmp_path, monkeypatch
+) -> None:
+    """Whoever has just made it cannot lock it then, and makes another."""
+    remove, made = temps.remove, []
+
+    def slowly(path: Path) -> bool:
+        descriptor = os.open(path, os.O_RDWR)
+        with pytest.raises(BlockingIOError):  # so its maker cannot take it for its own
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.close(descriptor)
+        made.append(path)
+        return remove(path)
+
+    monkeypatch.setattr(temps, "remove", slowly)
+    (tmp_path / ".a.0123abcd.tmp").touch()
+    temps.sweep(tmp_path / "a")
+    assert made == [tmp_path / ".a.0123abcd.tmp"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_that_save_the_same_file_at_once_disturb_each_other_in_nothing(tmp_path) -> None:
+    """Each sweeps what it takes for dead, again and again."""
+    code = """
+import sys
+from holdfast.io.commit import commit
+for number in range(400):
+    data = bytes([number % 256]) * 2000
+    commit(sys.argv[1], 2000, lambda sink: sink(data))
+"""
+    command = [sys.executable, "-c", code, str(tmp_path / "a")]
+    both = [subprocess.Popen(command, stderr=subprocess.PIPE) for _ in range(3)]
+    assert [each.communicate(timeout=100)[1] for each in both] == [b"", b"", b""]
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    assert len(set((tmp_path / "a").read_bytes())) == 1
