@@ -13,17 +13,20 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Container, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tests.faults import mutants
-from tests.faults.savers import SAVERS
+from tests.faults.savers import SAVERS, Saver
 from tests.faults.states import digest, tensors_of
 
 from holdfast.errors import HoldfastError
+
+#: As it is before a fault: what the harness writes is never short.
+_write = os.write
 
 #: Steps saved before the fault, the one it happens in, and the one after it.
 BEFORE, DURING, AFTER = (0, 1), 2, 3
@@ -37,6 +40,7 @@ class Setup:
     size: str
     root: Path
     mutant: str | None = None
+    is_first: bool = False  # the fault is in the first save, and in what comes before it
 
     @property
     def folder(self) -> Path:
@@ -70,8 +74,23 @@ class Oracle:
     @property
     def allowed(self) -> set[int]:
         """Steps that may be found: the last acknowledged, and those begun after it."""
+        if not self.acknowledged:
+            return self._possible(self.begun)
         last = self.acknowledged[-1]
-        return {last, *self.begun[self.begun.index(last) :]}
+        return {last, *self._possible(self.begun[self.begun.index(last) :])}
+
+    def _possible(self, steps: list[int]) -> set[int]:
+        """A save that failed is not there, unless its letter says that it may be."""
+        return {step for step in steps if step not in self.failed or self._may_be(step)}
+
+    def _may_be(self, step: int) -> bool:
+        said = self.failed[step]
+        return not said["is_ours"] or "in place of the old one" in said["text"]
+
+    def must_keep(self, found: Container[int], keeps: int, pinned: frozenset[int]) -> set[int]:
+        """What has to be there: the last ``keeps`` of all that are durable, and what is pinned."""
+        durable = [step for step in self.begun if step in self.acknowledged or step in found]
+        return {*durable[-keeps:], *(pinned & set(self.acknowledged))}
 
 
 class Actor:
@@ -98,7 +117,7 @@ class Actor:
         self.threads: dict[str, int] = json.loads(line)
 
     def go(self) -> None:
-        os.write(self._go, b"x")
+        _write(self._go, b"x")
 
     def stands(self) -> bool:
         """Wait until it has saved, or tried to; False where it has died instead."""
@@ -122,11 +141,16 @@ def _act(
     log = os.open(oracle, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
     def note(event: str, step: int, more: Any = None) -> None:
-        os.write(log, (json.dumps([event, step, more]) + "\n").encode())
+        _write(log, (json.dumps([event, step, more]) + "\n").encode())
+
+    begun: list[bool] = []
 
     def save(step: int) -> None:
         note("begun", step)
         try:
+            if not begun:
+                saver.begin()
+                begun.append(True)
             saver.save(step)
         except Exception as error:
             note("failed", step, _described(error))
@@ -134,22 +158,24 @@ def _act(
             note("acknowledged", step)
 
     saver = SAVERS[setup.saver](setup.folder, setup.size)
-    saver.begin()
-    for step in BEFORE:
+    for step in () if setup.is_first else BEFORE:
         save(step)
+    if setup.is_first == bool(begun) or Oracle.read(oracle).failed:
+        raise RuntimeError("it fails without a fault, too")
     if prepare is not None:
         prepare()
     mutants.apply(setup.mutant)
     threads = {thread.name: thread.native_id for thread in threading.enumerate()}
     threads[threading.main_thread().name] = os.getpid()  # it remembers that of the parent
-    os.write(tell, (json.dumps(threads) + "\n").encode())
+    _write(tell, (json.dumps(threads) + "\n").encode())
     os.read(wait, 1)
     save(DURING)
-    os.write(tell, b"tried\n")
+    _write(tell, b"tried\n")
     os.read(wait, 1)  # only where the fault left it alive
     save(AFTER)
     try:
-        saver.end()
+        if begun:
+            saver.end()
     except HoldfastError as error:
         note("failed", -1, _described(error))
 
@@ -177,7 +203,7 @@ def look(setup: Setup, outside: Path | None = None) -> list[str]:
 
         def answer() -> None:
             found = json.dumps(_look(setup, Oracle.read(setup.oracle(outside))))
-            os.write(write, found.encode())
+            _write(write, found.encode())
 
         _leave_by(setup, answer)
     os.close(write)
@@ -199,8 +225,11 @@ def _look(setup: Setup, oracle: Oracle) -> list[str]:
         found = saver.find()
     except Exception as error:
         return [f"the newest cannot be loaded: {type(error).__name__}: {error}".splitlines()[0]]
-    if found is None:
+    if found is None and oracle.acknowledged:
         return ["no checkpoint is found"]
+    problems += _not_kept(saver, oracle)
+    if found is None:
+        return [*problems, *_go_on(setup, saver, -1)]
     step, tensors = found
     if step not in oracle.allowed:
         problems.append(f"step {step} is found where {sorted(oracle.allowed)} may be")
@@ -208,6 +237,24 @@ def _look(setup: Setup, oracle: Oracle) -> list[str]:
         problems.append(f"step {step} is found with other tensors than were saved")
     if saver.sweeps_at_start and (left := saver.leftovers()):
         problems.append(f"{', '.join(left)} survive the next start")
+    return [*problems, *_go_on(setup, saver, step)]
+
+
+def _not_kept(saver: Saver, oracle: Oracle) -> Iterator[str]:
+    kept = saver.kept()
+    if kept is None or saver.keeps is None:
+        return
+    missing = oracle.must_keep(kept, saver.keeps, saver.pinned) - set(kept)
+    if missing:
+        yield f"steps {sorted(missing)} were to be kept, and only {sorted(kept)} are there"
+    for step, tensors in kept.items():
+        if digest(tensors) != digest(tensors_of(step, saver.size)):
+            yield f"step {step} is there with other tensors than were saved"
+
+
+def _go_on(setup: Setup, saver: Saver, step: int) -> list[str]:
+    """What is wrong when a training goes on from a step, and saves."""
+    problems: list[str] = []
     try:
         if step < DURING:
             saver.save(DURING)  # once more

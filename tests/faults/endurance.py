@@ -161,9 +161,12 @@ def spend(
     fails = choices.random() < 0.5 and not calm
     strace = None
     if fails and os.read(gone_on, 1):
-        injected = f"inject={choices.choice(_FAULTS)}:when={choices.randrange(1, 60)}"
+        what = choices.choice(_FAULTS)
+        name, injected = what.split(":")[0], f"inject={what}:when={choices.randrange(1, 60)}"
         with suppress(RuntimeError):  # it had ended by itself
-            strace = Strace(setting.root / "strace.log", pid, "-e", "trace=fsync", "-e", injected)
+            strace = Strace(
+                setting.root / "strace.log", pid, "-e", f"trace=fsync,{name}", "-e", injected
+            )
     timer = threading.Timer(
         choices.uniform(0.0, 0.8),
         _signal,
@@ -181,7 +184,7 @@ def spend(
         account.killed += 1
     elif code == 75:
         account.stopped += 1
-    elif code == 3:
+    elif code == 3 and strace is not None and "(INJECTED)" in strace.log.read_text():
         account.failed += 1
     elif code != 0:
         said = (setting.root / "said.txt").read_text()[-2000:]

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.faults import tracing
-from tests.faults.acting import Actor, Setup, look
+from tests.faults.acting import DURING, Actor, Oracle, Setup, look
 from tests.faults.tracing import Call, Strace
 
 
@@ -27,9 +27,10 @@ class Plan:
     share: int = 1
     only: str | None = None
     mutant: str | None = None
+    is_first: bool = False
 
     def setup(self, root: Path) -> Setup:
-        return Setup(self.saver, self.size, root, self.mutant)
+        return Setup(self.saver, self.size, root, self.mutant, self.is_first)
 
     def of(self, calls: Sequence[Call]) -> list[Call]:
         return [call for call in calls if self.only in (None, call.name)]
@@ -59,8 +60,10 @@ def watched(setup: Setup) -> list[Call]:
     actor = Actor(setup)
     strace = Strace(setup.root / "strace.log", actor.pid, "-e", tracing.watching())
     actor.go()
-    if not actor.stands():
-        raise RuntimeError(f"{setup}: it fails without a fault, too")
+    stands = actor.stands()
+    oracle = Oracle.read(setup.oracle())
+    if not stands or DURING not in oracle.acknowledged:
+        raise RuntimeError(f"{setup} fails without a fault, too: {oracle.failed}")
     actor.kill()
     actor.ended()
     return tracing.calls_of(strace.ended(), actor.threads, setup.folder)
@@ -98,6 +101,16 @@ def kill_at(setup: Setup, call: Call) -> list[str] | None:
     return look(setup) if was_killed else None
 
 
+def kill_after_all(setup: Setup) -> list[str]:
+    """Kill a process that has saved."""
+    actor = Actor(setup)
+    actor.go()
+    actor.stands()
+    actor.kill()
+    actor.ended()
+    return look(setup)
+
+
 def kill_at_each(plan: Plan) -> Outcome:
     """Kill at each call of a save."""
     outcome = Outcome(plan.saver, f"killed at each system call, {plan.size}")
@@ -107,5 +120,7 @@ def kill_at_each(plan: Plan) -> Outcome:
         problems = kill_at(plan.setup(next(folders)), call)
         if problems is not None:
             outcome.note(str(call), problems)
+    outcome.cases += 1
+    outcome.note("after all", kill_after_all(plan.setup(next(folders))))
     folders.close()
     return outcome

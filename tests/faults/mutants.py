@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from holdfast.io import commit, direct, folders
+from holdfast.io import commit, direct, folders, sink
 from holdfast.saving import writing
 
 
@@ -78,6 +79,55 @@ def _retry_fsync() -> None:
     commit.fsync_file = again
 
 
+def _name_in_spite_of_fsync() -> None:
+    """The error is told, and the file has its name all the same."""
+    fsync, replace = commit.fsync_file, Path.replace
+    commit.fsync_file = lambda fd: None
+
+    def renamed(self: Path, target: Any) -> Path:
+        fd = os.open(self, os.O_RDWR)
+        try:
+            fsync(fd)
+        finally:
+            os.close(fd)
+            found = replace(self, target)
+        return found
+
+    Path.replace = renamed  # type: ignore[method-assign]
+
+
+def _swallow_an_error_of_opening_the_folder() -> None:
+    fsync_folder = commit.fsync_folder
+
+    def quiet(folder: Path) -> None:
+        try:
+            fsync_folder(folder)
+        except OSError:
+            return
+
+    commit.fsync_folder = quiet
+
+
+def _prune_too_much() -> None:
+    """Everything but the newest, pinned or not."""
+    prune = writing.RunWriter._prune
+
+    def all_of_them(self: Any, *args: Any) -> Any:
+        found = prune(self, *args)
+        for old in sorted(self.folder.glob("step-*.pt"))[:-1]:
+            old.unlink()
+        return found
+
+    writing.RunWriter._prune = all_of_them  # type: ignore[method-assign]
+
+
+def _end_at_a_short_write() -> None:
+    def once(fd: int, data: Any) -> None:
+        os.write(fd, data)
+
+    commit.write_all = sink.write_all = direct.write_all = once
+
+
 def _write_in_place() -> None:
     """Over the old file, without a temp."""
 
@@ -98,6 +148,10 @@ MUTANTS: dict[str, Callable[[], None]] = {
     "swallow an error of fsync": _swallow_an_error_of_fsync,
     "swallow an error of write": _swallow_an_error_of_write,
     "try fsync again": _retry_fsync,
+    "name in spite of a failed fsync": _name_in_spite_of_fsync,
+    "swallow an error of opening the folder": _swallow_an_error_of_opening_the_folder,
+    "prune too much": _prune_too_much,
+    "end at a short write": _end_at_a_short_write,
     "write in place": _write_in_place,
 }
 

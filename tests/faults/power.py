@@ -37,7 +37,7 @@ _FLAGS = {"flushed": 1, "dropped": 2}
 
 #: How each is made, and how large the disk has to be for it, in MiB.
 _SYSTEMS = {
-    "ext4": (("mkfs.ext4", "-q", "-F"), 160),
+    "ext4": (("mkfs.ext4", "-q", "-F"), 256),
     "xfs": (("mkfs.xfs", "-q", "-f"), 320),
     "btrfs": (("mkfs.btrfs", "-q", "-f", "-M"), 320),
 }
@@ -115,7 +115,7 @@ def cut_after(setup: Setup, call: Call | None, disk: Disk, how: str) -> list[str
             only_thread=alone,
         )
         actor.go()
-        was_made = strace.seen("stopped by SIGSTOP", 5)
+        was_made = strace.seen("stopped by SIGSTOP", 20)
     image = disk.cut(how)
     actor.kill()
     actor.ended()

@@ -7,6 +7,8 @@ was broken off goes on; ``--anew`` begins again, ``--only-write`` writes what is
 from __future__ import annotations
 
 import argparse
+import functools
+import hashlib
 import json
 import os
 import platform
@@ -43,35 +45,43 @@ class Work:
     @property
     def kept(self) -> Path:
         name = re.sub(r"[^\w.]+", "-", " ".join((*self.command, self.saver)))
-        return KEPT / f"{name}.json"
+        return KEPT / f"{name}-{_code()}.json"
+
+
+@functools.cache
+def _code() -> str:
+    """A hash of the package and of the harness: what was found holds for no other."""
+    files = sorted((*(ROOT / "src").rglob("*.py"), *(ROOT / "tests" / "faults").glob("*.py")))
+    found = hashlib.sha256(b"".join(file.read_bytes() for file in files))
+    return found.hexdigest()[:12]
 
 
 COLUMNS = ("killed", "errors", "power cut, ext4", "power cut, xfs", "power cut, btrfs", "rot")
 #: The savers by the names of their files in ``rot``.
 _ROTTING = {
-    "Run": "Run",
-    "save": "save",
-    "convert": "convert to .safetensors",
-    "torch.save": "torch.save",
-    "safetensors": "safetensors",
+    **{kind: kind.partition(" to ")[0] for kind in rot.FILES},
+    **{kind: kind for kind in rot.OTHERS},
 }
 
 
-def works() -> Iterator[Work]:
-    """All there is to do, on this machine."""
+def works(share: int = 1) -> Iterator[Work]:
+    """All there is to do, on this machine; ``share`` leaves every so many cases."""
     for saver in SAVERS:
         if saver == "Lightning" and find_spec("lightning_fabric") is None:
             continue
-        for size, share in (("small", "1"), ("large", "3")):
-            yield Work("killed", saver, ("kill", saver, size))
-            yield Work("errors", saver, ("error", saver, size, "--share", share))
+        for size, fewer in (("small", 1), ("large", 3)):
+            yield Work("killed", saver, ("kill", saver, size, "--share", str(share)))
+            yield Work("errors", saver, ("error", saver, size, "--share", str(share * fewer)))
+        for first in ("kill", "error"):
+            command = (first, saver, "small", "--first", "--share", str(2 * share))
+            yield Work("killed" if first == "kill" else "errors", saver, command)
         for system, how in _cuts():
             command = ("power", saver, "small", "--system", system, "--how", how)
-            yield Work(f"power cut, {system}", saver, command)
-        command = ("power", saver, "large", "--share", "2")
+            yield Work(f"power cut, {system}", saver, (*command, "--share", str(share)))
+        command = ("power", saver, "large", "--share", str(2 * share))
         if can_mount("ext4"):
             yield Work("power cut, ext4", saver, command)
-    for saver, kind in _ROTTING.items():
+    for kind, saver in _ROTTING.items():
         yield Work("rot", saver, ("rot", kind))
 
 
@@ -167,9 +177,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="tests.faults.report", description=__doc__)
     parser.add_argument("--anew", action="store_true")
     parser.add_argument("--only-write", action="store_true")
+    parser.add_argument("--share", type=int, default=1, help="so many times fewer cases")
     options = parser.parse_args()
     KEPT.mkdir(parents=True, exist_ok=True)
-    todo = list(works())
+    todo = list(works(options.share))
     if options.anew:
         for work in todo:
             work.kept.unlink(missing_ok=True)

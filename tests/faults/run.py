@@ -30,8 +30,11 @@ def main() -> None:
     parser.add_argument("--mutant", choices=MUTANTS, help="a commit that is wrong so")
     parser.add_argument("--system", choices=("ext4", "xfs", "btrfs"), default="ext4")
     parser.add_argument("--how", choices=("dropped", "flushed", "copied"), default="dropped")
+    parser.add_argument("--first", action="store_true", help="in the first save of all")
     options = parser.parse_args()
-    plan = Plan(options.saver, options.size, options.share, options.only, options.mutant)
+    plan = Plan(
+        options.saver, options.size, options.share, options.only, options.mutant, options.first
+    )
     print(json.dumps(FAULTS[options.fault](plan, options).to_json()))
 
 

@@ -6,6 +6,7 @@ would go on from.
 
 from __future__ import annotations
 
+import tempfile
 from abc import ABC, abstractmethod
 from pathlib import Path
 
@@ -23,6 +24,10 @@ from holdfast.errors import FormatError, NoCheckpointError
 Found = tuple[int, dict[str, torch.Tensor]] | None
 
 
+#: What is converted; not on the disk that has the fault.
+_SOURCES = tempfile.TemporaryDirectory(prefix="holdfast-faults-")
+
+
 class Saver(ABC):
     """Saves the tensors of steps; ``is_ours`` says whether holdfast does.
 
@@ -32,6 +37,7 @@ class Saver(ABC):
 
     is_ours = True
     keeps: int | None = 1
+    pinned: frozenset[int] = frozenset()
     sweeps_at_start = False  # only the next save does
 
     def __init__(self, folder: Path, size: str) -> None:
@@ -51,6 +57,10 @@ class Saver(ABC):
     def broken(self) -> list[str]:
         """What bears the name of a checkpoint and is not whole; none may, newest or not."""
         return []
+
+    def kept(self) -> dict[int, dict[str, torch.Tensor]] | None:
+        """All that is there, by step; None where that is one file or nobody says."""
+        return None
 
     def leftovers(self) -> list[str]:
         """What there is, after a start or the next save, that nobody will ever need."""
@@ -106,6 +116,14 @@ class InRun(Saver):
         files = sorted(self.folder.glob("step-*.pt"))
         return [file.name for file in files if not _is_whole(file)]
 
+    def kept(self) -> dict[int, dict[str, torch.Tensor]]:
+        found = {}
+        for file in filter(_is_whole, self.folder.glob("step-*.pt")):
+            tree = holdfast.load(file)
+            momentum = tree["optimizer"]["state"][0]["momentum_buffer"]
+            found[int(file.stem[5:])] = {**tree["model"], "momentum": momentum}
+        return found
+
     def end(self) -> None:
         self.run.close()
 
@@ -126,11 +144,12 @@ class Pruning(InRun):
     """A ``Run`` that keeps one checkpoint and a pinned one."""
 
     keeps = 1
+    pinned = frozenset({0})
 
-    def begin(self) -> None:
-        super().begin()
-        if self.run.latest() is not None and not self.run.checkpoints()[0].is_pinned:
-            self.run.pin(self.run.checkpoints()[0].step)
+    def save(self, step: int) -> None:
+        super().save(step)
+        if step in self.pinned:
+            self.run.pin(step)
 
 
 class OverOne(Saver):
@@ -181,7 +200,7 @@ class Converted(Saver):
         return self.folder / "model.safetensors"
 
     def source(self, step: int) -> Path:
-        return self.folder.parent / "sources" / f"{step}.pt"
+        return Path(_SOURCES.name) / self.size / f"{step}.pt"
 
     def begin(self) -> None:
         for step in range(8):

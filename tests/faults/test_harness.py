@@ -36,6 +36,22 @@ FINDS = {
         ("error", "save", "small", "--only", "fsync"),
         "is synced again",
     ),
+    "name in spite of a failed fsync": (
+        ("error", "Run", "small", "--only", "fsync"),
+        "step 2 is found where [1] may be",
+    ),
+    "swallow an error of opening the folder": (
+        ("error", "Run", "small", "--only", "openat"),
+        "a save is acknowledged that cannot be durable",
+    ),
+    "prune too much": (
+        ("kill", "Run, pruning", "small", "--only", "rename"),
+        "were to be kept",
+    ),
+    "end at a short write": (
+        ("error", "save", "small", "--only", "fallocate"),  # short writes are always tried
+        "the newest cannot be loaded",
+    ),
     "write in place": (
         ("kill", "save", "small", "--only", "lseek"),
         "the newest cannot be loaded",
