@@ -41,6 +41,8 @@ def create(target: Path) -> tuple[Path, int]:
         if os.name == "nt" or _is_there(temp, fd):
             return temp, fd
         locks.close(fd)
+        with contextlib.suppress(OSError):  # taken away, or it could not be looked at
+            temp.unlink()
 
 
 def create_folder(target: Path) -> tuple[Path, int | None]:
@@ -59,6 +61,8 @@ def create_folder(target: Path) -> tuple[Path, int | None]:
         if fd is None or _is_there(temp, fd):
             return temp, fd
         locks.close(fd)
+        with contextlib.suppress(OSError):  # taken away, or it could not be looked at
+            temp.rmdir()
 
 
 def _is_there(path: Path, fd: int) -> bool:
