@@ -13,7 +13,7 @@ import re
 import secrets
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from holdfast.io import locks
@@ -38,11 +38,8 @@ def create(target: Path) -> tuple[Path, int]:
             fd = locks.open_locked(temp, flags, 0o666)
         except BlockingIOError:  # the sweeper holds it, and removes it
             continue
-        if os.name == "nt" or _is_there(temp, fd):
+        if _keeps(temp, fd, temp.unlink):
             return temp, fd
-        locks.close(fd)
-        with contextlib.suppress(OSError):  # taken away, or it could not be looked at
-            temp.unlink()
 
 
 def create_folder(target: Path) -> tuple[Path, int | None]:
@@ -58,20 +55,30 @@ def create_folder(target: Path) -> tuple[Path, int | None]:
             with contextlib.suppress(OSError):
                 temp.rmdir()
             raise
-        if fd is None or _is_there(temp, fd):
+        if fd is None or _keeps(temp, fd, temp.rmdir):
             return temp, fd
-        locks.close(fd)
-        with contextlib.suppress(OSError):  # taken away, or it could not be looked at
-            temp.rmdir()
 
 
-def _is_there(path: Path, fd: int) -> bool:
-    """Whether the open file is the one of that name: a sweeper may have taken it away."""
+def _keeps(path: Path, fd: int, remove: Callable[[], object]) -> bool:
+    """Whether what was made is still there; closed where a sweeper has taken it away.
+
+    Raises:
+        OSError: it cannot be looked at; it is closed and removed.
+    """
+    if os.name == "nt":  # what is open cannot be taken away there
+        return True
     try:
-        return os.path.samestat(os.fstat(fd), path.lstat())
-    except OSError as error:
-        log.debug("%s is not there: %s", path, error)
-        return False
+        if os.path.samestat(os.fstat(fd), path.lstat()):
+            return True
+    except FileNotFoundError:
+        log.debug("%s was taken away", path)
+    except OSError:
+        locks.close(fd)
+        with contextlib.suppress(OSError):
+            remove()
+        raise
+    locks.close(fd)
+    return False
 
 
 def _name(target: Path) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import logging
 import os
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from holdfast.errors import FileError
 from holdfast.io import locks, temps
 from holdfast.io.commit import commit, commit_folder
 
@@ -161,3 +163,20 @@ for number in range(400):
     assert [each.communicate(timeout=100)[1] for each in both] == [b"", b"", b""]
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
     assert len(set((tmp_path / "a").read_bytes())) == 1
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_a_temp_that_can_never_be_looked_at_is_an_error_and_no_endless_loop(
+    kind, tmp_path, monkeypatch
+) -> None:
+    lstat = Path.lstat
+
+    def refuse(self: Path) -> os.stat_result:
+        if self.name.endswith(".tmp"):
+            raise OSError(errno.EIO, "Input/output error")
+        return lstat(self)
+
+    monkeypatch.setattr(Path, "lstat", refuse)
+    with pytest.raises(FileError, match="Input/output error"):
+        save(tmp_path / "a", kind)
+    assert list(tmp_path.iterdir()) == []
