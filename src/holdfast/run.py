@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from holdfast.errors import (
     FileError,
     FormatError,
+    HoldfastError,
     NoCheckpointError,
     SaveFailedError,
     UntrustedError,
@@ -143,6 +144,7 @@ class Run(RunFolder):
 
     def _resume_latest(self, entries: list[Entry]) -> LoadReport | None:
         skipped = [entry for entry in entries if entry.problem is not None]
+        problem = next((entry.problem for entry in reversed(skipped)), None)
         ours = [e for e in entries if e.problem is None and e.sequence is not None]
         for entry in reversed(ours):
             try:
@@ -150,16 +152,17 @@ class Run(RunFolder):
             except FALLS_BACK as error:
                 log.warning("skipped %s, which cannot be restored: %s", entry.path, error)
                 skipped.append(entry)
+                problem = problem or error
             else:
                 telling.say_went_back(skipped, entry)
                 return report
-        if skipped:
+        if problem is not None:
             raise NoCheckpointError(
                 "none of the checkpoints of this run can be restored",
                 file=self.folder,
                 found=", ".join(entry.name for entry in skipped),
-                cure="holdfast verify says what is damaged. To begin anew, use another folder.",
-            )
+                cure=_cure_of_all(problem),
+            ) from problem
         return None
 
     def _restore(self, entry: Entry) -> LoadReport:
@@ -311,6 +314,7 @@ class Run(RunFolder):
         Raises:
             UsageError: this Run only reads, and was not told what to keep.
             LockedError: another process writes to this run.
+            FileError: not all could be removed.
         """
         if self._writer.keep is DEFAULT_KEEP and not self._parts:
             raise options.keep_not_given(self.folder)
@@ -319,3 +323,11 @@ class Run(RunFolder):
     def _need_parts(self, what: str) -> None:
         if not self._parts:
             raise options.parts_not_given(what, self.folder)
+
+
+def _cure_of_all(newest: HoldfastError) -> str:
+    """What to do where no checkpoint of a run can be restored, and why the newest cannot."""
+    if isinstance(newest, FileError) and newest.errno is not None:
+        said = os.strerror(newest.errno)
+        return f"Of the newest the system says: {said}. Try again when that is mended."
+    return "holdfast verify says what is damaged. To begin anew, use another folder."

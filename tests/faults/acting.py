@@ -57,6 +57,7 @@ class Oracle:
     acknowledged: list[int] = field(default_factory=list)
     begun: list[int] = field(default_factory=list)
     failed: dict[int, dict[str, Any]] = field(default_factory=dict)
+    followed: list[int] = field(default_factory=list)  # what comes after a save is done, too
 
     @classmethod
     def read(cls, path: Path) -> Oracle:
@@ -67,6 +68,8 @@ class Oracle:
                 oracle.begun.append(step)
             elif event == "acknowledged":
                 oracle.acknowledged.append(step)
+            elif event == "followed":
+                oracle.followed.append(step)
             else:
                 oracle.failed[step] = more
         return oracle
@@ -90,7 +93,7 @@ class Oracle:
     def must_keep(self, found: Container[int], keeps: int, pinned: frozenset[int]) -> set[int]:
         """What has to be there: the last ``keeps`` of all that are durable, and what is pinned."""
         durable = [step for step in self.begun if step in self.acknowledged or step in found]
-        return {*durable[-keeps:], *(pinned & set(self.acknowledged))}
+        return {*durable[-keeps:], *(pinned & set(self.followed))}
 
 
 class Actor:
@@ -152,10 +155,11 @@ def _act(
                 saver.begin()
                 begun.append(True)
             saver.save(step)
+            note("acknowledged", step)
+            saver.after(step)
+            note("followed", step)
         except Exception as error:
             note("failed", step, _described(error))
-        else:
-            note("acknowledged", step)
 
     saver = SAVERS[setup.saver](setup.folder, setup.size)
     for step in () if setup.is_first else BEFORE:
@@ -258,7 +262,9 @@ def _go_on(setup: Setup, saver: Saver, step: int) -> list[str]:
     try:
         if step < DURING:
             saver.save(DURING)  # once more
+            saver.after(DURING)
         saver.save(AFTER + 1)
+        saver.after(AFTER + 1)
         saver.end()
     except Exception as error:
         return [*problems, f"the next save fails: {type(error).__name__}: {error}".splitlines()[0]]

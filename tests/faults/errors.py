@@ -55,6 +55,7 @@ class Failure:
         """Whether the save cannot have been good."""
         opens_a_folder = self.call.opens_a_folder and "O_NONBLOCK" not in self.call.text
         makes = self.call.name in _MAKES or (self.call.name == "openat" and opens_a_folder)
+        makes = makes and ".lock" not in self.call.text  # which holds a note, and no checkpoint
         return makes and self.error not in _HARMLESS and not self.is_pruning
 
 
@@ -98,14 +99,14 @@ def fail_at(setup: Setup, failure: Failure) -> list[str] | None:
     actor.go()
     if actor.ended() != 0:
         return [*problems, "the process died after it"]
-    if AFTER not in (oracle := Oracle.read(setup.oracle())).acknowledged:
+    if AFTER not in (oracle := Oracle.read(setup.oracle())).followed:
         problems.append(f"the next save fails: {oracle.failed.get(AFTER)}")
     return [*problems, *look(setup)]
 
 
 def _said(setup: Setup, failure: Failure) -> Iterator[str]:
     oracle = Oracle.read(setup.oracle())
-    if DURING in oracle.acknowledged:
+    if DURING in oracle.acknowledged and DURING not in oracle.failed:
         if failure.is_fatal:
             yield "a save is acknowledged that cannot be durable"
         return

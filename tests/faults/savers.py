@@ -15,10 +15,13 @@ import torch._dynamo
 import torch.distributed.checkpoint as dcp
 from safetensors.torch import load_file, save_file
 from tests.faults.states import Training, tensors_of
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 
 import holdfast
+from holdfast import looking
 from holdfast.errors import FormatError, NoCheckpointError
+from holdfast.runs import removing
 
 #: The step of what is found, and its tensors; None where there is no checkpoint.
 Found = tuple[int, dict[str, torch.Tensor]] | None
@@ -37,7 +40,7 @@ class Saver(ABC):
 
     is_ours = True
     keeps: int | None = 1
-    pinned: frozenset[int] = frozenset()
+    pinned: frozenset[int] = frozenset()  # of the steps that went through ``after``
     sweeps_at_start = False  # only the next save does
 
     def __init__(self, folder: Path, size: str) -> None:
@@ -49,6 +52,9 @@ class Saver(ABC):
     @abstractmethod
     def save(self, step: int) -> None:
         """Save a step; durable when this returns."""
+
+    def after(self, step: int) -> None:  # noqa: B027 (most have nothing to do)
+        """Do what comes after a save; it is done, durably, when this returns."""
 
     @abstractmethod
     def find(self) -> Found:
@@ -84,17 +90,18 @@ class InRun(Saver):
     """A ``Run`` that keeps two checkpoints, saving while the training waits."""
 
     background: bool | str = False
-    keeps = 2
+    keeps = latest = 2
     sweeps_at_start = True
 
     def begin(self) -> None:
         self.training = Training(self.size)
         self.run = holdfast.Run(
             self.folder,
-            keep=holdfast.keep.latest(self.keeps or 1),
+            keep=holdfast.keep.latest(self.latest),
             background=self.background,
             **self.training.parts,
         )
+        self.is_closed = False
         self.step = self.run.resume()
 
     def save(self, step: int) -> None:
@@ -126,6 +133,7 @@ class InRun(Saver):
 
     def end(self) -> None:
         self.run.close()
+        self.is_closed = True
 
 
 class Behind(InRun):
@@ -143,13 +151,44 @@ class Overlapping(InRun):
 class Pruning(InRun):
     """A ``Run`` that keeps one checkpoint and a pinned one."""
 
-    keeps = 1
+    keeps = latest = 1
     pinned = frozenset({0})
 
-    def save(self, step: int) -> None:
-        super().save(step)
+    def after(self, step: int) -> None:
         if step in self.pinned:
             self.run.pin(step)
+
+
+class Pinning(Pruning):
+    """A ``Run`` that keeps one checkpoint, where each is pinned once it is there."""
+
+    pinned = frozenset(range(8))
+
+
+class PrunedLater(InRun):
+    """A ``Run`` that is closed after each save, and pruned to one checkpoint then."""
+
+    keeps = 1
+    latest = 3
+
+    def save(self, step: int) -> None:
+        if self.is_closed:
+            self.begin()
+        super().save(step)
+
+    def after(self, step: int) -> None:
+        self.end()
+        plan = removing.plan_of_run(self.folder, holdfast.keep.latest(1), is_whole=looking.is_whole)
+        removing.remove(self.folder, plan)
+
+
+class Resuming(InRun):
+    """A ``Run`` that is closed, opened and resumed before each save."""
+
+    def save(self, step: int) -> None:
+        self.run.close()
+        self.begin()
+        super().save(step)
 
 
 class OverOne(Saver):
@@ -308,7 +347,10 @@ class Distributed(Saver):
         return self.folder / f"step-{step}"
 
     def save(self, step: int) -> None:
-        dcp.save(tensors_of(step, self.size), checkpoint_id=self.at(step), no_dist=True)
+        try:
+            dcp.save(tensors_of(step, self.size), checkpoint_id=self.at(step), no_dist=True)
+        except CheckpointException as error:  # a BaseException, which trainings have to know
+            raise RuntimeError(str(error)) from error
 
     def find(self) -> Found:
         there = [step for step in range(8) if (self.at(step) / ".metadata").exists()]
@@ -334,6 +376,9 @@ SAVERS: dict[str, type[Saver]] = {
     "Run, background": Behind,
     "Run, overlap": Overlapping,
     "Run, pruning": Pruning,
+    "Run, pin": Pinning,
+    "Run, prune": PrunedLater,
+    "Run, resume": Resuming,
     "save": OverOne,
     "save_state": OfState,
     "convert": Converted,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import subprocess
@@ -11,8 +12,8 @@ import pytest
 
 import holdfast
 from holdfast import keep
-from holdfast.errors import FileError, UsageError
-from holdfast.runs import listing
+from holdfast.errors import FileError, NoCheckpointError, UsageError
+from holdfast.runs import listing, removing
 
 
 def test_a_committed_checkpoint_is_never_written_again(tmp_path, training, at):
@@ -238,3 +239,64 @@ def test_a_folder_that_cannot_be_listed_to_prune_costs_no_save(
         assert [entry.step for entry in run.checkpoints()] == [0, 1]
         run.save(2)
         assert [entry.step for entry in run.checkpoints()] == [2]
+
+
+def test_an_explicit_prune_that_the_system_refuses_is_an_error(tmp_path, training, monkeypatch):
+    def refuse(_paths):
+        raise OSError(errno.EIO, "Input/output error")
+
+    with training.run(tmp_path / "run", keep=keep.latest(3)) as run:
+        run.save(0)
+        run.save(1)
+    with training.run(tmp_path / "run", keep=keep.latest(1)) as run:
+        with monkeypatch.context() as patch:
+            patch.setattr(removing, "trash", refuse)
+            with pytest.raises(FileError, match="old checkpoints could not be removed"):
+                run.prune(dry_run=False)
+        assert [entry.step for entry in run.checkpoints()] == [0, 1]
+        run.prune(dry_run=False)
+        assert [entry.step for entry in run.checkpoints()] == [1]
+
+
+def test_a_resume_that_could_not_list_the_folder_leaves_the_next_save_the_newest(
+    tmp_path, training, monkeypatch
+):
+    """It held the lock and knew of no checkpoint: what it saved came before those there were."""
+    with training.run(tmp_path / "run") as run:
+        run.save(0)
+        run.save(1)
+
+    def refuse(folder):
+        raise FileError("this cannot be read: Input/output error", errno=5, file=folder)
+
+    with training.run(tmp_path / "run", keep=keep.latest(1)) as run:
+        with monkeypatch.context() as patch:
+            patch.setattr(listing, "list_run", refuse)
+            with pytest.raises(FileError):
+                run.resume()
+        run.save(7)
+        assert [entry.step for entry in run.checkpoints()] == [7]
+
+
+def test_what_could_not_be_read_for_a_moment_does_not_come_after_what_is_saved_then(
+    tmp_path, training, monkeypatch
+):
+    with training.run(tmp_path / "run") as run:
+        for step in range(3):
+            run.save(step)
+    real = listing.read_briefly
+
+    def refuse(path):
+        raise FileError("this cannot be read: Input/output error", errno=5, file=path)
+
+    with training.run(tmp_path / "run", keep=keep.latest(9)) as run:
+        with monkeypatch.context() as patch:
+            patch.setattr(listing.list_run, "__kwdefaults__", {"read": refuse})
+            with pytest.raises(NoCheckpointError) as caught:
+                run.resume()
+        assert str(caught.value).endswith(
+            "Of the newest the system says: Input/output error. Try again when that is mended."
+        )
+        assert listing.list_run.__kwdefaults__ == {"read": real}
+        run.save(7)
+        assert [entry.step for entry in run.checkpoints()] == [0, 1, 2, 7]

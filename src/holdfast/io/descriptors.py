@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import errno
 import functools
+import logging
 import os
 import sys
 from collections.abc import Callable
@@ -18,6 +19,8 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
+log = logging.getLogger("holdfast")
+
 #: What file systems answer that do not offer it.
 REFUSED = frozenset((errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS))
 
@@ -26,6 +29,14 @@ def close(fd: int) -> None:
     """Close it once: where a signal interrupts that, Linux has closed it all the same."""
     with contextlib.suppress(InterruptedError):
         os.close(fd)
+
+
+def close_read(fd: int) -> None:
+    """Close what was only read: an error of closing tells of writes, of which there were none."""
+    try:
+        os.close(fd)
+    except OSError as error:
+        log.debug("closing a file that was read: %s", error)
 
 
 def preallocate(fd: int, nbytes: int) -> None:

@@ -19,7 +19,7 @@ from holdfast.io import filling, locks, settings
 from holdfast.io.arena import PAGE, SEGMENT, segments
 from holdfast.io.descriptors import REFUSED, preallocate, set_direct
 from holdfast.io.filling import Copy, address_of
-from holdfast.io.sink import Buffer, GatheringSink, Sink, write_all
+from holdfast.io.sink import Buffer, GatheringSink, Sink, some, write_all
 from holdfast.io.threads import Job, Threads
 
 log = logging.getLogger("holdfast")
@@ -139,7 +139,7 @@ class SegmentSink(Sink):
         while done < len(data):
             was_direct = self._is_direct
             try:
-                done += os.pwrite(self._fd, data[done:], at + done)
+                done += some(os.pwrite(self._fd, data[done:], at + done))
             except OSError as error:
                 if not (was_direct and error.errno in REFUSED):
                     raise

@@ -112,9 +112,9 @@ class _Descriptor(Source):
         return self.size if self._descriptor < 0 else os.fstat(self._descriptor).st_size
 
     def _close(self) -> None:
-        if self._descriptor >= 0:
-            descriptors.close(self._descriptor)
-            self._descriptor = -1
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            descriptors.close_read(descriptor)
 
 
 class _Stamp:

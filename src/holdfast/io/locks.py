@@ -71,7 +71,7 @@ def close(fd: int) -> None:
             with contextlib.suppress(OSError):  # this file system has no locks
                 fcntl.flock(fd, fcntl.LOCK_UN)
     finally:
-        descriptors.close(fd)
+        descriptors.close_read(fd)  # what is written there is a note, which nobody rests on
 
 
 def _forget_in_child() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -92,4 +93,11 @@ def write_all(fd: int, data: Buffer) -> None:
     with memoryview(data) as view:
         at = 0
         while at < len(view):
-            at += os.write(fd, view[at : at + WRITE_NBYTES])
+            at += some(os.write(fd, view[at : at + WRITE_NBYTES]))
+
+
+def some(nbytes: int) -> int:
+    """What a write returned; none at all is an error, where trying again would never end."""
+    if nbytes == 0:
+        raise OSError(errno.EIO, "the system wrote nothing and said no error")
+    return nbytes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from holdfast.errors import NoCheckpointError, UsageError
@@ -104,10 +105,14 @@ def _no_such(
         )
     steps = sorted({entry.step for entry in entries if entry.step is not None})
     near = sorted(sorted(steps, key=lambda have: (abs(have - step), have))[:4])
+    unreadable = [e for e in entries if e.problem is not None and step in _numbers(e.name)]
+    found = _shown_steps(near, of=len(steps))
+    if unreadable:
+        found += f", and {len(unreadable)} that cannot be read, {_such_as(unreadable)}"
     return NoCheckpointError(
         f"there is no checkpoint of step {step}",
         file=folder,
-        found=_shown_steps(near, of=len(steps)),
+        found=found,
         cure="List them all: holdfast list " + (str(folder) if folder is not None else "RUN"),
     )
 
@@ -130,11 +135,19 @@ def _nothing(entries: Sequence[Entry], folder: object) -> NoCheckpointError:
             file=folder,
             cure="Is it the right folder? A run saves its first checkpoint with run.save().",
         )
-    newest = entries[-1]
     return NoCheckpointError(
         "no checkpoint in this folder can be read",
         file=folder,
-        found=f"{len(entries)} that cannot, such as {newest.name}: "
-        f"{'' if newest.problem is None else newest.problem.what}",
+        found=f"{len(entries)} that cannot, {_such_as(entries)}",
         cure="holdfast list shows what is wrong with each.",
     )
+
+
+def _such_as(entries: Sequence[Entry]) -> str:
+    newest = entries[-1]
+    return f"such as {newest.name}: {'' if newest.problem is None else newest.problem.what}"
+
+
+def _numbers(name: str) -> set[int]:
+    """The numbers in a file name, one of which may be the step of what cannot be read."""
+    return {int(digits) for digits in re.findall(r"[0-9]{1,20}", name)}

@@ -24,7 +24,7 @@ class RunFolder:
 
     def checkpoints(self) -> list[Entry]:
         """The checkpoints of the folder, oldest to newest; those that cannot be read come last."""
-        return listing.list_run(self.folder) if self.folder.exists() else []
+        return listing.list_run(self.folder) if listing.is_there(self.folder) else []
 
     def latest(self) -> Entry | None:
         """The newest checkpoint that can be read, or None."""

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from holdfast.io import temps
+from holdfast.runs.reading import explained
 
 #: Exactly the names that ``io.folders.trash`` gives.
 _TRASH = re.compile(r"\.trash-[0-9a-f]{8}-.+", re.DOTALL)
@@ -14,12 +15,16 @@ _TRASH = re.compile(r"\.trash-[0-9a-f]{8}-.+", re.DOTALL)
 def dead_files(folder: str | Path) -> list[Path]:
     """The temps and trash of dead writers in a folder, sorted by name; none without a folder.
 
+    Raises FileError where the folder may not be read.
+
     Trash counts as dead: only the holder of the run's lock makes it, so call this holding it.
     """
     try:
         paths = sorted(Path(folder).iterdir())
     except (FileNotFoundError, NotADirectoryError):
         return []
+    except OSError as error:
+        raise explained(error, Path(folder)) from error
     return [path for path in paths if _TRASH.fullmatch(path.name) or _is_dead_temp(path)]
 
 

@@ -88,6 +88,17 @@ def taken_names(folder: Path) -> set[str]:
         raise explained(error, folder) from error
 
 
+def is_there(path: Path) -> bool:
+    """Whether anything bears that path; raises FileError where that cannot be said."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return False
+    except OSError as error:
+        raise explained(error, path) from error
+    return True
+
+
 def still_there(entries: Iterable[Entry], folder: Path) -> list[Entry]:
     """The entries whose names are still in the folder, each pinned or not as it is by now.
 
@@ -156,8 +167,7 @@ def _look(path: Path, is_pinned: bool, read: Callable[[Path], Index]) -> Found |
     except HoldfastError as problem:
         is_named_so = path.suffix.lower() in _SUFFIXES
         is_other = isinstance(problem, NotACheckpointError) and not is_named_so
-        is_gone = not path.exists() and not path.is_symlink()
-        return None if is_other or is_gone else Found(replace(entry, problem=problem))
+        return None if is_other or _is_gone(path) else Found(replace(entry, problem=problem))
     return _found(entry, index.record, index.tree)
 
 
@@ -198,10 +208,21 @@ def _starts_like_one(path: Path) -> bool:
 
 def _is_other_name_of_a_sibling(path: Path) -> bool:
     """Whether it is a link such as ``latest.pt``, that names a checkpoint listed anyway."""
-    if not path.is_symlink():
+    try:
+        if not path.is_symlink():
+            return False
+    except OSError:  # reading it says so
         return False
     # realpath takes what resolve() dies of: links that lead in a circle.
     return Path(os.path.realpath(path)).parent == Path(os.path.realpath(path.parent))
+
+
+def _is_gone(path: Path) -> bool:
+    """Whether it is known not to be there: what cannot be looked at is no more than unreadable."""
+    try:
+        return not is_there(path)
+    except FileError:
+        return False
 
 
 def _nbytes(path: Path) -> int:

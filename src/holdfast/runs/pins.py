@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
 from holdfast.errors import FileError, NoCheckpointError
+from holdfast.io import descriptors
 from holdfast.io.cures import cure_of
 from holdfast.io.folders import fsync_folder
 from holdfast.runs.naming import pin_name
@@ -28,15 +30,19 @@ def pin(path: Path) -> None:
         NoCheckpointError: there is no such checkpoint.
         FileError: the pin cannot be written.
     """
-    if not os.path.lexists(path):
-        raise NoCheckpointError("there is no such checkpoint to pin", file=path)
-    if is_pinned(path):
-        return
+    is_new = False
     try:
-        # An empty file has no bytes to sync: its name in the folder is all there is.
-        pin_of(path).touch()
+        path.lstat()
+        # An empty file has no bytes to sync: its name in the folder is all there is. One that was
+        # there may be of a process that was killed before it synced the folder.
+        is_new = _touch(pin_of(path))
         fsync_folder(path.parent)
+    except FileNotFoundError as error:
+        raise NoCheckpointError("there is no such checkpoint to pin", file=path) from error
     except OSError as error:
+        if is_new:  # the next try shall make it anew, and sync what it made
+            with contextlib.suppress(OSError):
+                pin_of(path).unlink()
         raise _refused("pinned", path, error) from error
 
 
@@ -53,6 +59,16 @@ def unpin(path: Path) -> None:
         fsync_folder(path.parent)
     except OSError as error:
         raise _refused("unpinned", path, error) from error
+
+
+def _touch(path: Path) -> bool:
+    """Make an empty file; False where there is one."""
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    except FileExistsError:
+        return False
+    descriptors.close(fd)
+    return True
 
 
 def _refused(verb: str, path: Path, error: OSError) -> FileError:

@@ -31,6 +31,9 @@ def is_checkpoint_folder(path: Path) -> bool:
     except PermissionError as error:
         log.debug("%s is taken for no checkpoint: %s", path, error)
         return False
+    except OSError as error:  # reading it says so
+        log.debug("%s is taken for a checkpoint: %s", path, error)
+        return True
 
 
 def read_headers(path: Path) -> Index:

@@ -6,7 +6,8 @@ import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from holdfast.errors import HoldfastError
+from holdfast.errors import FileError, HoldfastError
+from holdfast.io.cures import cure_of
 from holdfast.io.folders import trash
 from holdfast.runs import prune
 from holdfast.runs.entry import Entry
@@ -33,6 +34,7 @@ def remove(folder: Path, plan: prune.Plan) -> None:
 
     Raises:
         LockedError: a training is writing to this run; it prunes for itself.
+        FileError: not all could be removed.
     """
     if not plan.doomed:
         return
@@ -45,9 +47,20 @@ def trash_same(entries: Sequence[Entry]) -> None:
     """Remove checkpoints of one folder, holding its lock; a path that holds another one stays.
 
     Raises:
-        OSError: not all could be removed.
+        FileError: not all could be removed.
     """
-    trash([entry.path for entry in entries if _is_same(entry)])
+    doomed = [entry.path for entry in entries if _is_same(entry)]
+    try:
+        trash(doomed)
+    except OSError as error:
+        folder = doomed[0].parent
+        otherwise = "Check who owns the folder and its permissions: ls -ld {folder}"
+        raise FileError(
+            f"old checkpoints could not be removed: {error.strerror or error}",
+            errno=error.errno,
+            file=folder,
+            cure=cure_of(error, folder, otherwise=otherwise),
+        ) from error
 
 
 def _is_same(entry: Entry) -> bool:

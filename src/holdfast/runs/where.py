@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from holdfast.errors import NoCheckpointError, UsageError
+from holdfast.io.files import cannot_be_read
 from holdfast.spec.index import Index
 
 
@@ -52,16 +53,11 @@ def resolve(text: str | os.PathLike[str], *, read: Callable[[Path], Index] | Non
 
     Raises:
         NoCheckpointError: nothing is there, or not what was asked for.
+        FileError: it, or the folder it is to be found in, may not be read.
         UsageError: ``text`` asks one file which of its checkpoints, or for an unknown metric.
     """
     where = parse(text)
-    if not os.path.lexists(where.path):
-        raise NoCheckpointError(
-            "there is no such file or folder",
-            file=where.path,
-            cure="A path is a file, a checkpoint folder, RUN, RUN@best:METRIC or RUN@STEP.",
-        )
-    if where.path.is_dir():
+    if _is_folder(where.path):
         # Most paths are files, which need nothing of what knows runs.
         from holdfast.runs import reading
         from holdfast.runs.finding import find
@@ -78,3 +74,18 @@ def resolve(text: str | os.PathLike[str], *, read: Callable[[Path], Index] | Non
             cure="Give the run folder before the @, or leave the @ out.",
         )
     return where.path
+
+
+def _is_folder(path: Path) -> bool:
+    """Whether a path that is there is that of a folder; False for a link to nothing."""
+    try:
+        path.lstat()
+        return path.is_dir()
+    except (FileNotFoundError, NotADirectoryError, ValueError) as error:
+        raise NoCheckpointError(
+            "there is no such file or folder",
+            file=path,
+            cure="A path is a file, a checkpoint folder, RUN, RUN@best:METRIC or RUN@STEP.",
+        ) from error
+    except OSError as error:
+        raise cannot_be_read(str(path), error) from error

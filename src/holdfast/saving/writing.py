@@ -40,6 +40,10 @@ from holdfast.tensors.encode import encode
 
 log = logging.getLogger("holdfast")
 
+#: How many sequence numbers are left to checkpoints that the system does not let us read when a run
+#: is opened: they may be readable again later, and must not come after what is saved now.
+UNREADABLE = 1_000_000
+
 #: Which writer of this process holds which folder: a new one finishes and replaces the old one.
 _owners: weakref.WeakValueDictionary[Path, RunWriter] = weakref.WeakValueDictionary()
 
@@ -70,6 +74,7 @@ class RunWriter:
         self._is_replaced = False
         self._source: dict[str, str] = {}
         self._entries: list[Entry] = []
+        self._sequence = 0
         self._head = self._head_before = Head.now(None, None)
         self._resumed_id: str | None = None
         self._verified_id: str | None = None
@@ -99,18 +104,31 @@ class RunWriter:
             )
             self._lock.release()
         if not self._lock.is_in_place:
-            if self.folder.exists():
+            if listing.is_there(self.folder):
                 listing.taken_names(self.folder)  # a file, or not to be read: a letter says so
             try:
                 make_folders(self.folder)
             except OSError as error:
                 raise explain(error, self.folder) from error
             self._lock.acquire()
-            leftovers.sweep(self.folder)
+            self._swept_and_listed()
+        else:
+            self._entries = listing.list_run(self.folder)
+        self._sequence = listing.next_sequence(self._entries)
+        if any(isinstance(entry.problem, FileError) for entry in self._entries):
+            self._sequence += UNREADABLE
         _owners[self.folder] = self
         self._is_replaced = False
-        self._entries = listing.list_run(self.folder)
         return list(self._entries)
+
+    def _swept_and_listed(self) -> None:
+        """Who holds the lock has listed the folder: saves count on from what is there."""
+        try:
+            leftovers.sweep(self.folder)
+            self._entries = listing.list_run(self.folder)
+        except BaseException:
+            self._lock.release()
+            raise
 
     def begin(
         self,
@@ -162,7 +180,8 @@ class RunWriter:
             captured = capture(parts, extra)
             now = datetime.now().astimezone()
             name = free_name(self.template.format(step, now), listing.taken_names(self.folder))
-            place = Place(name, step, listing.next_sequence(self._entries), self._head.id)
+            sequence = max(self._sequence, listing.next_sequence(self._entries))
+            place = Place(name, step, sequence, self._head.id)
             record = self._recorder.record(place, floats, captured, now, self._source)
             planned = plan(encode(captured.tree), name, encode_record(record))
             pending = self._begin(planned, self.folder / name, record, parts, (started, waited))
@@ -272,6 +291,7 @@ class RunWriter:
         Raises:
             LockedError: another process writes to this run.
             NoCheckpointError: there is no such folder.
+            FileError: not all could be removed.
         """
         writer = _owners.get(self.folder, self)
         writer.finish()
@@ -303,17 +323,10 @@ class RunWriter:
             protected = protected | newest_whole(self._entries, is_whole)
         decided = pruning.plan(self._entries, keep, protected=protected)
         if decided.doomed and not dry_run:
-            self._remove(decided)
-        return decided
-
-    def _remove(self, decided: Plan) -> None:
-        try:
             trash_same(decided.doomed)
-        except OSError as error:  # the checkpoint just saved is durable all the same
-            log.warning("old checkpoints in %s could not be removed: %s", self.folder, error)
-            return
-        gone = {entry.name for entry in decided.doomed}
-        self._entries = [entry for entry in self._entries if entry.name not in gone]
+            gone = {entry.name for entry in decided.doomed}
+            self._entries = [entry for entry in self._entries if entry.name not in gone]
+        return decided
 
     def give_up(self) -> None:
         """Finish, and leave the folder to a newer Run of this process."""

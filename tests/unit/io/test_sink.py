@@ -453,3 +453,19 @@ for file in files:
     assert os.path.getsize(file.name) == 4, file.name
 """
     subprocess.run([sys.executable, "-c", script, str(tmp_path / "a")], check=True, timeout=60)
+
+
+@pytest.mark.parametrize("call", ["write", "pwrite"])
+def test_a_write_of_nothing_is_an_error_and_not_tried_for_ever(
+    call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, call, lambda *_: 0)
+    data = bytes(8 << 20)[: 1000 if call == "write" else None]
+    with new_file(tmp_path) as (fd, _), contextlib.closing(direct.sink_of(fd, 8 << 20)) as made:
+        if call == "pwrite" and not isinstance(made, direct.SegmentSink):
+            pytest.fail("this file system has no direct writes")
+        if call == "write":
+            made = sink.GatheringSink(lambda part: sink.write_all(fd, part))
+        made(data)
+        with pytest.raises(OSError, match="wrote nothing"):
+            made.end()

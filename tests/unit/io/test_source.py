@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import io
 import os
 import tempfile
@@ -200,3 +201,23 @@ def test_a_source_below_one_below_is_found_and_closed():
         with pytest.raises(KeyError):
             outer.of("another")
     assert file.closed
+
+
+def test_an_error_of_closing_what_was_read_is_none(tmp_path, monkeypatch):
+    """It tells of writes, of which there were none; and the descriptor is gone all the same."""
+    path = tmp_path / "file.bin"
+    path.write_bytes(DATA)
+    closed = []
+
+    def refuse(fd, real=os.close):
+        real(fd)
+        closed.append(fd)
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        source = open_source(path)
+        patch.setattr(os, "close", refuse)
+        assert source.read_at(0, 4) == DATA[:4]
+        source.close()
+        source.close()
+    assert len(closed) == 1

@@ -108,6 +108,14 @@ def test_only_the_nearest_steps_are_named():
     assert caught.value.found == "steps 300, 400, 500, 600 (and 6 more)"
 
 
+def test_what_cannot_be_read_is_said_where_a_step_is_missing():
+    with pytest.raises(NoCheckpointError) as caught:
+        find(RUN, 3)
+    assert caught.value.found.endswith(
+        ", and 1 that cannot be read, such as step-3.pt: the file ends too early"
+    )
+
+
 def test_steps_of_any_length_are_numbers_or_names():
     with pytest.raises(NoCheckpointError, match="no checkpoint here is called '999999"):
         find(RUN, "9" * 5000)

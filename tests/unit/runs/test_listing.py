@@ -430,3 +430,21 @@ def test_another_zip_of_another_suffix_is_not_listed(tmp_path):
         raise NotACheckpointError("an archive of NumPy", file=path)
 
     assert list_run(tmp_path, read=read) == []
+
+
+@pytest.mark.parametrize("follows", [True, False])
+@pytest.mark.parametrize("number", [errno.EIO, errno.EACCES])
+def test_what_cannot_be_looked_at_neither_vanishes_nor_hides_the_others(
+    run, monkeypatch, follows, number
+):
+    there = sorted(names(list_run(run)))
+    bad = run / there[0]
+    real = os.stat
+
+    def refuse(path, *, dir_fd=None, follow_symlinks=True):
+        if path == bad and follow_symlinks == follows:
+            raise OSError(number, os.strerror(number))
+        return real(path, dir_fd=dir_fd, follow_symlinks=follow_symlinks)
+
+    monkeypatch.setattr(os, "stat", refuse)
+    assert sorted(names(list_run(run))) == there

@@ -30,6 +30,32 @@ def test_a_pin_is_an_empty_file_beside_the_checkpoint(checkpoint):
     assert [path.name for path in checkpoint.parent.iterdir()] == ["step-00000100.pt"]
 
 
+def test_a_pin_that_was_not_synced_is_synced_by_the_next_try(checkpoint, monkeypatch):
+    """Its maker may have been killed; or the sync failed, and then it is made anew."""
+    pin_of(checkpoint).touch()
+    synced = []
+    monkeypatch.setattr(pins, "fsync_folder", synced.append)
+    pin(checkpoint)
+    assert synced == [checkpoint.parent]
+
+
+def test_a_pin_whose_sync_fails_is_not_there(checkpoint, monkeypatch):
+    def refuse(_folder):
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pins, "fsync_folder", refuse)
+        with pytest.raises(FileError, match="could not be pinned: Input/output error"):
+            pin(checkpoint)
+        assert not is_pinned(checkpoint)
+        pin_of(checkpoint).touch()
+        with pytest.raises(FileError):
+            pin(checkpoint)
+        assert is_pinned(checkpoint)  # it was another's
+    pin(checkpoint)
+    assert is_pinned(checkpoint)
+
+
 @pytest.mark.parametrize("change", [pin, unpin])
 def test_a_pin_is_durable_when_the_call_returns(checkpoint, monkeypatch, change):
     if change is unpin:

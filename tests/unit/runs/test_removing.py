@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
 
-from holdfast.errors import LockedError
-from holdfast.runs import keep, pins
+from holdfast.errors import FileError, LockedError
+from holdfast.runs import keep, pins, removing
 from holdfast.runs.lock import RunLock
 from holdfast.runs.removing import plan_of_run, remove
 
@@ -58,3 +59,19 @@ def test_nothing_to_remove_touches_nothing(run) -> None:
     (run / ".lock").unlink()
     remove(run, plan_of_run(run, keep.latest(9), is_whole=lambda _: True))
     assert not (run / ".lock").exists()
+
+
+def test_what_the_system_refuses_is_a_letter(run, monkeypatch) -> None:
+    def refuse(_paths):
+        raise OSError(errno.EIO, "Input/output error")
+
+    plan = plan_of_run(run, keep.latest(1), is_whole=lambda _: True)
+    monkeypatch.setattr(removing, "trash", refuse)
+    with pytest.raises(FileError) as caught:
+        remove(run, plan)
+    assert caught.value.errno == errno.EIO
+    assert str(caught.value) == (
+        "old checkpoints could not be removed: Input/output error\n"
+        f"  in {run}\n"
+        f"  Check who owns the folder and its permissions: ls -ld {run}"
+    )

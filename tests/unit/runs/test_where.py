@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
 
-from holdfast.errors import NoCheckpointError, UsageError
+from holdfast.errors import FileError, NoCheckpointError, UsageError
 from holdfast.runs.where import Where, parse, resolve
 from holdfast.spec.index import Index
 from holdfast.spec.record import Record
@@ -119,3 +121,16 @@ def test_a_checkpoint_has_no_others_to_choose_from(here, text):
 def test_a_choice_is_written_as_it_is_read():
     assert str(Where(Path("run"), "best:loss")) == "run@best:loss"
     assert str(Where(Path("run"))) == "run"
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EACCES])
+def test_what_cannot_be_looked_at_is_not_said_to_be_missing(here, monkeypatch, number):
+    def refuse(*_args, **_kwargs):
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "stat", refuse)
+        with pytest.raises(FileError) as caught:
+            resolve("run")
+    assert caught.value.errno == number
+    assert os.strerror(number) in str(caught.value)
