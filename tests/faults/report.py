@@ -1,6 +1,6 @@
 """``make faults``: every fault in every case, done to every saver, into docs/reliability.md.
 
-It takes about half an hour on two cores. What it found is kept in build/faults, so that a run that
+It takes about an hour on two cores. What it found is kept in build/faults, so that a run that
 was broken off goes on; ``--anew`` begins again, ``--only-write`` writes what is there.
 """
 
@@ -15,11 +15,13 @@ import platform
 import re
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from xml.etree import ElementTree
 
 import torch
 from tests.faults import rot
@@ -57,6 +59,18 @@ def _code() -> str:
 
 
 COLUMNS = ("killed", "errors", "power cut, ext4", "power cut, xfs", "power cut, btrfs", "rot")
+#: What is no column of the table, as it has no other savers; and in words, what all of it shows.
+_PROMISES = {
+    "killed": "killed at each system call",
+    "errors": "an error of each system call",
+    "power cut, ext4": "power cut, ext4",
+    "power cut, xfs": "power cut, xfs",
+    "power cut, btrfs": "power cut, btrfs",
+    "rot": "bits, cuts and blocks of each format",
+    "disks": "full disks, limits, lost folders and permissions (tests)",
+    "two": "two of everything (tests)",
+    "endurance": "lives of a training that ended at random",
+}
 #: The savers by the names of their files in ``rot``.
 _ROTTING = {
     **{kind: kind.partition(" to ")[0] for kind in rot.FILES},
@@ -83,6 +97,9 @@ def works(share: int = 1) -> Iterator[Work]:
             yield Work("power cut, ext4", saver, command)
     for kind, saver in _ROTTING.items():
         yield Work("rot", saver, ("rot", kind))
+    yield Work("disks", "Run", ("tests", "test_disks.py"))
+    yield Work("two", "Run", ("tests", "test_two_of_everything.py"))
+    yield Work("endurance", "Run", ("soak", str(1200 // share)))
 
 
 def _cuts() -> Iterator[tuple[str, str]]:
@@ -97,26 +114,63 @@ def _cuts() -> Iterator[tuple[str, str]]:
 def outcome(work: Work) -> Outcome:
     """Do it, unless it was done before."""
     if not work.kept.exists():
-        if work.command[0] == "rot":
-            found = rot.rot(work.command[1], headers=None, data=10_000, cuts=1000, swaps=1000)
-            text = json.dumps(found.to_json())
-        else:
-            command = [sys.executable, "-m", "tests.faults.run", *work.command]
-            done = subprocess.run(
-                command,
-                cwd=ROOT,
-                capture_output=True,
-                text=True,
-                timeout=_MOST_SECONDS,
-                check=False,
-            )
-            if done.returncode != 0:
-                raise RuntimeError(f"{' '.join(work.command)}: {done.stderr}")
-            text = done.stdout
-        work.kept.write_text(text)
+        work.kept.write_text(json.dumps(_tried(*work.command).to_json()))
     found = Outcome(**json.loads(work.kept.read_text()))
     print(f"{' '.join(work.command)}: {len(found.wrong)} of {found.happened} wrong", flush=True)
     return found
+
+
+def _tried(kind: str, *options: str) -> Outcome:
+    """Do what a command says, here or in a process of its own."""
+    if kind == "rot":
+        return rot.rot(*options, headers=None, data=10_000, cuts=1000, swaps=1000)
+    if kind == "tests":
+        return _tests(*options)
+    if kind == "soak":
+        account = json.loads(_answer("tests.faults.endurance", *options, "7", may_fail=True))
+        found = Outcome("Run", "endurance", account["lives"], account["lives"])
+        found.wrong = {f"life {n}": [text] for n, text in enumerate(account["wrong"])}
+        return found
+    return Outcome(**json.loads(_answer("tests.faults.run", kind, *options)))
+
+
+def _tests(file: str) -> Outcome:
+    """What came of the tests of a file."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "junit.xml"
+        _answer("pytest", f"tests/faults/{file}", "-q", f"--junitxml={path}", may_fail=True)
+        cases = list(ElementTree.parse(path).iter("testcase"))
+    found = Outcome("Run", file, len(cases))
+    for case in cases:
+        if case.find("skipped") is None:
+            bad = [*case.iter("failure"), *case.iter("error")]
+            found.note(case.get("name", "?"), [one.get("message", "") for one in bad])
+    return found
+
+
+def _answer(module: str, *options: str, may_fail: bool = False) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", module, *options],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=_MOST_SECONDS,
+        check=False,
+    )
+    if done.returncode != 0 and not may_fail:
+        raise RuntimeError(f"{module} {' '.join(options)}: {done.stderr}")
+    return done.stdout
+
+
+def promises(done: Sequence[tuple[Work, Outcome]]) -> str:
+    """Cases and failures of holdfast alone, a row for each thing that was tried."""
+    lines = ["| tried | cases | failed |", "|---|--:|--:|"]
+    for column, words in _PROMISES.items():
+        found = [o for work, o in done if work.column == column and work.saver in OURS]
+        happened, wrong = sum(o.happened for o in found), sum(len(o.wrong) for o in found)
+        if happened:
+            lines.append(f"| {words} | {happened:,} | {wrong:,} |")
+    return "\n".join(lines)
 
 
 def table(done: Sequence[tuple[Work, Outcome]]) -> str:
@@ -160,6 +214,8 @@ def page(done: Sequence[tuple[Work, Outcome]]) -> str:
         (
             f"{cases:,} cases of holdfast, {wrong} of them failed; on {machine} "
             f"{torch.__version__}, {os.cpu_count()} cores.",
+            promises(done),
+            "By saver, and beside them what others do under the same faults:",
             table(done),
             "What failed, one example of each:",
             examples(done),

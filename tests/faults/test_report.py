@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tests.faults import report
 from tests.faults.kills import Outcome
-from tests.faults.report import COLUMNS, Work, examples, page, table, works
+from tests.faults.report import COLUMNS, Work, examples, page, promises, table, works
 from tests.faults.savers import OURS, SAVERS
 
 
@@ -65,3 +65,19 @@ def test_every_saver_of_ours_goes_through_every_kind_of_fault(saver: str) -> Non
 
 def test_there_is_something_to_compare_with() -> None:
     assert len(set(SAVERS) - set(OURS)) >= 4
+
+
+def test_what_holdfast_promises_is_counted_by_what_was_tried() -> None:
+    others = [done("Run", "disks", 8, 0), done("Run", "endurance", 300, 1)]
+    assert promises([*DONE, *others]).splitlines() == [
+        "| tried | cases | failed |",
+        "|---|--:|--:|",
+        "| killed at each system call | 1,234 | 0 |",
+        "| full disks, limits, lost folders and permissions (tests) | 8 | 0 |",
+        "| lives of a training that ended at random | 300 | 1 |",
+    ]
+
+
+def test_every_promise_is_tried() -> None:
+    tried = {work.column for work in works() if work.saver in OURS}
+    assert {"killed", "errors", "rot", "disks", "two", "endurance"} <= tried
