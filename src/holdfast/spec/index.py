@@ -285,7 +285,8 @@ class Index:
     pickle, the record), so that verifying leaves nothing out. ``file_nbytes`` is the file's size.
     ``symbols`` are all globals outside the closed table that the pickle names, also those of which
     nothing is left in the tree. ``metadata`` is text that the container carries beside the tree
-    (safetensors' ``__metadata__``, a program's extra files); ``programs`` names what in it is code.
+    (safetensors' ``__metadata__``, a program's extra files); ``programs`` names what in it is code,
+    and ``program`` says of a program what it takes, gives and calls.
     """
 
     file: str
@@ -300,3 +301,4 @@ class Index:
     symbols: tuple[str, ...] = ()
     metadata: Mapping[str, str] = field(default_factory=dict)
     programs: tuple[str, ...] = ()
+    program: ProgramInfo | None = None
