@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from holdfast.spec.dtypes import DType
 
 if TYPE_CHECKING:
+    from holdfast.spec.program import ProgramInfo
     from holdfast.spec.record import Record
 
 
