@@ -11,6 +11,7 @@ import typing as _typing
 if _typing.TYPE_CHECKING:
     from holdfast import errors
     from holdfast.checkpoint import Checkpoint
+    from holdfast.exporting import export, load_program
     from holdfast.looking import convert, open, scan, verify
     from holdfast.run import Run
     from holdfast.runs import keep
@@ -26,10 +27,12 @@ _HOMES: dict[str, tuple[str, str | None]] = {
     "convert": ("holdfast.looking", "convert"),
     "describe": ("holdfast.training", "describe"),
     "errors": ("holdfast.errors", None),
+    "export": ("holdfast.exporting", "export"),
     "every": ("holdfast.runs.every", "every"),
     "keep": ("holdfast.runs.keep", None),
     "load": ("holdfast.training", "load"),
     "load_model": ("holdfast.training", "load_model"),
+    "load_program": ("holdfast.exporting", "load_program"),
     "load_state": ("holdfast.training", "load_state"),
     "open": ("holdfast.looking", "open"),
     "save": ("holdfast.training", "save"),
@@ -46,9 +49,11 @@ __all__ = [
     "describe",
     "errors",
     "every",
+    "export",
     "keep",
     "load",
     "load_model",
+    "load_program",
     "load_state",
     "open",
     "save",

@@ -20,6 +20,7 @@ Each is a short letter: what happened, where, what was wanted and what was found
     │   └── MissingPartError   the checkpoint does not hold the part asked for
     ├── NoCheckpointError      nothing there to resume from
     ├── MissingExtraError      a package that is not installed
+    ├── ExportError            a model that cannot become a program, or whose program differs
     ├── SaveFailedError        a save begun earlier has failed
     └── RestoreInterrupted     the disk failed in the last phase of a restore
 """
@@ -164,6 +165,10 @@ class MissingExtraError(HoldfastError, ImportError):
     """Something needs a package that is not installed; the message says how to install it."""
 
     __str__ = HoldfastError.__str__
+
+
+class ExportError(HoldfastError):
+    """A model cannot become a program of that kind, or the program computes something else."""
 
 
 class SaveFailedError(HoldfastError):

@@ -1,0 +1,245 @@
+"""A model becomes a program, and a program is loaded: short stories of calls to ``programs``."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime, timezone
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from holdfast.errors import FormatError, UsageError
+from holdfast.formats import read_index
+from holdfast.io.source import open_source
+from holdfast.programs import modes, trusting
+from holdfast.programs.describing import input_ports, output_ports
+from holdfast.programs.inputs import Inputs, as_inputs
+from holdfast.programs.making import Wish, commit_all, compared, make, scratch
+from holdfast.programs.program import ExportedProgram, OnnxProgram, Program, TorchScriptProgram
+from holdfast.programs.report import ExportReport
+from holdfast.programs.sizes import as_dims, cases, widened
+from holdfast.restoring import load_parts
+from holdfast.runs import where
+from holdfast.spec import program as records
+from holdfast.spec.program import Port, ProgramRecord
+from holdfast.state.match import Options
+from holdfast.state.parts import as_parts
+
+#: The suffix or the name of each format.
+_FORMATS = {
+    "torchscript": ("ts", "torchscript"),
+    "torch.export": ("pt2", "torch.export"),
+    "onnx": ("onnx",),
+}
+
+
+def export(
+    model: nn.Module,
+    example_inputs: Any,
+    path: str | os.PathLike[str],
+    *,
+    format: str | None = None,
+    dynamic: Any = "batch",
+    opset: int | None = None,
+    method: Any = "script",
+    freeze: bool = False,
+    check: bool = True,
+    checkpoint: str | os.PathLike[str] | None = None,
+    trust: Any = (),
+    train: bool = False,
+    input_names: Sequence[str] | None = None,
+    output_names: Sequence[str] | None = None,
+) -> ExportReport:
+    """Write a model with its computation: TorchScript (.ts), torch.export (.pt2) or ONNX (.onnx).
+
+    The program is run in its own runtime and compared with the model, on the example and on other
+    values and sizes, before the file gets its name. The modes of the model and its submodules are
+    put back, nothing is moved.
+
+    Args:
+        model: the model, on the device of the example.
+        example_inputs: a tensor, a tuple of them, or a dict of them by the parameters of forward.
+        path: the file; its suffix says the format (.ts, .torchscript, .pt2, .onnx).
+        format: ``torchscript``, ``pt2`` or ``onnx``, where the suffix does not say.
+        dynamic: which dimensions may have any size: ``"batch"``, the first of each input; names by
+            input and dimension, ``{"x": {0: "batch", 2: "length"}}``; None for none.
+        opset: of ONNX, that operator set or an error; None takes torch's default.
+        method: of TorchScript: ``"script"``, ``"trace"``, or a script in which some submodules are
+            traced: ``{"backbone": "trace"}``.
+        freeze: of TorchScript: make the weights constants of the code.
+        check: False writes it without comparing.
+        checkpoint: weights to load into the model first, by any path that ``load_model`` takes.
+        trust: classes that the checkpoint may build.
+        train: of TorchScript: keep training mode where the model is in it.
+        input_names: what the inputs are called from outside; by default as in ``forward``.
+        output_names: what the outputs are called.
+
+    Raises:
+        ExportError: the model cannot become such a program, or the program computes something else.
+        UsageError: an option or an input that does not fit.
+        MismatchError, FormatError: the checkpoint does not fit, or cannot be read.
+        MissingExtraError: ONNX needs packages that are not installed.
+        FileError: the file cannot be written; what was there before is untouched.
+    """
+    if not isinstance(model, nn.Module):
+        raise UsageError(
+            "export() takes a model",
+            wanted="an instance of torch.nn.Module",
+            found=f"{type(model).__module__}.{type(model).__qualname__}",
+        )
+    kind = _kind_of(path, format)
+    _check_options(kind, opset=opset, method=method, freeze=freeze, train=train)
+    inputs = as_inputs(model, example_inputs, input_names)
+    dims = as_dims(dynamic, inputs)
+    wish = Wish(kind, model, widened(inputs, dims), dims, opset, method, freeze)
+    target = Path(os.path.realpath(path))
+    parent = {} if checkpoint is None else _loaded(checkpoint, model, trust)
+    call = partial(_call, model)
+    with modes.exported(model, train=train), scratch(target) as folder:
+        outputs, structure = output_ports(call, wish.inputs, dims, output_names)
+        record = _record(wish, input_ports(inputs, dims), outputs, structure, parent)
+        made = make(wish, record, folder, target.name)
+        checked = compared(made, wish, call, cases(inputs, dims), record) if check else None
+        files = commit_all(made, target, kind)
+    trusting.note_ours(target)
+    return ExportReport(
+        path=os.fspath(path),
+        format=kind,
+        method=made.method,
+        nbytes=sum(file.stat().st_size for file in files),
+        inputs=record.inputs,
+        outputs=record.outputs,
+        record=replace(record, method=made.method),
+        opset=made.opset,
+        checked=checked,
+        files=tuple(map(str, files)),
+        notes=(*made.notes, *made.warnings),
+    )
+
+
+def load_program(
+    path: str | os.PathLike[str],
+    *,
+    device: Any = "cpu",
+    providers: Sequence[str] | None = None,
+    trust: Any = (),
+) -> Program:
+    """Load a program: TorchScript, torch.export or ONNX, found by the file's bytes.
+
+    TorchScript and torch.export files are code: they are loaded with ``trust=True``, or when this
+    process exported them. ``providers`` are ONNX Runtime's; by default those of the device.
+
+    Raises:
+        UntrustedError: it would run code of a file that this process did not export.
+        FormatError: the file is no program, or is damaged.
+        MissingExtraError: ONNX needs onnxruntime, which is not installed.
+    """
+    with open_source(path) as source:
+        index = read_index(source)
+    record = _record_of(index)
+    place = Path(os.path.realpath(path))
+    if index.format == "onnx":
+        return OnnxProgram(place, str(device), providers, record)
+    kinds = {"torchscript": TorchScriptProgram, "exported": ExportedProgram}
+    if index.format not in kinds:
+        raise FormatError(
+            "this file is no program",
+            file=path,
+            wanted="TorchScript, torch.export (.pt2) or ONNX",
+            found=index.format,
+            cure="It holds weights alone: holdfast.load_model(path, model).",
+        )
+    if providers is not None:
+        raise UsageError("providers are ONNX Runtime's, and this is no ONNX file", file=path)
+    trusting.check(place, trust, "this file")
+    try:
+        return kinds[index.format](place, torch.device(device), record)
+    except RuntimeError as error:  # of torch's loaders
+        lines = [line for line in str(error).splitlines() if line.strip()]
+        raise FormatError(
+            "torch cannot load this program",
+            file=path,
+            found=lines[0][:300] if lines else type(error).__name__,
+            cure="Made by another version of torch? Export it anew.",
+        ) from error
+
+
+def _record_of(index: Any) -> ProgramRecord | None:
+    text = index.metadata.get(records.PROPERTY if index.format == "onnx" else records.EXTRA_FILE)
+    if index.program is not None and index.program.record is not None:
+        found: ProgramRecord = index.program.record
+        return found
+    return None if text is None else records.decode(text, file=index.file)
+
+
+def _kind_of(path: str | os.PathLike[str], format: str | None) -> str:
+    asked = Path(path).suffix.lstrip(".").lower() if format is None else format
+    for kind, names in _FORMATS.items():
+        if asked in names:
+            return kind
+    raise UsageError(
+        "what kind of program to write is not known",
+        wanted='a suffix .ts, .torchscript, .pt2 or .onnx, or format="torchscript", "pt2", "onnx"',
+        found=os.fspath(path) if format is None else repr(format),
+    )
+
+
+def _check_options(kind: str, *, opset: Any, method: Any, freeze: bool, train: bool) -> None:
+    if freeze and train:
+        raise UsageError("a frozen program cannot be trained: leave out train=, or freeze=")
+    misplaced = {
+        "opset=": opset is not None and kind != "onnx",
+        "method=": method != "script" and kind != "torchscript",
+        "freeze=": freeze and kind != "torchscript",
+        "train=": train and kind != "torchscript",
+    }
+    for option, is_given in misplaced.items():
+        if is_given:
+            place = "ONNX" if option == "opset=" else "TorchScript"
+            raise UsageError(f"{option} is for {place}", found=f"a {kind} file")
+
+
+def _loaded(checkpoint: str | os.PathLike[str], model: nn.Module, trust: Any) -> dict[str, Any]:
+    """Load the weights; what to record of where they came from."""
+    place = where.resolve(checkpoint)
+    live = as_parts({"model": model})
+    report = load_parts(place, live, Options(), rng=False, trust=trust)
+    return {"id": report.id, "step": report.step, "file": os.fspath(checkpoint)}
+
+
+def _record(
+    wish: Wish, inputs: tuple[Port, ...], outputs: tuple[Port, ...], structure: Any, parent: Any
+) -> ProgramRecord:
+    return ProgramRecord(
+        method=wish.kind,
+        inputs=inputs,
+        outputs=outputs,
+        keywords=wish.inputs.keywords,
+        structure=structure,
+        is_training=wish.model.training,
+        source=_class_of(wish.model),
+        parent=parent,
+        time=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        versions={"python": platform.python_version(), "torch": torch.__version__},
+    )
+
+
+def _class_of(model: nn.Module) -> str:
+    kind = type(model)
+    if isinstance(model, torch.jit.ScriptModule):
+        return str(model.original_name)
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _call(model: nn.Module, inputs: Inputs) -> Any:
+    torch.manual_seed(0)  # for what is random in training mode; the caller's state comes back
+    return model(*inputs.args, **inputs.kwargs)
+
+
+__all__ = ["ExportReport", "Program", "export", "load_program"]

@@ -1,0 +1,1 @@
+"""Models with their computation, runnable without their class: TorchScript, torch.export, ONNX."""

@@ -1,0 +1,195 @@
+"""Make a program in a scratch folder, compare it with the model, and commit its files."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from holdfast.errors import ExportError
+from holdfast.io import locks, temps
+from holdfast.io.commit import commit, explain
+from holdfast.io.folders import make_folders
+from holdfast.io.sink import Sink
+from holdfast.programs import onnx_file, torch_export, torchscript
+from holdfast.programs.check import Checked, compare
+from holdfast.programs.inputs import Inputs
+from holdfast.programs.program import ExportedProgram, OnnxProgram, Program, TorchScriptProgram
+from holdfast.programs.sizes import Case, Dims
+from holdfast.spec import program as records
+from holdfast.spec.program import ProgramRecord
+
+_COPIED_NBYTES = 8 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What is to be made: the model on an example, and the options of its format."""
+
+    kind: str
+    model: nn.Module
+    inputs: Inputs
+    dims: Dims
+    opset: int | None
+    method: Any
+    freeze: bool
+
+
+@dataclass(slots=True)
+class Made:
+    """A program in a scratch folder: the files to commit, the program itself last.
+
+    ``warnings`` are a tracer's: the program may hold one branch of several.
+    """
+
+    files: list[Path]
+    method: str
+    opset: int | None = None
+    notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
+@contextlib.contextmanager
+def scratch(target: Path) -> Iterator[Path]:
+    """A folder beside the target, gone at the end; of one that dies, at the next export.
+
+    Raises:
+        FileError: it cannot be made.
+    """
+    try:
+        make_folders(target.parent)
+        temps.sweep(target)
+        folder, lock = temps.create_folder(target)
+    except OSError as error:
+        raise explain(error, target) from error
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        if lock is not None:
+            locks.close(lock)
+
+
+def make(wish: Wish, record: ProgramRecord, folder: Path, name: str) -> Made:
+    """Write the program into a folder; ``name`` is the one it is to have in the end.
+
+    Raises:
+        ExportError: the model cannot become such a program.
+        MissingExtraError: ONNX needs packages that are not installed.
+    """
+    makers = {"torchscript": _script, "torch.export": _graph, "onnx": _onnx}
+    return makers[wish.kind](wish, record, folder, name)
+
+
+def _script(wish: Wish, record: ProgramRecord, folder: Path, _name: str) -> Made:
+    kind, parts = torchscript.checked_method(wish.method, wish.model)
+    made, found = torchscript.make(wish.model, wish.inputs, wish.method, freeze=wish.freeze)
+    how = kind + (f" ({', '.join(parts)} traced)" if parts else "")
+    how += ", frozen" if wish.freeze else ""
+    file = folder / "program"
+    torchscript.save(made, file, records.encode(replace(record, method=how)))
+    return Made([file], how, warnings=found)
+
+
+def _graph(wish: Wish, record: ProgramRecord, folder: Path, _name: str) -> Made:
+    file = folder / "program.pt2"
+    made = torch_export.make(wish.model, wish.inputs, wish.dims)
+    torch_export.save(made, file, records.encode(record))
+    return Made([file], record.method)
+
+
+def _onnx(wish: Wish, record: ProgramRecord, folder: Path, name: str) -> Made:
+    names = tuple(port.name for port in record.outputs)
+    made = onnx_file.make(
+        wish.model, wish.inputs, wish.dims, folder, opset=wish.opset, outputs=names
+    )
+    text = records.encode(replace(record, method=made.exporter))
+    data = f"{name}.{secrets.token_hex(4)}.data"  # of its own: an older program keeps its weights
+    files = onnx_file.finish(made, text, data)
+    return Made(files, made.exporter, made.opset, made.notes, made.warnings)
+
+
+def compared(
+    made: Made, wish: Wish, call: Callable[[Inputs], Any], tried: Iterable[Case], record: Any
+) -> Checked:
+    """Run the file in its own runtime beside the model.
+
+    Raises:
+        ExportError: it computes something else, or a trace may have missed a branch.
+    """
+    cure = "Mend the model, or write it with check=False knowing what it does."
+    if "trac" in made.method:
+        cure = (
+            'A trace keeps one branch of control flow and the sizes it saw: method="script" '
+            "(a .ts file) keeps them all."
+        )
+    if made.warnings:
+        raise ExportError(
+            "this trace holds one branch of code that depends on values: the others are lost",
+            found="; ".join(made.warnings)[:400],
+            cure=cure,
+        )
+    program = _loaded(made.files[-1], wish.kind, record)
+
+    def run(inputs: Inputs) -> Any:
+        torch.manual_seed(0)  # as the model's call begins, for what is random in training mode
+        return program.run(inputs.tensors)
+
+    return compare(call, run, tried, [port.name for port in record.outputs], cure=cure)
+
+
+def _loaded(file: Path, kind: str, record: ProgramRecord) -> Program:
+    device = torch.device("cpu")
+    if kind == "onnx":
+        return OnnxProgram(file, "cpu", None, record)
+    return {"torchscript": TorchScriptProgram, "torch.export": ExportedProgram}[kind](
+        file, device, record
+    )
+
+
+def commit_all(made: Made, target: Path, kind: str) -> tuple[Path, ...]:
+    """Give the files their names, the program last; what an older one lay in goes then.
+
+    Raises:
+        FileError: the file system said no; what was there before is untouched.
+    """
+    old = _old_data(target) if kind == "onnx" else set()
+    done: list[Path] = []
+    try:
+        for file in made.files:
+            place = target if file is made.files[-1] else target.parent / file.name
+            commit(place, file.stat().st_size, partial(_copy, file))
+            done.append(place)
+    except BaseException:
+        for place in done:  # weights without their program; the program comes last
+            place.unlink(missing_ok=True)
+        raise
+    for name in old - {place.name for place in done}:
+        (target.parent / name).unlink(missing_ok=True)
+    return tuple(done)
+
+
+def _old_data(target: Path) -> set[str]:
+    """The files that an ONNX model of ours has its weights in, if one is there already."""
+    if not target.is_file():
+        return set()
+    try:
+        found = onnx_file.data_beside(target)
+    except Exception:
+        return set()
+    return {name for name in found if name.startswith(f"{target.name}.") and name.endswith(".data")}
+
+
+def _copy(file: Path, sink: Sink) -> None:
+    with file.open("rb") as opened:
+        while data := opened.read(_COPIED_NBYTES):
+            sink(data)
+    sink.end()

@@ -1,0 +1,264 @@
+"""ONNX: torch's exporter on top of torch.export, and its older one, on top of tracing.
+
+The first knows operator sets from 18 on. Asked for an older one it converts what it made, and where
+that fails it quietly writes the newer one; so what is written is looked at, and the older exporter
+is tried, which writes the set it is asked for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from holdfast.errors import ExportError, MissingExtraError, UsageError
+from holdfast.programs import torch_export
+from holdfast.programs.inputs import Inputs
+from holdfast.programs.modes import without_deprecations
+from holdfast.programs.sizes import Dims
+from holdfast.programs.tracing import traced
+from holdfast.spec.program import PROPERTY
+
+#: The operator sets that each of torch's two exporters writes.
+OLDEST, NEWEST_OLD, OLDEST_NEW = 7, 20, 18
+
+#: A protobuf has less than 2 GiB; weights beyond this lie in a file beside it.
+ONE_FILE_NBYTES = 1 << 31
+_MARGIN = 1 << 24
+
+
+@dataclass(slots=True)
+class Made:
+    """An ONNX model in a scratch folder, and how it was made."""
+
+    path: Path
+    exporter: str
+    opset: int
+    notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)  # of a trace that may miss branches
+
+
+def need_onnx() -> Any:
+    """The onnx package.
+
+    Raises:
+        MissingExtraError: it, or what torch's exporter needs, is not installed.
+    """
+    try:
+        import onnx
+        import onnxscript  # noqa: F401 (torch's exporter needs it)
+    except ModuleNotFoundError as error:
+        raise missing_extra(error.name or "onnx") from error
+    return onnx
+
+
+def missing_extra(package: str) -> MissingExtraError:
+    """The letter for a package of the extra that is not installed."""
+    return MissingExtraError(
+        f"ONNX needs {package}, which is not installed", cure='pip install "holdfast[onnx]"'
+    )
+
+
+def make(
+    model: nn.Module,
+    inputs: Inputs,
+    dims: Dims,
+    folder: Path,
+    *,
+    opset: int | None,
+    outputs: tuple[str, ...],
+) -> Made:
+    """Write the model into a folder, with the operator set asked for or not at all.
+
+    Raises:
+        ExportError: an operator that the set lacks, a dimension that is fixed, control flow.
+        UsageError: there is no such operator set.
+        MissingExtraError: onnx or onnxscript is not installed.
+    """
+    need_onnx()
+    if opset is not None and (isinstance(opset, bool) or opset < OLDEST):
+        raise UsageError(
+            "this is no operator set of ONNX that can be written",
+            wanted=f"{OLDEST} or above, or None",
+            found=repr(opset),
+        )
+    if isinstance(model, torch.jit.ScriptModule) or (opset is not None and opset < OLDEST_NEW):
+        return _older(model, inputs, dims, folder, opset, outputs)
+    graph = torch_export.make(model, inputs, dims)
+    try:
+        return _newer(graph, inputs, folder, opset, outputs)
+    except ExportError as error:
+        if opset is not None and opset > NEWEST_OLD:
+            raise
+        made = _older(model, inputs, dims, folder, opset, outputs)
+        made.notes.append(
+            f"made by torch's older exporter, as its default one failed: "
+            f"{error.found or error.what}"
+        )
+        return made
+
+
+def _newer(
+    graph: Any, inputs: Inputs, folder: Path, opset: int | None, outputs: tuple[str, ...]
+) -> Made:
+    path = folder / "model.onnx"
+    try:
+        with _quietly():
+            program = torch.onnx.export(
+                graph,
+                input_names=list(inputs.names),
+                output_names=list(outputs),
+                opset_version=opset,
+                dynamo=True,
+                verbose=False,
+            )
+            assert program is not None
+            program.save(str(path))
+    except Exception as error:  # the exporter wraps what many packages raise
+        raise _letter(error, opset) from error
+    made = Made(path, "torch.onnx (torch.export)", _opset(path))
+    if opset is not None and made.opset != opset:
+        raise ExportError(
+            "the default exporter wrote another operator set than was asked for",
+            wanted=f"opset {opset}",
+            found=f"opset {made.opset}",
+        )
+    return made
+
+
+def _older(
+    model: nn.Module,
+    inputs: Inputs,
+    dims: Dims,
+    folder: Path,
+    opset: int | None,
+    outputs: tuple[str, ...],
+) -> Made:
+    path = folder / "model.onnx"
+    # By name: an axis of None would be named by torch.
+    axes = {name: dict(named) for name, named in dims.items() if named}
+    arguments = (*inputs.args, inputs.kwargs) if inputs.kwargs else inputs.args
+    try:
+        with _quietly(), traced() as found, warnings.catch_warnings():
+            warnings.filterwarnings(
+                "ignore", category=UserWarning, message="Exporting a model to ONNX"
+            )
+            torch.onnx.export(
+                model,
+                arguments,
+                str(path),
+                input_names=list(inputs.names),
+                output_names=list(outputs),
+                dynamic_axes=axes,
+                opset_version=opset,
+                dynamo=False,
+            )
+    except Exception as error:  # of torch, or of the model
+        raise _letter(error, opset) from error
+    made = Made(path, "torch.onnx (tracing)", _opset(path), warnings=found.warnings)
+    if opset is not None and made.opset != opset:
+        raise ExportError(
+            "torch wrote another operator set than was asked for",
+            wanted=f"opset {opset}",
+            found=f"opset {made.opset}",
+            cure=f"Ask for that one: opset={made.opset}.",
+        )
+    return made
+
+
+@contextlib.contextmanager
+def _quietly() -> Any:
+    """Both exporters print what they raise, and more."""
+    with (
+        without_deprecations(),
+        torch_export.quiet(),
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(io.StringIO()),
+    ):
+        yield
+
+
+def _opset(path: Path) -> int:
+    import onnx
+
+    model = onnx.load(str(path), load_external_data=False)
+    found = [each.version for each in model.opset_import if each.domain in ("", "ai.onnx")]
+    return int(found[0]) if found else 0
+
+
+def _letter(error: Exception, opset: int | None) -> ExportError:
+    text = "\n".join(_chain(error))
+    operator = re.search(r"operator '([\w:.]+)'", text) or re.search(
+        r"No ONNX function found for <OpOverload\(op='([\w:.]+)'", text
+    )
+    asked = "" if opset is None else f" of opset {opset}"
+    if operator is None:
+        lines = [line for line in str(error).splitlines() if line.strip()]
+        return ExportError(
+            "this model cannot be written as ONNX",
+            found=f"{type(error).__name__}: {lines[0] if lines else ''}"[:300],
+            cure="A .pt2 file takes more of torch than ONNX does.",
+        )
+    since = re.search(r"added in version (\d+)", text)
+    return ExportError(
+        f"an operator of this model has no counterpart in ONNX{asked}",
+        member=operator[1],
+        cure=f"It is there from opset {since[1]} on: opset={since[1]}."
+        if since
+        else "Try a newer opset=, write that layer with other operators, or use a .pt2 file.",
+    )
+
+
+def _chain(error: BaseException | None) -> Any:
+    while error is not None:
+        yield str(error)
+        error = error.__cause__ or error.__context__
+
+
+def finish(made: Made, record: str, data_name: str) -> list[Path]:
+    """Put the record into the file; the files to commit, weights beside it first.
+
+    Where all do not fit into one file below 2 GB, the weights go to ``data_name`` beside it.
+    """
+    import onnx
+
+    model = onnx.load(str(made.path))
+    entry = model.metadata_props.add()
+    entry.key, entry.value = PROPERTY, record
+    nbytes = sum(len(each.raw_data) for each in model.graph.initializer)
+    for path in made.path.parent.iterdir():
+        if path.is_file():
+            path.unlink()
+    if nbytes + _MARGIN < ONE_FILE_NBYTES:
+        onnx.save(model, str(made.path))
+        return [made.path]
+    onnx.save(
+        model,
+        str(made.path),
+        save_as_external_data=True,
+        all_tensors_to_one_file=True,
+        location=data_name,
+        size_threshold=1024,
+    )
+    return [made.path.parent / data_name, made.path]
+
+
+def data_beside(path: Path) -> set[str]:
+    """The names of files beside an ONNX model that its weights lie in, as its own bytes say."""
+    import onnx
+
+    model = onnx.load(str(path), load_external_data=False)
+    found = {
+        entry.value
+        for tensor in model.graph.initializer
+        for entry in tensor.external_data
+        if entry.key == "location"
+    }
+    return {name for name in found if Path(name).name == name}

@@ -1,0 +1,200 @@
+"""TorchScript: a model scripted (its code compiled), traced (one call recorded), or both.
+
+torch says that TorchScript goes away in favour of torch.export; until then it is what runs without
+Python, keeps data-dependent control flow, and can be trained further.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from holdfast.errors import ExportError, UsageError
+from holdfast.programs.inputs import Inputs
+from holdfast.programs.modes import without_deprecations
+from holdfast.programs.tracing import Traced, traced
+from holdfast.spec.program import EXTRA_FILE
+
+METHODS = ("script", "trace")
+
+
+def checked_method(method: Any, model: nn.Module) -> tuple[str, dict[str, str]]:
+    """The method for the whole, and the submodules that are traced within a script, by name.
+
+    Raises:
+        UsageError: there is no such method, or no such submodule.
+    """
+    if isinstance(method, str) and method in METHODS:
+        return method, {}
+    known = dict(model.named_modules())
+    if isinstance(method, Mapping) and all(how == "trace" for how in method.values()):
+        missing = [name for name in method if not name or name not in known]
+        if method and not missing:
+            return "script", dict(method)
+        wanted = f"names of submodules, such as {', '.join(list(known)[1:4]) or '(it has none)'}"
+    else:
+        wanted = '"script", "trace", or a script with traced submodules: {"backbone": "trace"}'
+    raise UsageError("this is no method to export by", wanted=wanted, found=repr(method)[:200])
+
+
+def make(
+    model: nn.Module, inputs: Inputs, method: Any, *, freeze: bool
+) -> tuple[torch.jit.ScriptModule, list[str]]:
+    """The TorchScript module of a model, and warnings that its trace may miss branches.
+
+    Raises:
+        ExportError: it cannot be scripted, traced or frozen.
+    """
+    kind, parts = checked_method(method, model)
+    with without_deprecations(), traced() as found:
+        if kind == "trace":
+            made = _traced(model, inputs, "")
+        else:
+            with _with_traced(model, inputs, parts):
+                made = _scripted(model)
+        if freeze:
+            made = _frozen(made)
+    return made, found.warnings
+
+
+def _traced(model: nn.Module, inputs: Inputs, name: str) -> Any:
+    try:
+        if inputs.keywords:
+            names = dict(zip(inputs.names, inputs.tensors, strict=True))
+            return torch.jit.trace(
+                model, example_kwarg_inputs=names, strict=False, check_trace=False
+            )
+        return torch.jit.trace(model, inputs.args, strict=False, check_trace=False)
+    except Exception as error:  # a tracer raises whatever the model and torch raise
+        raise ExportError(
+            "this model cannot be traced",
+            member=name or None,
+            found=_first_line(error),
+            cure='Try method="script", or a .pt2 file.',
+        ) from error
+
+
+def _scripted(model: nn.Module) -> Any:
+    if isinstance(model, torch.jit.ScriptModule):
+        return model
+    try:
+        return torch.jit.script(model)
+    except Exception as error:  # the compiler raises errors of many classes
+        layer = _culprit(model)
+        named = f'{{"{layer}": "trace"}}' if layer else '"trace"'
+        raise ExportError(
+            "this model cannot be scripted: TorchScript does not take all of Python",
+            member=layer or f"{type(model).__name__}.forward",
+            found=_reason(error),
+            cure=f"Change that code, or trace it where it has no control flow: method={named}. "
+            "A .pt2 file (torch.export) takes more of Python.",
+        ) from error
+
+
+def _culprit(model: nn.Module) -> str | None:
+    """The innermost submodule that cannot be scripted; "" for the model itself."""
+    for name, module in sorted(model.named_modules(), key=lambda pair: -pair[0].count(".")):
+        if not name:
+            continue
+        try:
+            torch.jit.script(module)
+        except Exception:
+            return str(name)
+    return None
+
+
+def _reason(error: Exception) -> str:
+    """What the compiler says, with the line of code it points at."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    pointed = [place for place, line in enumerate(lines) if "<--- HERE" in line]
+    code = lines[pointed[0] - 1].strip() if pointed and pointed[0] else ""
+    where = next((line.strip() for line in lines if line.strip().startswith("File ")), "")
+    said = lines[0].strip() if lines else type(error).__name__
+    parts = [said, f"in: {code}" if code and code not in said else "", where.rstrip(":")]
+    return "; ".join(part for part in parts if part)[:400]
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0].strip() if lines else ''}"[:300]
+
+
+@contextmanager
+def _with_traced(model: nn.Module, inputs: Inputs, parts: Mapping[str, str]) -> Iterator[None]:
+    """The model with traces in the places of some submodules, until the end of the block."""
+    if not parts:
+        yield
+        return
+    calls = _calls(model, inputs, parts)
+    before = {name: model.get_submodule(name) for name in parts}
+    try:
+        for name, module in before.items():
+            _put(model, name, _traced(module, calls[name], name))
+        yield
+    finally:
+        for name, module in before.items():
+            _put(model, name, module)
+
+
+def _calls(model: nn.Module, inputs: Inputs, parts: Mapping[str, str]) -> dict[str, Inputs]:
+    """What those submodules are called with when the model is."""
+    found: dict[str, Inputs] = {}
+
+    def hook(name: str) -> Any:
+        def note(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            names = tuple(f"input_{place}" for place in range(len(args))) + tuple(kwargs)
+            found.setdefault(name, Inputs(names, (*args, *kwargs.values()), tuple(kwargs)))
+
+        return note
+
+    handles = [
+        model.get_submodule(name).register_forward_pre_hook(hook(name), with_kwargs=True)
+        for name in parts
+    ]
+    try:
+        model(*inputs.args, **inputs.kwargs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    for name in parts:
+        if name not in found:
+            raise ExportError(
+                "a submodule that is to be traced is not called by the model", member=name
+            )
+    return found
+
+
+def _put(model: nn.Module, name: str, module: nn.Module) -> None:
+    owner, _, last = name.rpartition(".")
+    setattr(model.get_submodule(owner), last, module)
+
+
+def _frozen(made: torch.jit.ScriptModule) -> Any:
+    if made.training:
+        raise UsageError(
+            "a frozen program cannot be trained: its weights are constants",
+            cure="Leave out train=True, or freeze=True.",
+        )
+    return torch.jit.freeze(made)
+
+
+def save(made: torch.jit.ScriptModule, path: Path, record: str) -> None:
+    """Write it, with the record as an extra file."""
+    with without_deprecations():
+        torch.jit.save(made, str(path), _extra_files={EXTRA_FILE: record.encode()})
+
+
+def load(path: Path, device: Any) -> torch.jit.ScriptModule:
+    """Load it onto a device; this runs code that is in the file."""
+    with without_deprecations(), warnings.catch_warnings():
+        made: torch.jit.ScriptModule = torch.jit.load(str(path), map_location=device)
+    return made
+
+
+__all__ = ["METHODS", "Traced", "checked_method", "load", "make", "save"]
