@@ -119,7 +119,7 @@ def export(
         opset=made.opset,
         checked=checked,
         files=tuple(map(str, files)),
-        notes=(*made.notes, *made.warnings),
+        notes=(*made.lost, *made.notes),
     )
 
 

@@ -47,14 +47,14 @@ class Wish:
 class Made:
     """A program in a scratch folder: the files to commit, the program itself last.
 
-    ``warnings`` are a tracer's: the program may hold one branch of several.
+    ``lost`` are branches in the model's code of which a trace keeps one.
     """
 
     files: list[Path]
     method: str
     opset: int | None = None
     notes: list[str] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
+    lost: list[str] = field(default_factory=list)
 
 
 @contextlib.contextmanager
@@ -96,14 +96,14 @@ def _script(wish: Wish, record: ProgramRecord, folder: Path, _name: str) -> Made
     how += ", frozen" if wish.freeze else ""
     file = folder / "program"
     torchscript.save(made, file, records.encode(replace(record, method=how)))
-    return Made([file], how, warnings=found)
+    return Made([file], how, None, found.notes, found.lost)
 
 
 def _graph(wish: Wish, record: ProgramRecord, folder: Path, _name: str) -> Made:
     file = folder / "program.pt2"
-    made = torch_export.make(wish.model, wish.inputs, wish.dims)
+    made, found = torch_export.make(wish.model, wish.inputs, wish.dims)
     torch_export.save(made, file, records.encode(record))
-    return Made([file], record.method)
+    return Made([file], record.method, None, found.notes)
 
 
 def _onnx(wish: Wish, record: ProgramRecord, folder: Path, name: str) -> Made:
@@ -114,7 +114,7 @@ def _onnx(wish: Wish, record: ProgramRecord, folder: Path, name: str) -> Made:
     text = records.encode(replace(record, method=made.exporter))
     data = f"{name}.{secrets.token_hex(4)}.data"  # of its own: an older program keeps its weights
     files = onnx_file.finish(made, text, data)
-    return Made(files, made.exporter, made.opset, made.notes, made.warnings)
+    return Made(files, made.exporter, made.opset, made.notes, made.lost)
 
 
 def compared(
@@ -131,10 +131,10 @@ def compared(
             'A trace keeps one branch of control flow and the sizes it saw: method="script" '
             "(a .ts file) keeps them all."
         )
-    if made.warnings:
+    if made.lost:
         raise ExportError(
             "this trace holds one branch of code that depends on values: the others are lost",
-            found="; ".join(made.warnings)[:400],
+            found="; ".join(made.lost)[:400],
             cure=cure,
         )
     program = _loaded(made.files[-1], wish.kind, record)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import io
 import re
-import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,8 @@ from torch import nn
 from holdfast.errors import ExportError, MissingExtraError, UsageError
 from holdfast.programs import torch_export
 from holdfast.programs.inputs import Inputs
-from holdfast.programs.modes import without_deprecations
 from holdfast.programs.sizes import Dims
-from holdfast.programs.tracing import traced
+from holdfast.programs.tracing import listening
 from holdfast.spec.program import PROPERTY
 
 #: The operator sets that each of torch's two exporters writes.
@@ -42,7 +41,7 @@ class Made:
     exporter: str
     opset: int
     notes: list[str] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)  # of a trace that may miss branches
+    lost: list[str] = field(default_factory=list)  # branches of which a trace keeps one
 
 
 def need_onnx() -> Any:
@@ -91,9 +90,11 @@ def make(
         )
     if isinstance(model, torch.jit.ScriptModule) or (opset is not None and opset < OLDEST_NEW):
         return _older(model, inputs, dims, folder, opset, outputs)
-    graph = torch_export.make(model, inputs, dims)
+    graph, warned = torch_export.make(model, inputs, dims)
     try:
-        return _newer(graph, inputs, folder, opset, outputs)
+        made = _newer(graph, inputs, folder, opset, outputs)
+        made.notes += warned.notes
+        return made
     except ExportError as error:
         if opset is not None and opset > NEWEST_OLD:
             raise
@@ -110,7 +111,7 @@ def _newer(
 ) -> Made:
     path = folder / "model.onnx"
     try:
-        with _quietly():
+        with _quietly(), listening() as found:
             program = torch.onnx.export(
                 graph,
                 input_names=list(inputs.names),
@@ -123,7 +124,7 @@ def _newer(
             program.save(str(path))
     except Exception as error:  # the exporter wraps what many packages raise
         raise _letter(error, opset) from error
-    made = Made(path, "torch.onnx (torch.export)", _opset(path))
+    made = Made(path, "torch.onnx (torch.export)", _opset(path), found.notes)
     if opset is not None and made.opset != opset:
         raise ExportError(
             "the default exporter wrote another operator set than was asked for",
@@ -146,10 +147,7 @@ def _older(
     axes = {name: dict(named) for name, named in dims.items() if named}
     arguments = (*inputs.args, inputs.kwargs) if inputs.kwargs else inputs.args
     try:
-        with _quietly(), traced() as found, warnings.catch_warnings():
-            warnings.filterwarnings(
-                "ignore", category=UserWarning, message="Exporting a model to ONNX"
-            )
+        with _quietly(), listening() as found:
             torch.onnx.export(
                 model,
                 arguments,
@@ -162,7 +160,7 @@ def _older(
             )
     except Exception as error:  # of torch, or of the model
         raise _letter(error, opset) from error
-    made = Made(path, "torch.onnx (tracing)", _opset(path), warnings=found.warnings)
+    made = Made(path, "torch.onnx (tracing)", _opset(path), found.notes, found.lost)
     if opset is not None and made.opset != opset:
         raise ExportError(
             "torch wrote another operator set than was asked for",
@@ -174,15 +172,28 @@ def _older(
 
 
 @contextlib.contextmanager
-def _quietly() -> Any:
+def _quietly() -> Iterator[None]:
     """Both exporters print what they raise, and more."""
     with (
-        without_deprecations(),
         torch_export.quiet(),
         contextlib.redirect_stdout(io.StringIO()),
         contextlib.redirect_stderr(io.StringIO()),
+        _without_graphs(),
     ):
         yield
+
+
+@contextlib.contextmanager
+def _without_graphs() -> Iterator[None]:
+    """Its C++ prints the whole graph of a model that it fails on."""
+    ask = getattr(torch._C, "_jit_is_onnx_log_enabled", lambda: False)
+    tell = getattr(torch._C, "_jit_set_onnx_log_enabled", lambda _: None)
+    was = bool(ask())
+    tell(False)
+    try:
+        yield
+    finally:
+        tell(was)
 
 
 def _opset(path: Path) -> int:

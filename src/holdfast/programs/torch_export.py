@@ -17,14 +17,17 @@ from holdfast.errors import ExportError
 from holdfast.programs.inputs import Inputs, signature_of
 from holdfast.programs.modes import without_deprecations
 from holdfast.programs.sizes import Dims, sizes_of
+from holdfast.programs.tracing import Warned, listening
 from holdfast.spec.program import EXTRA_FILE
 
 #: torch says at length, through these, what the error that it raises says, too.
 _CHATTY = ("torch.fx.experimental.symbolic_shapes", "torch._export", "torch.onnx")
 
 
-def make(model: nn.Module, inputs: Inputs, dims: Dims) -> Any:
-    """The exported program of a model; each named dimension of its inputs takes any size.
+def make(model: nn.Module, inputs: Inputs, dims: Dims) -> tuple[Any, Warned]:
+    """The exported program of a model, and what torch warned of.
+
+    Each named dimension of its inputs takes any size.
 
     Raises:
         ExportError: a dimension is fixed, or what is computed hangs on the values of tensors.
@@ -35,11 +38,12 @@ def make(model: nn.Module, inputs: Inputs, dims: Dims) -> Any:
             cure="Export the model itself, or this one as .ts or .onnx.",
         )
     shapes = _shapes(model, inputs, dims)
-    with without_deprecations(), quiet():
+    with quiet(), listening() as found:
         try:
-            return torch.export.export(model, inputs.args, inputs.kwargs, dynamic_shapes=shapes)
+            made = torch.export.export(model, inputs.args, inputs.kwargs, dynamic_shapes=shapes)
         except Exception as error:  # it raises errors of many modules of torch, and the model's
             raise _letter(error, inputs, dims) from error
+    return made, found
 
 
 def save(made: Any, path: Path, record: str) -> None:

@@ -18,7 +18,7 @@ from torch import nn
 from holdfast.errors import ExportError, UsageError
 from holdfast.programs.inputs import Inputs
 from holdfast.programs.modes import without_deprecations
-from holdfast.programs.tracing import Traced, traced
+from holdfast.programs.tracing import Warned, listening
 from holdfast.spec.program import EXTRA_FILE
 
 METHODS = ("script", "trace")
@@ -45,14 +45,14 @@ def checked_method(method: Any, model: nn.Module) -> tuple[str, dict[str, str]]:
 
 def make(
     model: nn.Module, inputs: Inputs, method: Any, *, freeze: bool
-) -> tuple[torch.jit.ScriptModule, list[str]]:
-    """The TorchScript module of a model, and warnings that its trace may miss branches.
+) -> tuple[torch.jit.ScriptModule, Warned]:
+    """The TorchScript module of a model, and what torch warned of.
 
     Raises:
         ExportError: it cannot be scripted, traced or frozen.
     """
     kind, parts = checked_method(method, model)
-    with without_deprecations(), traced() as found:
+    with listening() as found:
         if kind == "trace":
             made = _traced(model, inputs, "")
         else:
@@ -60,7 +60,7 @@ def make(
                 made = _scripted(model)
         if freeze:
             made = _frozen(made)
-    return made, found.warnings
+    return made, found
 
 
 def _traced(model: nn.Module, inputs: Inputs, name: str) -> Any:
@@ -197,4 +197,4 @@ def load(path: Path, device: Any) -> torch.jit.ScriptModule:
     return made
 
 
-__all__ = ["METHODS", "Traced", "checked_method", "load", "make", "save"]
+__all__ = ["METHODS", "checked_method", "load", "make", "save"]

@@ -1,7 +1,8 @@
-"""Warnings of torch's tracer: code that depends on values, of which a trace keeps one branch."""
+"""What exporters warn of: branches that a trace has lost, and what torch says of its own code."""
 
 from __future__ import annotations
 
+import sysconfig
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,39 +12,43 @@ from pathlib import Path
 import torch
 from torch.jit._trace import TracerWarning  # torch.jit has it, too, and does not say so to mypy
 
-_TORCH = Path(torch.__file__).parent
+#: Where warnings are not about the user's code: torch, and the library that it calls through.
+_NOT_THEIRS = (Path(torch.__file__).parent, Path(sysconfig.get_path("stdlib")))
 
 
 @dataclass(slots=True)
-class Traced:
-    """What a tracer warned of: in the user's code ``warnings``, in torch's own ``known``.
+class Warned:
+    """Texts, each once: ``lost`` are branches in the user's code of which a trace keeps one.
 
-    torch's modules check sizes and modes in ways that the tracer warns of; what they compute does
-    not hang on it, and other sizes are tried.
+    ``notes`` are what torch says of its own code. (Its modules check sizes and modes in ways that
+    the tracer warns of; what they compute does not hang on it, and other sizes are tried.)
     """
 
-    warnings: list[str] = field(default_factory=list)
-    known: list[str] = field(default_factory=list)
+    lost: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 @contextmanager
-def traced() -> Iterator[Traced]:
-    """Collect the tracer's warnings instead of showing them; others are shown as they are."""
-    found = Traced()
+def listening() -> Iterator[Warned]:
+    """Collect these; what else is warned of in the user's code is shown as ever."""
+    found = Warned()
     with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", TracerWarning)
+        warnings.simplefilter("always")
         yield found
     for each in caught:
-        if not issubclass(each.category, TracerWarning):
-            warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)
-            continue
+        if issubclass(each.category, DeprecationWarning | FutureWarning):
+            continue  # docs/programs.md says it once
         file = Path(each.filename)
-        is_torch = file.is_relative_to(_TORCH)
         text = f"{file.name}:{each.lineno}: {_first_sentence(each.message)}"
-        kept = found.known if is_torch else found.warnings
-        if text not in kept:
-            kept.append(text)
+        is_theirs = not any(file.is_relative_to(folder) for folder in _NOT_THEIRS)
+        if not issubclass(each.category, TracerWarning):
+            if is_theirs:
+                warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)
+            elif text not in found.notes:
+                found.notes.append(text)
+        elif is_theirs and text not in found.lost:
+            found.lost.append(text)
 
 
 def _first_sentence(message: Warning | str) -> str:
-    return str(message).partition(". ")[0]
+    return str(message).partition(". ")[0][:300]

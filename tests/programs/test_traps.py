@@ -1,0 +1,202 @@
+"""What goes wrong in silence elsewhere: each trap has its message."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from models import CNN, MLP, Branching, Encoder, Fixed, called, made
+from torch import nn
+
+import holdfast
+from holdfast.errors import ExportError, UsageError
+
+
+def test_data_dependent_control_flow_is_kept_by_a_script(tmp_path: Path) -> None:
+    model = made(Branching)
+    holdfast.export(model, torch.ones(4, 3), tmp_path / "model.ts")
+    program = holdfast.load_program(tmp_path / "model.ts")
+    for inputs in (torch.ones(2, 3), -torch.ones(2, 3)):
+        assert torch.equal(program(inputs), called(model, inputs))
+
+
+@pytest.mark.parametrize("options", [{"method": "trace"}, {"opset": 13}, {}], ids=str)
+def test_data_dependent_control_flow_is_refused_elsewhere(tmp_path: Path, options: dict) -> None:
+    name = {"trace": "model.ts", 13: "model.onnx"}.get(next(iter(options.values()), None), "m.pt2")
+    with pytest.raises(ExportError) as caught:
+        holdfast.export(made(Branching), torch.ones(4, 3), tmp_path / name, **options)
+    letter = str(caught.value)
+    assert "if x.sum() > 0" in letter or "models.py:" in letter
+    assert 'method="script"' in letter
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_branch_that_random_inputs_miss_is_refused_too(tmp_path: Path) -> None:
+    """No value the check draws is above a thousand: the tracer's warning alone tells of it."""
+
+    class Rare(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if x.max() > 1000:
+                return x * 0
+            return x
+
+    with pytest.raises(ExportError, match="one branch of code that depends on values"):
+        holdfast.export(Rare(), torch.ones(2, 3), tmp_path / "model.ts", method="trace")
+    report = holdfast.export(
+        Rare(), torch.ones(2, 3), tmp_path / "model.ts", method="trace", check=False
+    )
+    assert report.checked is None
+    assert "test_traps.py:" in report.notes[0]
+    assert "not compared with the model: check=False" in str(report)
+
+
+@pytest.mark.parametrize("name", ["model.pt2", "model.onnx"])
+def test_a_dimension_that_is_fixed_is_named(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ExportError) as caught:
+        holdfast.export(Fixed(), torch.ones(4, 6), tmp_path / name)
+    assert str(caught.value) == (
+        "dimension 0 of x cannot be dynamic: the model fixes it\n"
+        "  wanted any batch, found batch = 4: the model's code holds that size as a constant, or takes it from one "
+        "(a view, a reshape, a buffer)\n"
+        "  Use x.shape[...] or -1 there; or leave the dimension out: dynamic=None for none."
+    )
+    assert list(tmp_path.iterdir()) == []
+    holdfast.export(Fixed(), torch.ones(4, 6), tmp_path / name, dynamic=None)
+    assert holdfast.load_program(tmp_path / name).inputs[0].shape == (4, 6)
+
+
+def test_a_size_that_a_trace_has_frozen_is_found_by_other_sizes(tmp_path: Path) -> None:
+    class Frozen(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x + torch.ones(int(x.shape[0]), 1).expand(x.shape[0], 3)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(ExportError) as caught:
+            holdfast.export(Frozen(), torch.ones(4, 3), tmp_path / "m.ts", method="trace")
+    assert 'method="script"' in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["model.ts", "model.pt2", "model.onnx"])
+def test_a_batch_of_one_is_not_frozen(tmp_path: Path, name: str) -> None:
+    """Tracers take a size of one for a constant."""
+    model = made(MLP)
+    holdfast.export(model, torch.randn(1, 6), tmp_path / name)
+    inputs = torch.randn(5, 6)
+    found = holdfast.load_program(tmp_path / name)(inputs)
+    torch.testing.assert_close(found, called(model, inputs), rtol=1e-4, atol=1e-5)
+
+
+def test_integers_stay_in_the_range_of_the_example(tmp_path: Path) -> None:
+    """An index above the table's length would fail in both, and show nothing."""
+    report = holdfast.export(made(Encoder), torch.randint(0, 20, (2, 5)), tmp_path / "model.ts")
+    assert report.checked.refused == ()
+
+
+def test_outputs_that_differ_are_named(tmp_path: Path) -> None:
+    class Random(nn.Module):
+        def forward(self, x: torch.Tensor):
+            noise = torch.rand(3, generator=None)
+            return {"same": x * 2, "noise": x + noise * float(torch.rand(1).item() > -1)}
+
+    class Counting(nn.Module):
+        """Another result each time it is called, in Python alone."""
+
+        calls = 0
+
+        def forward(self, x: torch.Tensor):
+            self.calls += 1
+            return {"same": x * 2, "drifts": x + float(self.calls)}
+
+    with pytest.raises(ExportError) as caught:
+        holdfast.export(Counting(), torch.ones(4, 3), tmp_path / "m.ts", method="trace")
+    assert caught.value.tensor == "drifts"
+    assert "the program computes something else than the model" in str(caught.value)
+    assert "within 0.0001 of each element + 1e-05 of the largest (float32)" in str(caught.value)
+    assert "on the example" in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_onnx_is_written_in_the_operator_set_asked_for(tmp_path: Path) -> None:
+    """torch's default exporter would write 18 without a word; the input keeps its name."""
+    import onnx
+
+    model = made(CNN)
+    report = holdfast.export(
+        model, torch.randn(4, 3, 9, 9), tmp_path / "m.onnx", opset=13, output_names=["scores"]
+    )
+    written = onnx.load(tmp_path / "m.onnx")
+    assert [each.version for each in written.opset_import if each.domain == ""] == [13]
+    assert report.opset == 13
+    assert report.method == "torch.onnx (tracing)"
+    assert [each.name for each in written.graph.input] == ["input"]
+    assert [each.name for each in written.graph.output] == ["scores"]
+    assert written.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "batch"
+    onnx.checker.check_model(written)
+    for batch in (4, 1):
+        inputs = torch.randn(batch, 3, 9, 9)
+        found = holdfast.load_program(tmp_path / "m.onnx")(input=inputs)
+        torch.testing.assert_close(found, called(model, inputs), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("opset", [7, 11, 17, 18, 20, 21])
+def test_each_operator_set_is_the_one_asked_for(tmp_path: Path, opset: int) -> None:
+    report = holdfast.export(made(MLP), torch.randn(4, 6), tmp_path / "m.onnx", opset=opset)
+    assert report.opset == opset
+
+
+def test_an_operator_that_the_set_lacks_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ExportError) as caught:
+        holdfast.export(made(Encoder), torch.randint(0, 20, (4, 5)), tmp_path / "m.onnx", opset=13)
+    assert str(caught.value) == (
+        "an operator of this model has no counterpart in ONNX of opset 13\n"
+        "  in member 'aten::scaled_dot_product_attention'\n"
+        "  It is there from opset 14 on: opset=14."
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_that_cannot_be_scripted_names_the_layer(tmp_path: Path) -> None:
+    class Wild(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x * {"a": 1, 2: "b"}.get("a")  # a dict of two kinds
+
+    model = nn.Sequential(nn.Linear(3, 3), nn.Sequential(Wild()))
+    with pytest.raises(ExportError) as caught:
+        holdfast.export(model, torch.ones(2, 3), tmp_path / "m.ts")
+    assert caught.value.member == "1.0"
+    assert 'method={"1.0": "trace"}' in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+    report = holdfast.export(model, torch.ones(2, 3), tmp_path / "m.ts", method={"1.0": "trace"})
+    assert report.method == "script (1.0 traced)"
+    assert type(model[1][0]) is Wild
+
+
+@pytest.mark.parametrize(
+    ("example", "words"),
+    [
+        (torch.ones(4, 7), "the model fails on the example"),
+        ("text", "the inputs of a program are tensors"),
+        ((torch.ones(4, 6), torch.ones(4, 6)), "does not fit what the model is called with"),
+        ({"y": torch.ones(4, 6)}, "does not fit what the model is called with"),
+        ((), "a model is exported by calling it on an example"),
+        ([torch.ones(4, 6), 3], "the inputs of a program are tensors"),
+    ],
+)
+def test_an_input_that_does_not_fit(tmp_path: Path, example: object, words: str) -> None:
+    with pytest.raises((UsageError, ExportError)) as caught:
+        holdfast.export(made(MLP), example, tmp_path / "m.ts")
+    assert words in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_was_there_before_stays_where_an_export_fails(tmp_path: Path) -> None:
+    path = tmp_path / "model.pt2"
+    holdfast.export(made(MLP), torch.ones(4, 6), path)
+    before = path.read_bytes()
+    with pytest.raises(ExportError):
+        holdfast.export(Fixed(), torch.ones(4, 6), path)
+    assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["model.pt2"]
