@@ -58,8 +58,8 @@ def test_a_dimension_that_is_fixed_is_named(tmp_path: Path, name: str) -> None:
         holdfast.export(Fixed(), torch.ones(4, 6), tmp_path / name)
     assert str(caught.value) == (
         "dimension 0 of x cannot be dynamic: the model fixes it\n"
-        "  wanted any batch, found batch = 4: the model's code holds that size as a constant, or takes it from one "
-        "(a view, a reshape, a buffer)\n"
+        "  wanted any batch, found batch = 4: the model's code holds that size as a constant, or "
+        "takes it from one (a view, a reshape, a buffer)\n"
         "  Use x.shape[...] or -1 there; or leave the dimension out: dynamic=None for none."
     )
     assert list(tmp_path.iterdir()) == []

@@ -18,6 +18,8 @@ COMMANDS = (
     "verify",
     "scan",
     "convert",
+    "export",
+    "call",
     "path",
     "pin",
     "unpin",

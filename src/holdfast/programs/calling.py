@@ -73,10 +73,7 @@ def _tensor(port: Port, value: Any, file: object) -> torch.Tensor:
     if isinstance(value, torch.Tensor):
         return value
     if isinstance(value, np.ndarray | np.generic):
-        array = np.ascontiguousarray(value)
-        if str(array.dtype) == "bfloat16":
-            return torch.from_numpy(array.view(np.uint16).copy()).view(torch.bfloat16)
-        return torch.from_numpy(array.copy() if not array.flags.writeable else array)
+        return as_tensor(value)
     raise UsageError(
         "the inputs of a program are tensors or NumPy arrays",
         file=file,
@@ -84,6 +81,14 @@ def _tensor(port: Port, value: Any, file: object) -> torch.Tensor:
         wanted=str(port),
         found=f"{type(value).__module__}.{type(value).__qualname__}",
     )
+
+
+def as_tensor(value: Any) -> torch.Tensor:
+    """A NumPy array or scalar as a tensor; bfloat16 is ml_dtypes'."""
+    array = np.array(value, order="C", ndmin=0)
+    if str(array.dtype) == "bfloat16":
+        return torch.from_numpy(array.view(np.uint16)).view(torch.bfloat16)
+    return torch.from_numpy(array)
 
 
 def _fits(port: Port, shape: tuple[int, ...], sizes: dict[str, tuple[int, str]]) -> bool:

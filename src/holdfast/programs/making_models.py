@@ -1,0 +1,81 @@
+"""The model that a user's own code makes: ``SCRIPT.py:MAKE`` or ``package.module:MAKE``."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from holdfast.errors import UsageError
+from holdfast.programs.calling import as_tensor
+
+
+def model_by(text: str) -> nn.Module:
+    """Import the code and call what it names; this runs the user's code.
+
+    Raises:
+        UsageError: there is no such file or name, or what it gives is no model.
+    """
+    where, colon, name = text.rpartition(":")
+    if not colon or not where or not name:
+        raise UsageError(
+            "this names no code that makes a model",
+            wanted="SCRIPT.py:MAKE, where MAKE is a class or a function without arguments",
+            found=repr(text),
+        )
+    module = _from_file(Path(where)) if where.endswith(".py") else _by_name(where)
+    if not hasattr(module, name):
+        raise UsageError(f"there is no {name!r} in this code", file=where)
+    model = getattr(module, name)
+    if not isinstance(model, nn.Module):
+        model = model()
+    if not isinstance(model, nn.Module):
+        raise UsageError(
+            f"{name} makes no model",
+            file=where,
+            wanted="an instance of torch.nn.Module",
+            found=f"{type(model).__module__}.{type(model).__qualname__}",
+        )
+    return model
+
+
+def _from_file(file: Path) -> ModuleType:
+    if not file.is_file():
+        raise UsageError("there is no such script", file=file)
+    # As `python script.py` does: its neighbours can be imported.
+    sys.path.insert(0, str(file.parent.resolve()))
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[file.stem] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def _by_name(name: str) -> ModuleType:
+    sys.path.insert(0, "")
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+            raise  # of what it imports itself
+        raise UsageError(
+            "there is no such module",
+            found=repr(name),
+            cure="Name a file, path/to/script.py:MAKE, or a module that Python can import.",
+        ) from error
+
+
+def tensors_of(example: Any) -> Any:
+    """Arrays of an example as tensors, a tuple or a dict of them."""
+    if isinstance(example, Mapping):
+        return {name: as_tensor(array) for name, array in example.items()}
+    return tuple(as_tensor(np.asarray(array)) for array in example)
