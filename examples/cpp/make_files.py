@@ -19,7 +19,7 @@ example = torch.randn(5, 4)
 with torch.no_grad():
     holdfast.save({"input": example, "output": model(example)}, folder / "in_and_out.pt")
 
-torch.jit.script(model).save(folder / "model.ts")
+holdfast.export(model, example, folder / "model.ts")
 
 holdfast.save_state(folder / "weights.pt", model=model)
 holdfast.convert(folder / "weights.pt", folder / "plain.pt", plain=True)

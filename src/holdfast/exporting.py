@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
@@ -105,17 +104,18 @@ def export(
         outputs, structure = output_ports(call, wish.inputs, dims, output_names)
         record = _record(wish, input_ports(inputs, dims), outputs, structure, parent)
         made = make(wish, record, folder, target.name)
-        checked = compared(made, wish, call, cases(inputs, dims), record) if check else None
+        tried = cases(inputs, dims, made.record.ranges)
+        checked = compared(made, wish, call, tried) if check else None
         files = commit_all(made, target, kind)
     trusting.note_ours(target)
     return ExportReport(
         path=os.fspath(path),
         format=kind,
-        method=made.method,
+        method=made.record.method,
         nbytes=sum(file.stat().st_size for file in files),
         inputs=record.inputs,
         outputs=record.outputs,
-        record=replace(record, method=made.method),
+        record=made.record,
         opset=made.opset,
         checked=checked,
         files=tuple(map(str, files)),

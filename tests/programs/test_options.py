@@ -325,3 +325,43 @@ def test_the_default_exporter_failing_is_said(tmp_path: Path, monkeypatch) -> No
     assert any("its default one failed" in note for note in report.notes)
     with pytest.raises(ExportError):
         holdfast.export(made(MLP), torch.ones(2, 6), tmp_path / "m.onnx", opset=21)
+
+
+class Image(nn.Module):
+    """A convolution takes no image smaller than its kernel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.conv(images).mean((2, 3))
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_sizes_that_the_model_does_not_take_are_no_reason_to_refuse(
+    tmp_path: Path, name: str
+) -> None:
+    torch.manual_seed(0)
+    model = Image().eval()
+    report = holdfast.export(
+        model,
+        torch.randn(2, 3, 16, 16),
+        tmp_path / name,
+        dynamic={"images": {0: "batch", 2: "height", 3: "width"}},
+    )
+    program = holdfast.load_program(tmp_path / name)
+    x = torch.randn(3, 3, 40, 9)
+    torch.testing.assert_close(program(x), called(model, x), rtol=1e-4, atol=1e-5)
+    if name == "m.ts":
+        assert "batch=1, height=1, width=1" in report.checked.refused
+        return
+    assert report.record.ranges == {"height": (4, None), "width": (4, None)}
+    assert "height is at least 4" in str(report)
+    with pytest.raises(UsageError) as caught:
+        program(torch.randn(3, 3, 3, 9))
+    assert str(caught.value) == (
+        "a dimension has a size that the program does not take\n"
+        f"  in {tmp_path / name}, tensor 'images'\n"
+        "  wanted height of at least 4, found 3"
+    )

@@ -145,6 +145,9 @@ RECORDS = st.builds(
     parent=st.dictionaries(st.text(max_size=4), st.integers() | st.none(), max_size=2),
     time=st.none() | st.text(max_size=5),
     versions=st.dictionaries(st.text(max_size=4), st.text(max_size=4), max_size=2),
+    ranges=st.dictionaries(
+        st.text(max_size=4), st.tuples(st.integers(0, 9), st.none() | st.integers(0, 9)), max_size=2
+    ),
 )
 
 

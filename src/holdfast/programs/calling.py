@@ -37,7 +37,13 @@ def bound(
     return [values[name] for name in names]
 
 
-def checked(inputs: Sequence[Port], values: Sequence[Any], *, file: object) -> list[torch.Tensor]:
+def checked(
+    inputs: Sequence[Port],
+    values: Sequence[Any],
+    ranges: Mapping[str, tuple[int, int | None]],
+    *,
+    file: object,
+) -> list[torch.Tensor]:
     """The values as tensors, of the dtypes and shapes that the inputs say.
 
     Raises:
@@ -66,6 +72,16 @@ def checked(inputs: Sequence[Port], values: Sequence[Any], *, file: object) -> l
                 found=str(list(tensor.shape)),
             )
         tensors.append(tensor)
+    for name, (least, most) in ranges.items():
+        size, port_name = sizes.get(name, (least, ""))
+        if size < least or (most is not None and size > most):
+            raise UsageError(
+                "a dimension has a size that the program does not take",
+                file=file,
+                tensor=port_name,
+                wanted=f"{name} of at least {least}" + (f", at most {most}" if most else ""),
+                found=size,
+            )
     return tensors
 
 

@@ -51,7 +51,7 @@ class Made:
     """
 
     files: list[Path]
-    method: str
+    record: ProgramRecord
     opset: int | None = None
     notes: list[str] = field(default_factory=list)
     lost: list[str] = field(default_factory=list)
@@ -94,16 +94,17 @@ def _script(wish: Wish, record: ProgramRecord, folder: Path, _name: str) -> Made
     made, found = torchscript.make(wish.model, wish.inputs, wish.method, freeze=wish.freeze)
     how = kind + (f" ({', '.join(parts)} traced)" if parts else "")
     how += ", frozen" if wish.freeze else ""
-    file = folder / "program"
-    torchscript.save(made, file, records.encode(replace(record, method=how)))
-    return Made([file], how, None, found.notes, found.lost)
+    file, record = folder / "program", replace(record, method=how)
+    torchscript.save(made, file, records.encode(record))
+    return Made([file], record, None, found.notes, found.lost)
 
 
 def _graph(wish: Wish, record: ProgramRecord, folder: Path, _name: str) -> Made:
     file = folder / "program.pt2"
-    made, found = torch_export.make(wish.model, wish.inputs, wish.dims)
-    torch_export.save(made, file, records.encode(record))
-    return Made([file], record.method, None, found.notes)
+    made = torch_export.make(wish.model, wish.inputs, wish.dims)
+    record = replace(record, ranges=made.ranges)
+    torch_export.save(made.program, file, records.encode(record))
+    return Made([file], record, None, made.warned.notes)
 
 
 def _onnx(wish: Wish, record: ProgramRecord, folder: Path, name: str) -> Made:
@@ -111,14 +112,14 @@ def _onnx(wish: Wish, record: ProgramRecord, folder: Path, name: str) -> Made:
     made = onnx_file.make(
         wish.model, wish.inputs, wish.dims, folder, opset=wish.opset, outputs=names
     )
-    text = records.encode(replace(record, method=made.exporter))
+    record = replace(record, method=made.exporter, ranges=made.ranges)
     data = f"{name}.{secrets.token_hex(4)}.data"  # of its own: an older program keeps its weights
-    files = onnx_file.finish(made, text, data)
-    return Made(files, made.exporter, made.opset, made.notes, made.lost)
+    files = onnx_file.finish(made, records.encode(record), data)
+    return Made(files, record, made.opset, made.notes, made.lost)
 
 
 def compared(
-    made: Made, wish: Wish, call: Callable[[Inputs], Any], tried: Iterable[Case], record: Any
+    made: Made, wish: Wish, call: Callable[[Inputs], Any], tried: Iterable[Case]
 ) -> Checked:
     """Run the file in its own runtime beside the model.
 
@@ -126,7 +127,7 @@ def compared(
         ExportError: it computes something else, or a trace may have missed a branch.
     """
     cure = "Mend the model, or write it with check=False knowing what it does."
-    if "trac" in made.method:
+    if "trac" in made.record.method:
         cure = (
             'A trace keeps one branch of control flow and the sizes it saw: method="script" '
             "(a .ts file) keeps them all."
@@ -137,13 +138,13 @@ def compared(
             found="; ".join(made.lost)[:400],
             cure=cure,
         )
-    program = _loaded(made.files[-1], wish.kind, record)
+    program = _loaded(made.files[-1], wish.kind, made.record)
 
     def run(inputs: Inputs) -> Any:
         torch.manual_seed(0)  # as the model's call begins, for what is random in training mode
         return program.run(inputs.tensors)
 
-    return compare(call, run, tried, [port.name for port in record.outputs], cure=cure)
+    return compare(call, run, tried, [port.name for port in made.record.outputs], cure=cure)
 
 
 def _loaded(file: Path, kind: str, record: ProgramRecord) -> Program:

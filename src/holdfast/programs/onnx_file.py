@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,7 @@ class Made:
     opset: int
     notes: list[str] = field(default_factory=list)
     lost: list[str] = field(default_factory=list)  # branches of which a trace keeps one
+    ranges: Mapping[str, tuple[int, int | None]] = field(default_factory=dict)
 
 
 def need_onnx() -> Any:
@@ -90,10 +91,11 @@ def make(
         )
     if isinstance(model, torch.jit.ScriptModule) or (opset is not None and opset < OLDEST_NEW):
         return _older(model, inputs, dims, folder, opset, outputs)
-    graph, warned = torch_export.make(model, inputs, dims)
+    graph = torch_export.make(model, inputs, dims)
     try:
-        made = _newer(graph, inputs, folder, opset, outputs)
-        made.notes += warned.notes
+        made = _newer(graph.program, inputs, folder, opset, outputs)
+        made.notes += graph.warned.notes
+        made.ranges = graph.ranges
         return made
     except ExportError as error:
         if opset is not None and opset > NEWEST_OLD:

@@ -53,7 +53,8 @@ class Program(ABC):
             kwargs, args = dict(args[0]), ()
         values = bound(self.inputs, args, kwargs, file=self.path)
         are_arrays = all(isinstance(value, np.ndarray | np.generic) for value in values)
-        tensors = checked(self.inputs, values, file=self.path)
+        ranges = {} if self._record is None else self._record.ranges
+        tensors = checked(self.inputs, values, ranges, file=self.path)
         result = self.run(tensors)
         return _as_arrays(result) if are_arrays and values else result
 

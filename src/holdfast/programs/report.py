@@ -48,6 +48,8 @@ class ExportReport:
             lines += [f"    {each}" for each in self.checked.outputs]
             if self.checked.refused:
                 lines.append(f"  the model itself refuses {', '.join(self.checked.refused)}")
+        for name, (least, most) in self.record.ranges.items():
+            lines.append(f"  {name} is at least {least}" + (f", at most {most}" if most else ""))
         lines += [f"  note: {note}" for note in self.notes]
         return "\n".join(lines)
 

@@ -119,20 +119,32 @@ class Case:
     is_example: bool = False
 
 
-def cases(inputs: Inputs, dims: Dims, seed: int = 0) -> Iterator[Case]:
-    """The example, other values of its sizes, then other sizes of each dynamic dimension."""
+def cases(
+    inputs: Inputs,
+    dims: Dims,
+    ranges: Mapping[str, tuple[int, int | None]] | None = None,
+    seed: int = 0,
+) -> Iterator[Case]:
+    """The example, other values of its sizes, then other sizes of each dynamic dimension.
+
+    ``ranges`` are the least and the largest size of those that may not have every size.
+    """
     generator = torch.Generator().manual_seed(seed)
     yield Case("the example", inputs, is_example=True)
     yield Case("random values", _filled(inputs, dims, {}, generator))
     yield Case("the example negated", inputs.having([_negated(each) for each in inputs.tensors]))
     sizes = sizes_of(inputs, dims)
-    for size in (1, 2, 3):
-        changed = {name: size for name, was in sizes.items() if was != size}
+    bounds = {name: (ranges or {}).get(name, (1, None)) for name in sizes}
+    tried = [{name: least + more for name, (least, _) in bounds.items()} for more in (0, 1, 2)]
+    tried += [{name: size + 3} for name, size in sizes.items()]
+    for wanted in tried:
+        changed = {
+            name: size
+            for name, size in wanted.items()
+            if size != sizes[name] and size <= (bounds[name][1] or size)
+        }
         if changed:
             yield Case(_label(changed), _filled(inputs, dims, changed, generator))
-    for name, size in sizes.items():
-        changed = {name: size + 3}
-        yield Case(_label(changed), _filled(inputs, dims, changed, generator))
 
 
 def _label(sizes: Mapping[str, int]) -> str:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import inspect
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,17 @@ from holdfast.spec.program import EXTRA_FILE
 _CHATTY = ("torch.fx.experimental.symbolic_shapes", "torch._export", "torch.onnx")
 
 
-def make(model: nn.Module, inputs: Inputs, dims: Dims) -> tuple[Any, Warned]:
-    """The exported program of a model, and what torch warned of.
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """An exported program, and the sizes its dynamic dimensions may have where not all may be."""
 
-    Each named dimension of its inputs takes any size.
+    program: Any
+    ranges: Mapping[str, tuple[int, int | None]]
+    warned: Warned
+
+
+def make(model: nn.Module, inputs: Inputs, dims: Dims) -> Graph:
+    """The exported program of a model; its named dimensions take every size that can be.
 
     Raises:
         ExportError: a dimension is fixed, or what is computed hangs on the values of tensors.
@@ -37,13 +45,19 @@ def make(model: nn.Module, inputs: Inputs, dims: Dims) -> tuple[Any, Warned]:
             "torch.export takes models, and this is a TorchScript module",
             cure="Export the model itself, or this one as .ts or .onnx.",
         )
-    shapes = _shapes(model, inputs, dims)
+    ranges: _Ranges = dict.fromkeys(sizes_of(inputs, dims), _ANY)
     with quiet(), listening() as found:
-        try:
-            made = torch.export.export(model, inputs.args, inputs.kwargs, dynamic_shapes=shapes)
-        except Exception as error:  # it raises errors of many modules of torch, and the model's
-            raise _letter(error, inputs, dims) from error
-    return made, found
+        while True:
+            shapes = _shapes(model, inputs, dims, ranges)
+            try:
+                made = torch.export.export(model, inputs.args, inputs.kwargs, dynamic_shapes=shapes)
+                break
+            except Exception as error:  # it raises errors of many modules of torch, and of models
+                narrower = _narrowed(str(error), ranges)
+                if narrower is None:
+                    raise _letter(error, inputs, dims) from error
+                ranges = narrower
+    return Graph(made, {name: each for name, each in ranges.items() if each != _ANY}, found)
 
 
 def save(made: Any, path: Path, record: str) -> None:
@@ -58,11 +72,42 @@ def load(path: Path) -> Any:
         return torch.export.load(str(path))
 
 
-def _shapes(model: nn.Module, inputs: Inputs, dims: Dims) -> dict[str, Any] | None:
+_Ranges = Mapping[str, tuple[int, int | None]]
+_ANY: tuple[int, int | None] = (1, None)
+#: A range is narrowed one by one where torch says only that its least size is not possible.
+_MOST_LEAST = 64
+
+
+def _narrowed(text: str, ranges: _Ranges) -> _Ranges | None:
+    """The ranges that torch suggests; None where it suggests something else, or nothing new.
+
+    A convolution takes no image smaller than its kernel: that is no reason to refuse the others.
+    """
+    found = dict(ranges)
+    suggested = text.partition("Suggested fixes:")[2]
+    for name, rest in re.findall(r"^\s+(\w+) = (\S.*)$", suggested, re.MULTILINE):
+        bounds = re.fullmatch(rf"Dim\('{name}'(?:, min=(\d+))?(?:, max=(\d+))?\)", rest)
+        if name not in found or bounds is None:
+            return None
+        least, most = found[name]
+        most = int(bounds[2]) if bounds[2] else most
+        found[name] = (int(bounds[1] or least), most)
+    if found == ranges and not suggested:  # a size at which something in it would be one
+        guards = r"Not all values of (\w+) = .* satisfy the generated guard .* != 1\."
+        for name in {name for name in re.findall(guards, text) if name in found}:
+            least, most = found[name]
+            found[name] = (least + 1, most)
+    is_new = found != ranges and all(least <= _MOST_LEAST for least, _ in found.values())
+    return found if is_new else None
+
+
+def _shapes(model: nn.Module, inputs: Inputs, dims: Dims, ranges: _Ranges) -> dict[str, Any] | None:
     """The dynamic dimensions, nested as the parameters of ``forward`` are."""
     if not dims:
         return None
-    made = {name: torch.export.Dim(name, min=1) for name in sizes_of(inputs, dims)}
+    made = {
+        name: torch.export.Dim(name, min=least, max=most) for name, (least, most) in ranges.items()
+    }
     by_input = [
         {dim: made[given] for dim, given in dims.get(name, {}).items()} or None
         for name in inputs.names

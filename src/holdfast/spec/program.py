@@ -53,7 +53,8 @@ class ProgramRecord:
     ones, that are not, go by position. ``structure`` is how the outputs are nested: a place in
     ``outputs``, a list of structures, a mapping of them, or a constant (see ``programs.nesting``).
     ``source`` is the class of the model and ``parent`` the checkpoint its weights were loaded from
-    (``id``, ``step``, ``file``). ``versions`` are those of Python and the packages.
+    (``id``, ``step``, ``file``). ``versions`` are those of Python and the packages. ``ranges`` are
+    the sizes that a dynamic dimension may have, where that is not every one: ``(least, most)``.
     """
 
     method: str
@@ -66,6 +67,7 @@ class ProgramRecord:
     parent: Mapping[str, Any] = field(default_factory=dict)
     time: str | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
+    ranges: Mapping[str, tuple[int, int | None]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """The record as JSON values."""
@@ -78,6 +80,7 @@ class ProgramRecord:
             "keywords": list(self.keywords),
             "parent": dict(self.parent),
             "versions": dict(self.versions),
+            "ranges": {name: list(each) for name, each in self.ranges.items()},
         }
 
 
@@ -122,6 +125,7 @@ def decode(text: str, *, file: object = None) -> ProgramRecord:
             parent=_is(dict, values["parent"]),
             time=None if values["time"] is None else _is(str, values["time"]),
             versions=_is(dict, values["versions"]),
+            ranges={name: _range(each) for name, each in _is(dict, values["ranges"]).items()},
         )
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise FormatError(
@@ -147,6 +151,11 @@ def _port(value: Any) -> Port:
         None if dtype is None else _is(str, dtype),
         None if shape is None else tuple(shape),
     )
+
+
+def _range(value: Any) -> tuple[int, int | None]:
+    least, most = _is(list, value)
+    return _is(int, least), None if most is None else _is(int, most)
 
 
 def _is_shape(shape: Any) -> bool:

@@ -7,7 +7,9 @@ are reduced here to the same values in a fraction of the time (torch/_tensor.py,
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import importlib
 import io
 import pickle
 import types
@@ -252,6 +254,11 @@ def storage_bytes(storage: torch.UntypedStorage) -> memoryview:
 def flat(storage: torch.UntypedStorage) -> torch.Tensor:
     """A storage as one tensor of bytes, where it is."""
     return torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage)
+
+
+with contextlib.suppress(ModuleNotFoundError):
+    # ``alignment`` has torch import it, in the first save: out of descriptors then, it would fail.
+    importlib.import_module("torch.utils.serialization.config")
 
 
 def alignment() -> int | None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import subprocess
+import sys
 import threading
 from typing import Any
 
@@ -110,3 +112,22 @@ def test_counting_views_refuses_nothing_that_torch_saves() -> None:
     globals()["Shy"] = Shy
     Shy.__qualname__, Shy.__module__ = "Shy", __name__
     assert len(encode([shy], notes_views=True).storages) == 1
+
+
+def test_a_save_imports_nothing():
+    """A process that is out of descriptors cannot: what a save needs is there before it."""
+    code = (
+        "import sys, tempfile, torch, holdfast\n"
+        "model = torch.nn.Linear(2, 2)\n"
+        "run = holdfast.Run(tempfile.mkdtemp(), model=model, keep=holdfast.keep.latest(1))\n"
+        "run.resume()\n"
+        "before = set(sys.modules)\n"
+        "for step in range(3):\n"
+        "    run.save(step, wait=True)\n"
+        "run.close()\n"
+        "print(sorted(set(sys.modules) - before))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
+    )
+    assert done.stdout == "[]\n"
