@@ -1,8 +1,8 @@
 """The process that a fault is done to, and the one that looks at what it left.
 
-Both are forked from the harness, which has imported torch and saved nothing. What was acknowledged
-stands in the oracle: a file outside the folder, a line for each thing that happened, written before
-the next begins.
+Both are forked from the harness, which has imported torch and saved nothing but what is converted.
+What was acknowledged stands in the oracle: a file outside the folder, a line for each thing that
+happened, written before the next begins.
 """
 
 from __future__ import annotations
@@ -103,6 +103,7 @@ class Actor:
         self, setup: Setup, outside: Path | None = None, prepare: Callable[[], object] | None = None
     ) -> None:
         self.setup = setup
+        SAVERS[setup.saver].prepare(setup.size)
         told, tell = os.pipe()
         wait, self._go = os.pipe()
         self.pid = os.fork()
@@ -260,6 +261,8 @@ def _go_on(setup: Setup, saver: Saver, step: int) -> list[str]:
     """What is wrong when a training goes on from a step, and saves."""
     problems: list[str] = []
     try:
+        if not saver.sweeps_at_start:  # which has begun already, to find
+            saver.begin()
         if step < DURING:
             saver.save(DURING)  # once more
             saver.after(DURING)

@@ -46,8 +46,12 @@ class Saver(ABC):
     def __init__(self, folder: Path, size: str) -> None:
         self.folder, self.size = folder, size
 
-    def begin(self) -> None:  # noqa: B027 (most have nothing to do)
-        """Do what comes before the first save."""
+    @classmethod  # noqa: B027 (most have nothing to do)
+    def prepare(cls, size: str) -> None:
+        """Make what is needed and is no part of a save; once, before any process is forked."""
+
+    def begin(self) -> None:  # noqa: B027
+        """Do what comes before the first save of a process."""
 
     @abstractmethod
     def save(self, step: int) -> None:
@@ -238,17 +242,19 @@ class Converted(Saver):
     def file(self) -> Path:
         return self.folder / "model.safetensors"
 
-    def source(self, step: int) -> Path:
-        return Path(_SOURCES.name) / self.size / f"{step}.pt"
+    @staticmethod
+    def source(size: str, step: int) -> Path:
+        return Path(_SOURCES.name) / size / f"{step}.pt"
 
-    def begin(self) -> None:
+    @classmethod
+    def prepare(cls, size: str) -> None:
         for step in range(8):
-            if not self.source(step).exists():
-                tensors = {**tensors_of(step, self.size), "step": torch.tensor([step])}
-                holdfast.save(tensors, self.source(step))
+            if not cls.source(size, step).exists():
+                tensors = {**tensors_of(step, size), "step": torch.tensor([step])}
+                holdfast.save(tensors, cls.source(size, step))
 
     def save(self, step: int) -> None:
-        holdfast.convert(self.source(step), self.file)
+        holdfast.convert(self.source(self.size, step), self.file)
 
     def find(self) -> Found:
         if not self.file.exists():
@@ -267,7 +273,7 @@ class Sharded(Converted):
         return self.folder / f"step-{step}"
 
     def save(self, step: int) -> None:
-        holdfast.convert(self.source(step), self.at(step), shard_size="6MB")
+        holdfast.convert(self.source(self.size, step), self.at(step), shard_size="6MB")
 
     def find(self) -> Found:
         there = [step for step in range(8) if self.at(step).exists()]
