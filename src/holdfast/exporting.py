@@ -25,7 +25,6 @@ from holdfast.programs.report import ExportReport
 from holdfast.programs.sizes import as_dims, cases, widened
 from holdfast.restoring import load_parts
 from holdfast.runs import where
-from holdfast.spec import program as records
 from holdfast.spec.program import Port, ProgramRecord
 from holdfast.state.match import Options
 from holdfast.state.parts import as_parts
@@ -142,7 +141,7 @@ def load_program(
     """
     with open_source(path) as source:
         index = read_index(source)
-    record = _record_of(index)
+    record = None if index.program is None else index.program.record
     place = Path(os.path.realpath(path))
     if index.format == "onnx":
         return OnnxProgram(place, str(device), providers, record)
@@ -168,14 +167,6 @@ def load_program(
             found=lines[0][:300] if lines else type(error).__name__,
             cure="Made by another version of torch? Export it anew.",
         ) from error
-
-
-def _record_of(index: Any) -> ProgramRecord | None:
-    text = index.metadata.get(records.PROPERTY if index.format == "onnx" else records.EXTRA_FILE)
-    if index.program is not None and index.program.record is not None:
-        found: ProgramRecord = index.program.record
-        return found
-    return None if text is None else records.decode(text, file=index.file)
 
 
 def _kind_of(path: str | os.PathLike[str], format: str | None) -> str:

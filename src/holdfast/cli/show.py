@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from holdfast import looking
-from holdfast.cli import text
+from holdfast.cli import show_program, text
 from holdfast.cli.options import json_option
 from holdfast.cli.output import Cell, answer, answer_json, answer_table
 from holdfast.formats.at_rest import collector_at_rest
@@ -43,8 +43,8 @@ optimizer that is not named, sums are shown instead of every tensor.
 @click.option("--grep", metavar="REGEX", help="Only names in which this is found.")
 @json_option(
     "file, format, file_nbytes, record, parts, dtypes, total, tensors, values, opaques, "
-    "optimizers, metadata, programs, symbols, notes, is_complete; for one tensor also numbers "
-    "(nested lists; null above 10,000)"
+    "optimizers, metadata, programs, program, symbols, notes, is_complete; for one tensor also "
+    "numbers (nested lists; null above 10,000)"
 )
 def command(
     path: str, name: str | None, depth: int | None, grep: str | None, as_json: bool
@@ -77,6 +77,8 @@ def _print_head(summary: Summary) -> None:
         answer_table([[Cell(f"{text.shortened(key)}: {text_of(value)}", dim=True)]])
     if len(summary.metadata) > _METADATA:
         answer(f"… and {len(summary.metadata) - _METADATA} more (--json has them all)")
+    if summary.program is not None:
+        answer_table(show_program.rows(summary.program))
     answer()
 
 

@@ -6,18 +6,22 @@ from collections.abc import Mapping
 from typing import Any
 
 from holdfast.errors import FormatError
+from holdfast.formats import exported_graph, strict_json
 from holdfast.formats.exported_payload import Payloads
+from holdfast.formats.program_facts import Found, facts
 from holdfast.formats.torch_zip.archive import Archive, archive_of
 from holdfast.formats.torchscript import extra_files
 from holdfast.formats.zip_archive import Member, read_members
 from holdfast.io.source import Source
 from holdfast.spec.index import Extent, Index
+from holdfast.spec.program import EXTRA_FILE
 
 #: The member by which the files of torch before 2.8 are known: a zip archive without a root.
 OLDER = "serialized_exported_program.json"
 _OLDER_PARTS = ("serialized_state_dict.pt", "serialized_constants.pt")
 
 _FOLDERS = (("data/weights", "_weights_config.json"), ("data/constants", "_constants_config.json"))
+_LONGEST_GRAPH = 64 << 20
 _PROGRAMS = ("models", "data/aotinductor", "data/executorch", "data/mtia")
 
 
@@ -44,6 +48,9 @@ def read_index(
     programs = {name: _one(archive, payloads, name) for name in _names(archive)}
     for member in archive.below("data/sample_inputs"):
         payloads.look_into(member)
+    program = facts(
+        _found(archive, list(programs)), extra_files(archive, "extra"), EXTRA_FILE, source.name
+    )
     return Index(
         file=source.name,
         format="exported",
@@ -52,11 +59,30 @@ def read_index(
         byteorder=archive.byteorder(),
         other=(*payloads.other, *_rest(archive, payloads)),
         file_nbytes=source.size,
-        notes=("a program: its graph is not run", *payloads.notes()),
+        notes=("a program: its graph is not run", *payloads.notes(), *program.notes),
         symbols=tuple(payloads.symbols),
-        metadata=extra_files(archive, "extra"),
+        metadata=program.metadata,
         programs=tuple(archive.short(m) for folder in _PROGRAMS for m in archive.below(folder)),
+        program=program.program,
     )
+
+
+def _found(archive: Archive, names: list[str]) -> Found:
+    """What the graph says of the one program in an archive; nothing of several."""
+    member = archive.find(f"models/{names[0]}.json") if len(names) == 1 else None
+    if member is None:
+        return Found()
+    nbytes = member.nbytes if member.is_stored else member.unpacked_nbytes
+    if nbytes > _LONGEST_GRAPH:
+        return Found(notes=("its graph is too long: what it calls is not counted",))
+    try:
+        graph = strict_json.decode(
+            archive.data(member), what="the graph", file=archive.source.name, takes_nan=True
+        )
+        inputs, outputs, operators = exported_graph.calls_of(graph)
+    except (FormatError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        return Found(notes=(f"its graph is laid out in a way that is not known ({error!r:.100})",))
+    return Found(inputs, outputs, operators)
 
 
 def _names(archive: Archive) -> list[str]:

@@ -178,6 +178,11 @@ def _fields(m: Machine, value: Any, *names: str) -> Mapping[str, Any]:
     return value
 
 
+def dtype_name(number: Any) -> str | None:
+    """Torch's name of a ScalarType; None for one that is not known."""
+    return _TYPES.get(number) if type(number) is int else None
+
+
 def _dtype(m: Machine, value: Any) -> DType:
     if type(value) is not int or value not in _TYPES:
         raise m.refused("an element type is one of torch.export's", found=m.shown(value))

@@ -7,11 +7,14 @@ program: it is named, and never run.
 from __future__ import annotations
 
 from holdfast.errors import FormatError
+from holdfast.formats.onnx_graph import DOMAIN, OPERATOR, Calls, short
 from holdfast.formats.onnx_places import Places
 from holdfast.formats.onnx_tensor import STRING, Proto, read_proto, shape_of
+from holdfast.formats.program_facts import Found, facts
 from holdfast.formats.protobuf import BYTES, VARINT, Field, Walker
 from holdfast.io.source import Source
 from holdfast.spec.index import Extent, Index, SparseRef, StorageRef, TensorRef
+from holdfast.spec.program import PROPERTY
 from holdfast.spec.strides import contiguous
 
 #: The fields of a ModelProto that are text or a number, by the names they get in the metadata.
@@ -41,7 +44,7 @@ def read_index(source: Source, *, encoding: str = "utf-8") -> Index:
     walker = Walker(source)
     model = _Model(walker)
     metadata: dict[str, str] = {}
-    opsets: list[str] = []
+    opsets: dict[str, int] = {}
     graphs: list[Field] = []
     for field in walker.fields(0, source.size):
         if field.number in _ABOUT:
@@ -51,22 +54,33 @@ def read_index(source: Source, *, encoding: str = "utf-8") -> Index:
         elif field.number == _GRAPH and field.wire == BYTES:
             graphs.append(field)
         elif field.number == _OPSETS and field.wire == BYTES:
-            opsets.append(_opset(walker, field))
+            domain, version = _opset(walker, field)
+            opsets.setdefault(domain, version)
         elif field.number == _PROPS and field.wire == BYTES:
             metadata.setdefault(*_pair(walker, field))
     if opsets:
-        metadata["opset_import"] = ", ".join(opsets)
+        metadata["opset_import"] = ", ".join(f"{name} {number}" for name, number in opsets.items())
     model.graph(_only(walker, graphs), "", 0)
     model.places.close()
+    own = set(model.tree)
+    calls = model.calls
+    found = Found(
+        inputs=tuple(port for port in calls.inputs if port.name not in own),
+        outputs=tuple(calls.outputs),
+        operators=calls.operators,
+        opsets=opsets,
+    )
+    program = facts(found, metadata, PROPERTY, source.name)
     return Index(
         file=source.name,
         format="onnx",
         tree=model.tree,
         extents=model.extents,
         file_nbytes=source.size,
-        notes=tuple(model.notes),
-        metadata=metadata,
+        notes=(*model.notes, *program.notes),
+        metadata=program.metadata,
         programs=("graph",),
+        program=program.program,
     )
 
 
@@ -90,6 +104,7 @@ class _Model:
         self.tree: dict[str, object] = {}
         self.extents: dict[str, Extent] = {}
         self.notes: list[str] = []
+        self.calls = Calls()
 
     def graph(self, field: Field, path: str, depth: int) -> None:
         """Take up the tensors of a graph; ``path`` is what their names begin with."""
@@ -107,14 +122,21 @@ class _Model:
             elif each.number == _NODE:
                 self._node(each, path, count, depth)
                 count += 1
+            elif depth == 0:
+                self.calls.port(self._walker, each)
 
     def _node(self, field: Field, path: str, position: int, depth: int) -> None:
-        name, attributes = "", []
+        name, operator, domain, attributes = "", "", "", []
         for each in self._walker.fields(field.start, field.end):
             if each.number == _NODE_NAME and each.wire == BYTES:
                 name = self._walker.text(each)
+            elif each.number == OPERATOR and each.wire == BYTES:
+                operator = short(self._walker, each)
+            elif each.number == DOMAIN and each.wire == BYTES:
+                domain = short(self._walker, each)
             elif each.number == _NODE_ATTRIBUTE and each.nbytes > _SHORTEST_SUBGRAPH:
                 attributes.append(each)
+        self.calls.node(operator, domain)
         for attribute in attributes:
             self._attribute(attribute, f"{path}{name or f'node {position}'}.", depth)
 
@@ -198,14 +220,14 @@ def _numel(dims: tuple[int, ...]) -> int:
     return made
 
 
-def _opset(walker: Walker, field: Field) -> str:
+def _opset(walker: Walker, field: Field) -> tuple[str, int]:
     domain, version = "ai.onnx", 0
     for each in walker.fields(field.start, field.end):
         if each.number == 1 and each.wire == BYTES and each.nbytes:
             domain = walker.text(each)
         elif each.number == 2:
             version = each.value
-    return f"{domain} {version}"
+    return domain, version
 
 
 def _pair(walker: Walker, field: Field) -> tuple[str, str]:

@@ -118,6 +118,12 @@ class Shape:
     note: str | None = None
 
 
+def dtype_of(number: int) -> str | None:
+    """Torch's name of an element type; None for one it does not have."""
+    dtype = _TYPES.get(number)
+    return None if dtype is None else dtype.name
+
+
 def shape_of(walker: Walker, proto: Proto) -> Shape:
     """Element type, sizes and bytes of a tensor of numbers, in exact arithmetic.
 

@@ -6,12 +6,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from holdfast.errors import FormatError
+from holdfast.formats import script_code
+from holdfast.formats.program_facts import Found, facts
 from holdfast.formats.torch_zip.archive import Archive, archive_of
 from holdfast.formats.zip_archive import Member
 from holdfast.io.source import Source
 from holdfast.pickles import jit
 from holdfast.pickles.reader import Pickled
 from holdfast.spec.index import Extent, Index, Opaque
+from holdfast.spec.program import EXTRA_FILE, Port
 
 PICKLE, CONSTANTS = "data.pkl", "constants.pkl"
 #: Extra files are text for people; what is longer is data, and only named.
@@ -45,6 +48,8 @@ def read_index(
         CONSTANTS, encoding=encoding, folder="constants", calls=jit.CALLS
     )
     extents = {**archive.extents(storages), **archive.extents(more)}
+    extra = extra_files(archive, "extra")
+    program = facts(_found(archive, data), extra, EXTRA_FILE, source.name)
     return Index(
         file=source.name,
         format="torchscript",
@@ -53,10 +58,11 @@ def read_index(
         byteorder=archive.byteorder(),
         other=archive.others(extents),
         file_nbytes=source.size,
-        notes=_notes(archive, data, extents),
+        notes=(*_notes(archive, data, extents), *program.notes),
         symbols=tuple(dict.fromkeys(_foreign(data) + _foreign(constants))),
-        metadata=extra_files(archive, "extra"),
+        metadata=program.metadata,
         programs=tuple(_programs(archive)),
+        program=program.program,
     )
 
 
@@ -77,6 +83,29 @@ def _tree(archive: Archive, data: Pickled, constants: Pickled) -> Any:
             name += "_"
         tree[name] = unfold(list(constants.tree))
     return tree
+
+
+def _found(archive: Archive, data: Pickled) -> Found:
+    """What the code calls, and what ``forward`` takes, as the text of it says."""
+    codes, left, notes = [], script_code.MOST_CODE, []
+    for member in archive.below("code"):
+        nbytes = member.nbytes if member.is_stored else member.unpacked_nbytes
+        if not member.name.endswith(".py"):
+            continue
+        if nbytes > left:
+            notes.append(f"{archive.short(member)} is too long: what it calls is not counted")
+            continue
+        left -= nbytes
+        try:
+            codes.append(archive.data(member).decode("utf-8", "replace"))
+        except FormatError as error:  # its tensors may be whole all the same; verify says more
+            notes.append(f"{archive.short(member)} is not counted: {error.what}")
+    names = (name for code in codes for name in script_code.arguments(code, data.tree.symbol))
+    return Found(
+        inputs=tuple(Port(name) for name in names),
+        operators=script_code.count(codes),
+        notes=tuple(notes[:1]),
+    )
 
 
 def _foreign(pickled: Pickled) -> list[str]:

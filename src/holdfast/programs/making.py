@@ -114,7 +114,7 @@ def _onnx(wish: Wish, record: ProgramRecord, folder: Path, name: str) -> Made:
     )
     record = replace(record, method=made.exporter, ranges=made.ranges)
     data = f"{name}.{secrets.token_hex(4)}.data"  # of its own: an older program keeps its weights
-    files = onnx_file.finish(made, records.encode(record), data)
+    files = onnx_file.finish(made, record, data)
     return Made(files, record, made.opset, made.notes, made.lost)
 
 

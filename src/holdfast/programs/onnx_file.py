@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import io
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from holdfast.programs import torch_export
 from holdfast.programs.inputs import Inputs
 from holdfast.programs.sizes import Dims
 from holdfast.programs.tracing import listening
-from holdfast.spec.program import PROPERTY
+from holdfast.spec.program import PROPERTY, Port, ProgramRecord, encode
 
 #: The operator sets that each of torch's two exporters writes.
 OLDEST, NEWEST_OLD, OLDEST_NEW = 7, 20, 18
@@ -235,8 +235,10 @@ def _chain(error: BaseException | None) -> Any:
         error = error.__cause__ or error.__context__
 
 
-def finish(made: Made, record: str, data_name: str) -> list[Path]:
+def finish(made: Made, record: ProgramRecord, data_name: str) -> list[Path]:
     """Put the record into the file; the files to commit, weights beside it first.
+
+    Dynamic dimensions get the names they were given, which torch replaces by its own.
 
     Where all do not fit into one file below 2 GB, the weights go to ``data_name`` beside it.
     """
@@ -244,7 +246,8 @@ def finish(made: Made, record: str, data_name: str) -> list[Path]:
 
     model = onnx.load(str(made.path))
     entry = model.metadata_props.add()
-    entry.key, entry.value = PROPERTY, record
+    entry.key, entry.value = PROPERTY, encode(record)
+    _name_dimensions(model.graph, record.inputs)
     nbytes = sum(len(each.raw_data) for each in model.graph.initializer)
     for path in made.path.parent.iterdir():
         if path.is_file():
@@ -261,6 +264,20 @@ def finish(made: Made, record: str, data_name: str) -> list[Path]:
         size_threshold=1024,
     )
     return [made.path.parent / data_name, made.path]
+
+
+def _name_dimensions(graph: Any, inputs: Sequence[Port]) -> None:
+    names: dict[str, str] = {}
+    shapes = {port.name: port.shape or () for port in inputs}
+    for value in graph.input:
+        dims = value.type.tensor_type.shape.dim
+        for dim, name in zip(dims, shapes.get(value.name, ()), strict=False):
+            if dim.dim_param and isinstance(name, str):
+                names[dim.dim_param] = name
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param in names:
+                dim.dim_param = names[dim.dim_param]
 
 
 def data_beside(path: Path) -> set[str]:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from holdfast.report.optimizers import OptimizerFacts
 from holdfast.report.totals import Total
+from holdfast.spec.program import ProgramInfo
 
 
 class TensorFacts(NamedTuple):
@@ -64,7 +65,8 @@ class OpaqueFacts(NamedTuple):
 class Summary:
     """What a checkpoint holds; ``is_complete`` is False where the tree was too large to list.
 
-    ``metadata``, ``programs`` and ``symbols`` are those of the whole file, as in its index.
+    ``metadata``, ``programs``, ``program`` and ``symbols`` are those of the whole file, as in its
+    index.
     """
 
     file: str
@@ -80,6 +82,7 @@ class Summary:
     optimizers: tuple[OptimizerFacts, ...] = ()
     metadata: Mapping[str, str] = field(default_factory=dict)
     programs: tuple[str, ...] = ()
+    program: ProgramInfo | None = None
     symbols: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     is_complete: bool = True
@@ -94,5 +97,6 @@ class Summary:
             "total": self.total._asdict(),
             "optimizers": [each.to_json() for each in self.optimizers],
             "metadata": dict(self.metadata),
+            "program": None if self.program is None else self.program.to_json(),
             **{name: list(values[name]) for name in ("programs", "symbols", "notes")},
         }

@@ -58,6 +58,7 @@ def summarize(index: Index, *, name: str | None = None, grep: str | None = None)
         optimizers=() if grep is not None else find_optimizers(index, name),
         metadata=index.metadata,
         programs=index.programs,
+        program=index.program,
         symbols=index.symbols,
         notes=(*index.notes, *_doubts(index, opaques)),
         is_complete=is_complete,

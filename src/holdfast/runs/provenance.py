@@ -117,7 +117,11 @@ def _argv() -> list[str]:
 
 
 def _versions() -> dict[str, str]:
-    versions = {"python": platform.python_version(), "holdfast": _own_version()}
+    try:
+        own = _own_version()
+    except (OSError, ValueError, KeyError) as error:  # such as no descriptor to read it by
+        own = _not_available(str(error))
+    versions = {"python": platform.python_version(), "holdfast": own}
     for name in _LOADED:
         version = getattr(sys.modules.get(name), "__version__", None)
         if version is not None:

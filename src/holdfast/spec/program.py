@@ -98,6 +98,16 @@ class ProgramInfo:
     opsets: Mapping[str, int] = field(default_factory=dict)
     record: ProgramRecord | None = None
 
+    def to_json(self) -> dict[str, Any]:
+        """The same as JSON values."""
+        return {
+            "inputs": [port.to_json() for port in self.inputs],
+            "outputs": [port.to_json() for port in self.outputs],
+            "operators": dict(self.operators),
+            "opsets": dict(self.opsets),
+            "record": None if self.record is None else self.record.to_json(),
+        }
+
 
 def encode(record: ProgramRecord) -> str:
     """The text of the record."""

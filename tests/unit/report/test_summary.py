@@ -188,6 +188,7 @@ def test_the_json_is_json_and_its_keys_are_those_promised() -> None:
         "optimizers",
         "metadata",
         "programs",
+        "program",
         "symbols",
         "notes",
         "is_complete",

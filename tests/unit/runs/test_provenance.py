@@ -166,3 +166,17 @@ def test_an_endless_command_line_is_cut(monkeypatch):
     assert argv == ["train.py", "x" * (provenance.ARGV_LIMIT - len("train.py")) + "..."]
     monkeypatch.delattr(sys, "argv")
     assert collect()["argv"] == []
+
+
+def test_a_version_that_cannot_be_read_is_text_and_read_the_next_time(monkeypatch):
+    """A process that is out of descriptors saves all the same."""
+
+    def refuse(_name):
+        raise OSError(24, "Too many open files")
+
+    provenance._own_version.cache_clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(provenance.metadata, "version", refuse)
+        found = provenance.collect()["versions"]["holdfast"]
+    assert found == "not available: [Errno 24] Too many open files"
+    assert provenance.collect()["versions"]["holdfast"] != found
