@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from models import CNN, MLP, Branching, Encoder, Fixed, called, made
 from torch import nn
 
 import holdfast
-from holdfast.errors import ExportError, UsageError
+from holdfast.errors import ExportError, MissingExtraError, UsageError
 
 
 def test_data_dependent_control_flow_is_kept_by_a_script(tmp_path: Path) -> None:
@@ -200,3 +201,30 @@ def test_what_was_there_before_stays_where_an_export_fails(tmp_path: Path) -> No
         holdfast.export(Fixed(), torch.ones(4, 6), path)
     assert path.read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == ["model.pt2"]
+
+
+@pytest.mark.parametrize("package", ["onnx", "onnxscript", "onnxruntime"])
+def test_a_missing_extra_says_how_to_install_it(tmp_path: Path, package: str, monkeypatch) -> None:
+    holdfast.export(made(MLP), torch.ones(2, 6), tmp_path / "there.onnx")
+    monkeypatch.setitem(sys.modules, package, None)
+    new = tmp_path / "new.onnx"
+    fails = {
+        "onnxruntime": lambda: holdfast.load_program(tmp_path / "there.onnx"),
+    }.get(package, lambda: holdfast.export(made(MLP), torch.ones(2, 6), new))
+    with pytest.raises(MissingExtraError) as caught:
+        fails()
+    assert str(caught.value) == (
+        f'ONNX needs {package}, which is not installed\n  pip install "holdfast[onnx]"'
+    )
+    assert [file.name for file in tmp_path.iterdir()] == ["there.onnx"]
+
+
+def test_without_onnxruntime_nothing_is_written_that_was_not_compared(
+    tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(MissingExtraError):
+        holdfast.export(made(MLP), torch.ones(2, 6), tmp_path / "m.onnx")
+    assert list(tmp_path.iterdir()) == []
+    report = holdfast.export(made(MLP), torch.ones(2, 6), tmp_path / "m.onnx", check=False)
+    assert report.checked is None
