@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import holdfast
+from holdfast.cli import main
 
 NET = """
 import torch
@@ -164,11 +165,20 @@ ERRORS: list[tuple[tuple[str, ...], int, str]] = [
 
 
 @pytest.mark.parametrize(("args", "code", "words"), ERRORS, ids=[" ".join(e[0]) for e in ERRORS])
-def test_errors_are_letters(place: Path, args: Any, code: int, words: str) -> None:
-    done = run(place, *args)
-    assert (done.returncode, done.stdout) == (code, "")
-    assert words in done.stderr
-    assert "Traceback" not in done.stderr
+def test_errors_are_letters(
+    place: Path, args: Any, code: int, words: str, monkeypatch, capsys
+) -> None:
+    """In this process: importing torch for each would take a minute."""
+    monkeypatch.chdir(place)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    for name in ("net", "neighbour"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    with pytest.raises(SystemExit) as ended:
+        main(list(args))
+    said = capsys.readouterr()
+    assert (ended.value.code, said.out) == (code, "")
+    assert words in said.err
+    assert "Traceback" not in said.err
     assert not (place / "e.ts").exists()
 
 
