@@ -196,12 +196,14 @@ def _cell(happened: int, wrong: int) -> str:
 
 
 def examples(done: Sequence[tuple[Work, Outcome]]) -> str:
-    """What failed first, of each saver and fault that failed."""
-    lines = []
+    """What failed first, of each saver and column with failures; without this machine's folders."""
+    first: dict[tuple[str, str], str] = {}
     for work, found in done:
         for case, problems in list(found.wrong.items())[:1]:
-            text = f"{found.fault}; {case}: {problems[0]}".replace("|", "\\|").replace("<", "&lt;")
-            lines.append(f"- {work.saver}: {text[:300]}")
+            text = re.sub(r"AT_FDCWD<[^>]*>, ", "", f"{found.fault}; {case}: {problems[0]}")
+            text = text.replace("|", "\\|").replace("<", "&lt;")
+            first.setdefault((work.saver, work.column), f"- {work.saver}: {text[:300]}")
+    lines = list(first.values())
     return "\n".join(lines) or "Nothing failed."
 
 

@@ -363,7 +363,10 @@ class Distributed(Saver):
         if not there:
             return None
         found = tensors_of(0, self.size)
-        dcp.load(found, storage_reader=FileSystemReader(self.at(max(there))), no_dist=True)
+        try:
+            dcp.load(found, storage_reader=FileSystemReader(self.at(max(there))), no_dist=True)
+        except CheckpointException as error:
+            raise RuntimeError(str(error)) from error
         return max(there), found
 
 
