@@ -27,6 +27,7 @@ from holdfast.restoring import load_parts
 from holdfast.runs import where
 from holdfast.spec.program import Port, ProgramRecord
 from holdfast.state.match import Options
+from holdfast.state.names import unwrap
 from holdfast.state.parts import as_parts
 
 #: The suffix or the name of each format.
@@ -91,6 +92,7 @@ def export(
             wanted="an instance of torch.nn.Module",
             found=f"{type(model).__module__}.{type(model).__qualname__}",
         )
+    model = unwrap(model)  # the wrappers of training (compile, DataParallel) stay behind
     kind = _kind_of(path, format)
     _check_options(kind, opset=opset, method=method, freeze=freeze, train=train)
     inputs = as_inputs(model, example_inputs, input_names)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from torch import nn
 
 import holdfast
 from holdfast.errors import ExportError, MissingExtraError, UsageError
+from holdfast.programs import making
 
 
 def test_data_dependent_control_flow_is_kept_by_a_script(tmp_path: Path) -> None:
@@ -228,3 +230,87 @@ def test_without_onnxruntime_nothing_is_written_that_was_not_compared(
     assert list(tmp_path.iterdir()) == []
     report = holdfast.export(made(MLP), torch.ones(2, 6), tmp_path / "m.onnx", check=False)
     assert report.checked is None
+
+
+class Pair(NamedTuple):
+    first: torch.Tensor
+    second: torch.Tensor
+
+
+class GivesPair(nn.Module):
+    def forward(self, x: torch.Tensor) -> Pair:
+        return Pair(x + 1, x * 2)
+
+
+class GivesConstants(nn.Module):
+    def forward(self, x: torch.Tensor):
+        return {"y": x + 1, "nothing": None, "count": 3}
+
+
+def test_outputs_that_a_format_cannot_hold_are_said(tmp_path: Path) -> None:
+    with pytest.raises(ExportError) as caught:
+        holdfast.export(GivesPair(), torch.ones(2, 3), tmp_path / "m.pt2")
+    assert "this program cannot be saved as a .pt2 file" in str(caught.value)
+    with pytest.raises(ExportError) as caught:
+        holdfast.export(GivesConstants(), torch.ones(2, 3), tmp_path / "m.onnx")
+    assert str(caught.value) == (
+        "an ONNX model gives tensors alone\n  in tensor 'count'\n  found 3\n"
+        "  Give a tensor there, or leave it out; .ts and .pt2 files keep it."
+    )
+    assert list(tmp_path.iterdir()) == []
+    for name in ("m.ts", "m.onnx"):
+        holdfast.export(GivesPair(), torch.ones(2, 3), tmp_path / name)
+        first, second = holdfast.load_program(tmp_path / name)(torch.ones(1, 3))
+        assert (first.tolist(), second.tolist()) == ([[2.0] * 3], [[2.0] * 3])
+    holdfast.export(GivesConstants(), torch.ones(2, 3), tmp_path / "m.pt2")
+    found = holdfast.load_program(tmp_path / "m.pt2")(torch.ones(1, 3))
+    assert (found["nothing"], found["count"]) == (None, 3)
+
+
+def test_a_model_that_breaks_when_it_runs_scripted_says_why(tmp_path: Path) -> None:
+    model = nn.utils.parametrizations.weight_norm(nn.Linear(4, 4))
+    with pytest.raises(ExportError) as caught:
+        holdfast.export(model, torch.randn(2, 4), tmp_path / "m.ts")
+    assert "Parametrization is not working with scripting" in str(caught.value)
+    assert 'method="trace" or a .pt2 file may do' in str(caught.value)
+    holdfast.export(model, torch.randn(2, 4), tmp_path / "m.ts", method="trace")
+
+
+@pytest.mark.parametrize("wrapped", [nn.DataParallel, torch.compile])
+@pytest.mark.parametrize("name", ["m.ts", "m.pt2"])
+def test_wrappers_of_training_stay_behind(tmp_path: Path, wrapped, name: str) -> None:
+    model = made(MLP)
+    holdfast.export(wrapped(model), torch.randn(2, 6), tmp_path / name)
+    with holdfast.open(tmp_path / name) as checkpoint:
+        assert checkpoint.index.program.record.source == "models.MLP"
+        names = {tensor.name for tensor in checkpoint.summary().tensors}
+    assert names == set(model.state_dict())
+
+
+def test_a_buffer_that_counts_is_put_back(tmp_path: Path) -> None:
+    class Counting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("calls", torch.zeros(()))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.calls += 1
+            return x * 1.0
+
+    model = Counting()
+    for name in ("m.ts", "m.pt2", "m.onnx"):
+        holdfast.export(model, torch.ones(2, 3), tmp_path / name)
+        assert float(model.calls) == 0
+
+
+def test_an_interrupted_export_leaves_nothing(tmp_path: Path, monkeypatch) -> None:
+    model = made(CNN).train()
+
+    def interrupted(*_args: object, **_options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(making, "compare", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        holdfast.export(model, torch.randn(2, 3, 9, 9), tmp_path / "m.ts")
+    assert list(tmp_path.iterdir()) == []
+    assert all(module.training for module in model.modules())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,9 @@ TOLERANCES: dict[torch.dtype, tuple[float, float]] = {
     torch.complex64: (1e-4, 1e-5),
     torch.complex128: (1e-7, 1e-9),
 }
+
+#: The line of a TorchScript traceback that is the error itself.
+_NAMED = re.compile(r"(builtins\.)?\w+(Error|Exception): ")
 
 Call = Callable[[Inputs], Any]
 
@@ -185,10 +189,6 @@ def _other(case: Case, what: str, wanted: Any, found: Any, cure: str) -> ExportE
 def _first_line(error: BaseException) -> str:
     """The last line of what a runtime says is the error; those before it are its traceback."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    said = next((line for line in reversed(lines) if re_error(line)), lines[0] if lines else "")
-    return f"{type(error).__name__}: {said}"[:300]
-
-
-def re_error(line: str) -> bool:
-    """Whether a line of a TorchScript traceback is the error itself."""
-    return line.startswith(("RuntimeError:", "AssertionError:", "IndexError:", "ValueError:"))
+    named = (line for line in reversed(lines) if _NAMED.match(line))
+    said = next(named, lines[0] if lines else "")
+    return f"{type(error).__name__}: {said.removeprefix('builtins.')}"[:300]

@@ -22,6 +22,7 @@ from holdfast.io.sink import Sink
 from holdfast.programs import onnx_file, torch_export, torchscript
 from holdfast.programs.check import Checked, compare
 from holdfast.programs.inputs import Inputs
+from holdfast.programs.nesting import constants
 from holdfast.programs.program import ExportedProgram, OnnxProgram, Program, TorchScriptProgram
 from holdfast.programs.sizes import Case, Dims
 from holdfast.spec import program as records
@@ -108,6 +109,14 @@ def _graph(wish: Wish, record: ProgramRecord, folder: Path, _name: str) -> Made:
 
 
 def _onnx(wish: Wish, record: ProgramRecord, folder: Path, name: str) -> Made:
+    for where, value in constants(record.structure):
+        if value is not None:
+            raise ExportError(
+                "an ONNX model gives tensors alone",
+                tensor=where,
+                found=repr(value)[:100],
+                cure="Give a tensor there, or leave it out; .ts and .pt2 files keep it.",
+            )
     names = tuple(port.name for port in record.outputs)
     made = onnx_file.make(
         wish.model, wish.inputs, wish.dims, folder, opset=wish.opset, outputs=names
@@ -127,6 +136,8 @@ def compared(
         ExportError: it computes something else, or a trace may have missed a branch.
     """
     cure = "Mend the model, or write it with check=False knowing what it does."
+    if wish.kind == "torchscript":
+        cure = 'method="trace" or a .pt2 file may do. ' + cure
     if "trac" in made.record.method:
         cure = (
             'A trace keeps one branch of control flow and the sizes it saw: method="script" '

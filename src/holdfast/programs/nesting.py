@@ -6,7 +6,7 @@ A structure is JSON: ``[place]`` for a tensor, ``{"tuple": [...]}``, ``{"list": 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -62,6 +62,19 @@ def _name(path: tuple[str, ...]) -> str:
     if not path or path[0].isdigit():
         path = ("output", *path)
     return ".".join(path)
+
+
+def constants(structure: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
+    """What in a structure is no tensor, each with its name."""
+    if isinstance(structure, list):
+        return
+    ((kind, value),) = structure.items()
+    if kind == "value":
+        yield _name(path), value
+        return
+    items = value.items() if kind == "dict" else enumerate(value)
+    for key, each in items:
+        yield from constants(each, (*path, str(key)))
 
 
 def nested(structure: Any, tensors: Sequence[Any]) -> Any:

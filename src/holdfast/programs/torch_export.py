@@ -61,9 +61,23 @@ def make(model: nn.Module, inputs: Inputs, dims: Dims) -> Graph:
 
 
 def save(made: Any, path: Path, record: str) -> None:
-    """Write it, with the record as an extra file."""
-    with without_deprecations():
-        torch.export.save(made, str(path), extra_files={EXTRA_FILE: record})
+    """Write it, with the record as an extra file.
+
+    Raises:
+        ExportError: something in it has no form in a file, such as a named tuple.
+    """
+    try:
+        with without_deprecations():
+            torch.export.save(made, str(path), extra_files={EXTRA_FILE: record})
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # of torch's serializer
+        lines = str(error).strip().splitlines() or [""]
+        raise ExportError(
+            "this program cannot be saved as a .pt2 file",
+            found=f"{type(error).__name__}: {lines[0]}"[:300],
+            cure="Give plain tuples, lists and dicts from forward; or use a .ts or .onnx file.",
+        ) from error
 
 
 def load(path: Path) -> Any:
