@@ -105,7 +105,7 @@ def test_what_a_person_reads(place: Path) -> None:
         "  gives scores: float32 [batch, 3]",
         "  gives sum: float32 [batch]",
         "  compared with the model on the example, random values, the example negated, batch=1, "
-        "batch=3, batch=5:",
+        "batch=3, batch=5, batch=4:",
     ]
     done = run(place, "call", "b.ts", "--input", "x.npy", "--trust")
     assert done.stdout == "scores  float32  2x3  4 4 4 12 12 12\nsum     float32  2    6 22\n"

@@ -99,7 +99,7 @@ def test_cases_do_not_touch_the_caller_s_random_numbers() -> None:
     assert torch.equal(torch.get_rng_state(), before)
     assert labels == [
         *("the example", "random values", "the example negated"),
-        *("batch=1", "batch=2", "batch=3", "batch=7"),
+        *("batch=1", "batch=2", "batch=3", "batch=7", "batch=8"),
     ]
     again = [case.inputs.tensors[0] for case in cases(inputs, dims)]
     assert all(map(torch.equal, again, (c.inputs.tensors[0] for c in cases(inputs, dims))))

@@ -314,3 +314,27 @@ def test_an_interrupted_export_leaves_nothing(tmp_path: Path, monkeypatch) -> No
         holdfast.export(model, torch.randn(2, 3, 9, 9), tmp_path / "m.ts")
     assert list(tmp_path.iterdir()) == []
     assert all(module.training for module in model.modules())
+
+
+def test_a_size_that_the_model_itself_fixes_is_named_in_a_script_too(tmp_path: Path) -> None:
+    class Four(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.reshape(4, 6)
+
+    with pytest.raises(ExportError) as caught:
+        holdfast.export(Four(), torch.ones(4, 6), tmp_path / "m.ts")
+    assert str(caught.value).startswith(
+        "dimension 0 of x cannot be dynamic: the model itself refuses other sizes\n"
+        "  wanted any batch, found it fails at batch="
+    )
+    holdfast.export(Four(), torch.ones(4, 6), tmp_path / "m.ts", dynamic=None)
+
+
+def test_a_model_that_takes_multiples_is_not_refused(tmp_path: Path) -> None:
+    class Halves(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.view(x.shape[0], x.shape[1] // 8, 8)
+
+    holdfast.export(
+        Halves(), torch.ones(2, 16), tmp_path / "m.ts", dynamic={"x": {0: "batch", 1: "length"}}
+    )

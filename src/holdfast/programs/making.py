@@ -155,7 +155,26 @@ def compared(
         torch.manual_seed(0)  # as the model's call begins, for what is random in training mode
         return program.run(inputs.tensors)
 
-    return compare(call, run, tried, [port.name for port in made.record.outputs], cure=cure)
+    names = [port.name for port in made.record.outputs]
+    checked = compare(call, run, tried, names, cure=cure)
+    _check_is_dynamic(wish, checked)
+    return checked
+
+
+def _check_is_dynamic(wish: Wish, checked: Checked) -> None:
+    """Refuse a dimension that is said to be dynamic, and of which the model takes one size."""
+    for port, named in wish.dims.items():
+        for dim, name in named.items():
+            other = [label for label in checked.refused if f"{name}=" in label]
+            if other and not any(f"{name}=" in label for label in checked.cases):
+                raise ExportError(
+                    f"dimension {dim} of {port} cannot be dynamic: the model itself refuses other "
+                    "sizes",
+                    wanted=f"any {name}",
+                    found=f"it fails at {', '.join(other)}"[:300],
+                    cure="Use x.shape[...] or -1 there; or leave the dimension out: dynamic=None "
+                    "for none.",
+                )
 
 
 def _loaded(file: Path, kind: str, record: ProgramRecord) -> Program:

@@ -136,7 +136,8 @@ def cases(
     sizes = sizes_of(inputs, dims)
     bounds = {name: (ranges or {}).get(name, (1, None)) for name in sizes}
     tried = [{name: least + more for name, (least, _) in bounds.items()} for more in (0, 1, 2)]
-    tried += [{name: size + 3} for name, size in sizes.items()]
+    for name, size in sizes.items():  # twice: some models take only multiples
+        tried += [{name: size + 3}, {name: 2 * size}]
     for wanted in tried:
         changed = {
             name: size
