@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tests.faults.acting import AFTER, DURING, Actor, Oracle, Setup, look
-from tests.faults.kills import Outcome, Plan, roots, target, watched
+from tests.faults.kills import Outcome, Plan, roots, target, tried, watched
 from tests.faults.savers import SAVERS
 from tests.faults.tracing import Call, Strace
 
@@ -196,7 +196,7 @@ def fail_at_each(plan: Plan) -> Outcome:
     folders = roots()
     for failure in failures(watched(plan.setup(next(folders))), plan):
         outcome.cases += 1
-        problems = fail_at(plan.setup(next(folders)), failure)
+        problems = tried(lambda failure=failure: fail_at(plan.setup(next(folders)), failure))
         if problems is not None:
             outcome.note(str(failure), problems)
     if not SAVERS[plan.saver].is_ours:  # they write past Python: nothing would be short

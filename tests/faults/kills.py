@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,10 @@ from typing import Any
 from tests.faults import tracing
 from tests.faults.acting import DURING, Actor, Oracle, Setup, look
 from tests.faults.tracing import Call, Strace
+
+
+#: How often a case is tried that does not happen.
+TRIES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,13 +115,22 @@ def kill_after_all(setup: Setup) -> list[str]:
     return look(setup)
 
 
+def tried(case: Callable[[], list[str] | None]) -> list[str] | None:
+    """What came of a case: again where it did not happen, as threads share work as they will."""
+    for _ in range(TRIES):
+        problems = case()
+        if problems is not None:
+            return problems
+    return None
+
+
 def kill_at_each(plan: Plan) -> Outcome:
     """Kill at each call of a save."""
     outcome = Outcome(plan.saver, f"killed at each system call, {plan.size}")
     folders = roots()
     for call in plan.of(watched(plan.setup(next(folders))))[:: plan.share]:
         outcome.cases += 1
-        problems = kill_at(plan.setup(next(folders)), call)
+        problems = tried(lambda call=call: kill_at(plan.setup(next(folders)), call))
         if problems is not None:
             outcome.note(str(call), problems)
     outcome.cases += 1
