@@ -17,7 +17,6 @@ from tests.faults import tracing
 from tests.faults.acting import DURING, Actor, Oracle, Setup, look
 from tests.faults.tracing import Call, Strace
 
-
 #: How often a case is tried that does not happen.
 TRIES = 3
 
