@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from holdfast.errors import ExportError
+from holdfast.errors import ExportError, HoldfastError
 from holdfast.io import locks, temps
 from holdfast.io.commit import commit, explain
 from holdfast.io.folders import make_folders
@@ -85,9 +85,15 @@ def make(wish: Wish, record: ProgramRecord, folder: Path, name: str) -> Made:
     Raises:
         ExportError: the model cannot become such a program.
         MissingExtraError: ONNX needs packages that are not installed.
+        FileError: the disk is full, or refuses otherwise.
     """
     makers = {"torchscript": _script, "torch.export": _graph, "onnx": _onnx}
-    return makers[wish.kind](wish, record, folder, name)
+    try:
+        return makers[wish.kind](wish, record, folder, name)
+    except HoldfastError:
+        raise
+    except OSError as error:
+        raise explain(error, folder.parent / name) from error
 
 
 def _script(wish: Wish, record: ProgramRecord, folder: Path, _name: str) -> Made:

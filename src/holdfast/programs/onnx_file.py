@@ -124,6 +124,8 @@ def _newer(
             )
             assert program is not None
             program.save(str(path))
+    except OSError:
+        raise
     except Exception as error:  # the exporter wraps what many packages raise
         raise _letter(error, opset) from error
     made = Made(path, "torch.onnx (torch.export)", _opset(path), found.notes)
@@ -160,6 +162,8 @@ def _older(
                 opset_version=opset,
                 dynamo=False,
             )
+    except OSError:
+        raise
     except Exception as error:  # of torch, or of the model
         raise _letter(error, opset) from error
     made = Made(path, "torch.onnx (tracing)", _opset(path), found.notes, found.lost)

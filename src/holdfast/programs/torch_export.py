@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import io
 import logging
 import re
 from collections.abc import Iterator, Mapping
@@ -63,13 +64,16 @@ def make(model: nn.Module, inputs: Inputs, dims: Dims) -> Graph:
 def save(made: Any, path: Path, record: str) -> None:
     """Write it, with the record as an extra file.
 
+    By way of memory: where the disk is full, torch's own writer ends the process.
+
     Raises:
         ExportError: something in it has no form in a file, such as a named tuple.
     """
+    data = io.BytesIO()
     try:
         with without_deprecations():
-            torch.export.save(made, str(path), extra_files={EXTRA_FILE: record})
-    except (OSError, MemoryError):
+            torch.export.save(made, data, extra_files={EXTRA_FILE: record})
+    except MemoryError:
         raise
     except Exception as error:  # of torch's serializer
         lines = str(error).strip().splitlines() or [""]
@@ -78,6 +82,7 @@ def save(made: Any, path: Path, record: str) -> None:
             found=f"{type(error).__name__}: {lines[0]}"[:300],
             cure="Give plain tuples, lists and dicts from forward; or use a .ts or .onnx file.",
         ) from error
+    path.write_bytes(data.getbuffer())
 
 
 def load(path: Path) -> Any:

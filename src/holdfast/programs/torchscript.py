@@ -6,6 +6,7 @@ Python, keeps data-dependent control flow, and can be trained further.
 
 from __future__ import annotations
 
+import io
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -185,9 +186,14 @@ def _frozen(made: torch.jit.ScriptModule) -> Any:
 
 
 def save(made: torch.jit.ScriptModule, path: Path, record: str) -> None:
-    """Write it, with the record as an extra file."""
+    """Write it, with the record as an extra file.
+
+    By way of memory: where the disk is full, torch's own writer ends the process.
+    """
+    data = io.BytesIO()
     with without_deprecations():
-        torch.jit.save(made, str(path), _extra_files={EXTRA_FILE: record.encode()})
+        torch.jit.save(made, data, _extra_files={EXTRA_FILE: record.encode()})
+    path.write_bytes(data.getbuffer())
 
 
 def load(path: Path, device: Any) -> torch.jit.ScriptModule:
