@@ -10,7 +10,8 @@ from tests.faults.test_kills import CALLS
 @pytest.mark.parametrize("saver", CALLS)
 def test_small(saver: str) -> None:
     """Each call, in one of its ways at least; all ways are tried by ``make faults``."""
-    check(outcome_of("error", saver, "small", "--share", "20"), at_least=4)
+    share = "20" if CALLS[saver] < 100 else "80"
+    check(outcome_of("error", saver, "small", "--share", share), at_least=4)
 
 
 @pytest.mark.parametrize("call", ["pwrite64", "fallocate", "fsync", "rename"])
@@ -23,7 +24,7 @@ def test_large(call: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_large_by_several_threads() -> None:
     """Which of them writes what differs from run to run: some of the calls never come."""
-    options = ("--only", "pwrite64", "--share", "3")
+    options = ("--only", "pwrite64", "--share", "5")
     outcome = outcome_of("error", "Run, background", "large", *options)
     assert outcome.wrong == {}
     assert outcome.happened >= 2
