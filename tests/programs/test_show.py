@@ -142,14 +142,16 @@ def test_a_record_that_is_broken_is_noted_and_the_file_is_read(tmp_path: Path) -
 
 
 def test_a_graph_of_another_layout_is_noted(tmp_path: Path, folder: Path) -> None:
-    for number, text in enumerate(("{}", "[]", "not JSON", '{"graph_module": 3}')):
+    unknown, broken = "laid out in a way that is not known", "the graph of this program cannot be"
+    texts = {"{}": unknown, "[]": unknown, "not JSON": broken, '{"graph_module": 3}': unknown}
+    for number, (text, said) in enumerate(texts.items()):
         path = tmp_path / f"{number}.pt2"
         with zipfile.ZipFile(folder / "m.pt2") as old, zipfile.ZipFile(path, "w") as new:
             for name in old.namelist():
                 data = text if name.endswith("models/model.json") else old.read(name)
                 new.writestr(name, data)
         index = holdfast.open(path).index
-        assert any("laid out in a way that is not known" in note for note in index.notes)
+        assert any(said in note for note in index.notes)
         assert index.program.operators == {}
         assert index.program.record is not None
 
@@ -184,11 +186,19 @@ def test_changed_bytes_give_facts_or_a_letter(folder: Path, tmp_path: Path, name
             ["x", "y"],
         ),
         ("no code", []),
-        ("  def forward(self: __torch__.B,\n    x: Tensor) -> Tensor:\n", []),
+        ("class B(Module):\n  def forward(self: __torch__.B,\n    x: Tensor) -> Tensor:\n", []),
+        ("class A(Module):\n  x : int\nclass B(Module):\n  def forward(self: B, x: T) -> T:", []),
+        ("class A(Module):\n  def forward(net: __torch__.A,\n    x: Tensor) -> Tensor:\n", ["x"]),
+        (
+            "class A(Module):\n  def forward(self: __torch__.A,\n    "
+            'how: str="x) -> y, z: int",\n    at: Dict[str, Tuple[int, int]]={},\n'
+            "    x: Tensor=CONSTANTS.c0) -> Tensor:\n",
+            ["how", "at", "x"],
+        ),
     ],
 )
 def test_arguments_of_forward(code: str, names: list[str]) -> None:
-    assert script_code.arguments(code, "__torch__.A") == names
+    assert [port.name for port in script_code.ports(code, "__torch__.A")] == names
 
 
 def test_a_name_from_a_file_is_shown_on_one_line(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from holdfast.formats import exported_graph, strict_json
 from holdfast.formats.exported_payload import Payloads
 from holdfast.formats.program_facts import Found, facts
 from holdfast.formats.torch_zip.archive import Archive, archive_of
-from holdfast.formats.torchscript import extra_files
+from holdfast.formats.torchscript import extra_files, texts
 from holdfast.formats.zip_archive import Member, read_members
 from holdfast.io.source import Source
 from holdfast.spec.index import Extent, Index
@@ -48,9 +48,9 @@ def read_index(
     programs = {name: _one(archive, payloads, name) for name in _names(archive)}
     for member in archive.below("data/sample_inputs"):
         payloads.look_into(member)
-    program = facts(
-        _found(archive, list(programs)), extra_files(archive, "extra"), EXTRA_FILE, source.name
-    )
+    graph = archive.find(f"models/{next(iter(programs))}.json") if len(programs) == 1 else None
+    extra = extra_files(archive, "extra")
+    program = facts(_found(archive, graph), extra, EXTRA_FILE, source.name)
     return Index(
         file=source.name,
         format="exported",
@@ -67,20 +67,21 @@ def read_index(
     )
 
 
-def _found(archive: Archive, names: list[str]) -> Found:
+def _found(archive: Archive, member: Member | None) -> Found:
     """What the graph says of the one program in an archive; nothing of several."""
-    member = archive.find(f"models/{names[0]}.json") if len(names) == 1 else None
     if member is None:
         return Found()
     nbytes = member.nbytes if member.is_stored else member.unpacked_nbytes
+    what = "the graph of this program"
     if nbytes > _LONGEST_GRAPH:
         return Found(notes=("its graph is too long: what it calls is not counted",))
     try:
-        graph = strict_json.decode(
-            archive.data(member), what="the graph", file=archive.source.name, takes_nan=True
-        )
+        data = archive.data(member, what=what, most=_LONGEST_GRAPH)
+        graph = strict_json.decode(data, what=what, file=archive.source.name, takes_nan=True)
         inputs, outputs, operators = exported_graph.calls_of(graph)
-    except (FormatError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+    except FormatError as error:  # its weights may be whole all the same; verify says more
+        return Found(notes=(f"its graph is not read: {error.what}",))
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         return Found(notes=(f"its graph is laid out in a way that is not known ({error!r:.100})",))
     return Found(inputs, outputs, operators)
 
@@ -134,6 +135,9 @@ def _read_older(source: Source, encoding: str, members: Mapping[str, Member]) ->
     for name, member in members.items():
         if name == "serialized_example_inputs.pt":
             payloads.look_into(member)
+    folder = "extra_files/"
+    extra = {name[len(folder) :]: m for name, m in members.items() if name.startswith(folder)}
+    program = facts(_found(archive, members[OLDER]), texts(archive, extra), EXTRA_FILE, source.name)
     return Index(
         file=source.name,
         format="exported",
@@ -141,7 +145,9 @@ def _read_older(source: Source, encoding: str, members: Mapping[str, Member]) ->
         extents=payloads.extents,
         other=(*payloads.other, *_rest(archive, payloads)),
         file_nbytes=source.size,
-        notes=("a program, as torch before 2.8 saved it: its graph is not run",),
+        notes=("a program, as torch before 2.8 saved it: its graph is not run", *program.notes),
         symbols=tuple(payloads.symbols),
+        metadata=program.metadata,
         programs=(OLDER,),
+        program=program.program,
     )

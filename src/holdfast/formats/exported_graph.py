@@ -16,6 +16,9 @@ from holdfast.spec.program import Port
 #: Graphs inside graphs: the branches of torch.cond.
 _DEEPEST = 50
 _MOST = 100_000
+_NUMBERS = {"as_sym_int": "int", "as_sym_float": "float", "as_sym_bool": "bool"}
+#: A symbol alone, as torch writes it, and as it did before 2.7; sums and products have no name.
+_SYMBOL = re.compile(r"Symbol\('(\w{1,100})'(?:, \w+=\w+)*\)|([A-Za-z_]\w{0,99})")
 
 
 def calls_of(graph_json: Any) -> tuple[tuple[Port, ...], tuple[Port, ...], dict[str, int]]:
@@ -38,21 +41,30 @@ def calls_of(graph_json: Any) -> tuple[tuple[Port, ...], tuple[Port, ...], dict[
 
 def _ports(specs: Any, kind: str, values: Mapping[str, Any]) -> tuple[Port, ...]:
     found = [spec[kind]["arg"] for spec in specs if kind in spec]
-    names = [arg["as_tensor"]["name"] for arg in found if "as_tensor" in arg]
-    return tuple(_port(name, values[name]) for name in names[:_MOST])
+    ports = (_port(arg, values) for arg in found[:_MOST])
+    return tuple(port for port in ports if port is not None)
 
 
-def _port(name: str, meta: Mapping[str, Any]) -> Port:
-    sizes = tuple(_size(size) for size in meta["sizes"])
-    return Port(str(name), dtype_name(meta["dtype"]), sizes)
+def _port(arg: Mapping[str, Any], values: Mapping[str, Any]) -> Port | None:
+    """A tensor, or a number with a name; a constant is no port."""
+    if "as_tensor" in arg:
+        name = arg["as_tensor"]["name"]
+        sizes = tuple(_size(size) for size in values[name]["sizes"])
+        return Port(str(name), dtype_name(values[name]["dtype"]), sizes)
+    for kind, word in _NUMBERS.items():
+        if kind in arg and "as_name" in arg[kind]:
+            return Port(str(arg[kind]["as_name"]), word)
+    return None
 
 
 def _size(size: Mapping[str, Any]) -> int | str | None:
-    if "as_int" in size:
-        return int(size["as_int"])
-    text = str(size["as_expr"]["expr_str"])
-    symbol = re.fullmatch(r"Symbol\('(\w{1,100})'.*\)", text, re.DOTALL)
-    return symbol[1] if symbol else None
+    number = size.get("as_int")
+    if number is None:
+        symbol = _SYMBOL.fullmatch(str(size["as_expr"]["expr_str"]))
+        return symbol[1] or symbol[2] if symbol else None
+    if type(number) is not int or not 0 <= number < 1 << 63:
+        raise ValueError(f"a size of {number}")
+    return number
 
 
 def _targets(graph: Any, depth: int) -> Iterator[str]:

@@ -10,7 +10,9 @@ from holdfast.spec.program import Port
 
 #: The fields of GraphProto, ValueInfoProto, TypeProto, TensorShapeProto and NodeProto (onnx.proto).
 _INPUT, _OUTPUT = 11, 12
-_NAME, _TYPE, _TENSOR, _ELEMENT, _SHAPE, _DIM, _VALUE, _PARAM = 1, 2, 1, 1, 2, 1, 1, 2
+_NAME, _TYPE, _ELEMENT, _SHAPE, _DIM, _VALUE, _PARAM = 1, 2, 1, 2, 1, 1, 2
+#: Dense and sparse ones, laid out alike; and what is no tensor.
+_TENSORS, _OTHERS = (1, 8), {4: "sequence", 5: "map", 9: "optional"}
 OPERATOR, DOMAIN = 4, 7
 #: More than any graph has; what is beyond is left out.
 _MOST_PORTS = _MOST_OPERATORS = 10_000
@@ -50,8 +52,10 @@ def _port(walker: Walker, port: Field) -> Port:
             name = short(walker, each)
         elif each.wire == BYTES and each.number == _TYPE:
             for kind in walker.fields(each.start, each.end):
-                if kind.wire == BYTES and kind.number == _TENSOR:
+                if kind.wire == BYTES and kind.number in _TENSORS:
                     dtype, shape = _tensor(walker, kind)
+                elif kind.wire == BYTES and kind.number in _OTHERS:
+                    dtype, shape = _OTHERS[kind.number], None
     return Port(name, dtype, shape)
 
 

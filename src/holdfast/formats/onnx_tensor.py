@@ -119,7 +119,11 @@ class Shape:
 
 
 def dtype_of(number: int) -> str | None:
-    """Torch's name of an element type; None for one it does not have."""
+    """The name of an element type, torch's where it has it; None for one that is not known."""
+    if number in PACKED:
+        return PACKED[number][1]
+    if number == STRING:
+        return "string"
     dtype = _TYPES.get(number)
     return None if dtype is None else dtype.name
 

@@ -1,11 +1,11 @@
-"""TorchScript programs: their tensors and attributes; their code is listed, never parsed."""
+"""TorchScript programs: their tensors and attributes; their code is text, and never run."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from holdfast.errors import FormatError
+from holdfast.errors import DamagedError, FormatError
 from holdfast.formats import script_code
 from holdfast.formats.program_facts import Found, facts
 from holdfast.formats.torch_zip.archive import Archive, archive_of
@@ -14,7 +14,7 @@ from holdfast.io.source import Source
 from holdfast.pickles import jit
 from holdfast.pickles.reader import Pickled
 from holdfast.spec.index import Extent, Index, Opaque
-from holdfast.spec.program import EXTRA_FILE, Port
+from holdfast.spec.program import EXTRA_FILE
 
 PICKLE, CONSTANTS = "data.pkl", "constants.pkl"
 #: Extra files are text for people; what is longer is data, and only named.
@@ -48,12 +48,13 @@ def read_index(
         CONSTANTS, encoding=encoding, folder="constants", calls=jit.CALLS
     )
     extents = {**archive.extents(storages), **archive.extents(more)}
+    tree = _tree(archive, data, constants)
     extra = extra_files(archive, "extra")
-    program = facts(_found(archive, data), extra, EXTRA_FILE, source.name)
+    program = facts(_found(archive, data.tree.symbol), extra, EXTRA_FILE, source.name)
     return Index(
         file=source.name,
         format="torchscript",
-        tree=_tree(archive, data, constants),
+        tree=tree,
         extents=extents,
         byteorder=archive.byteorder(),
         other=archive.others(extents),
@@ -85,25 +86,28 @@ def _tree(archive: Archive, data: Pickled, constants: Pickled) -> Any:
     return tree
 
 
-def _found(archive: Archive, data: Pickled) -> Found:
+def _found(archive: Archive, symbol: str) -> Found:
     """What the code calls, and what ``forward`` takes, as the text of it says."""
-    codes, left, notes = [], script_code.MOST_CODE, []
+    codes: dict[str, str] = {}
+    left, notes = script_code.MOST_CODE, []
     for member in archive.below("code"):
         nbytes = member.nbytes if member.is_stored else member.unpacked_nbytes
-        if not member.name.endswith(".py"):
+        name = archive.short(member)
+        if not name.endswith(".py"):
             continue
         if nbytes > left:
-            notes.append(f"{archive.short(member)} is too long: what it calls is not counted")
+            notes.append(f"{name} is too long: what it calls is not counted")
             continue
         left -= nbytes
         try:
-            codes.append(archive.data(member).decode("utf-8", "replace"))
+            data = archive.data(member, what="the code of this program")
         except FormatError as error:  # its tensors may be whole all the same; verify says more
-            notes.append(f"{archive.short(member)} is not counted: {error.what}")
-    names = (name for code in codes for name in script_code.arguments(code, data.tree.symbol))
+            notes.append(f"{name} is not counted: {error.what}")
+        else:
+            codes[name] = data.decode("utf-8", "replace")
     return Found(
-        inputs=tuple(Port(name) for name in names),
-        operators=script_code.count(codes),
+        inputs=script_code.ports(codes.get(script_code.member_of(symbol), ""), symbol),
+        operators=script_code.count(codes.values()),
         notes=tuple(notes[:1]),
     )
 
@@ -138,20 +142,26 @@ def _notes(archive: Archive, data: Pickled, extents: Mapping[str, Extent]) -> tu
 
 def extra_files(archive: Archive, folder: str) -> dict[str, str]:
     """The text of the extra files of a program; what is no text, or long, is named by its size."""
+    return texts(archive, {archive.short(m).partition("/")[2]: m for m in archive.below(folder)})
+
+
+def texts(archive: Archive, members: Mapping[str, Member]) -> dict[str, str]:
+    """The text of members by name; what is no text, or long, or damaged, is named by its size."""
     found, left = {}, _MOST_TEXT
-    for member in archive.below(folder):
-        name = archive.short(member).partition("/")[2]
+    for name, member in members.items():
         nbytes = member.nbytes if member.is_stored else member.unpacked_nbytes
         text = None
         if nbytes <= min(_LONGEST_TEXT, left):
             left -= nbytes
-            text = _text(archive.data(member))
+            text = _text(archive, member)
         found[name] = f"({nbytes:,} bytes)" if text is None else text
     return found
 
 
-def _text(data: bytes) -> str | None:
+def _text(archive: Archive, member: Member) -> str | None:
     try:
-        return data.decode()
+        return archive.data(member, what="this text").decode()
     except UnicodeDecodeError:
         return None
+    except DamagedError:
+        return f"({member.nbytes:,} bytes, damaged)"

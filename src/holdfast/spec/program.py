@@ -7,7 +7,7 @@ torch.export, the entry ``holdfast`` of ONNX's ``metadata_props``.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +19,8 @@ VERSION = 1
 #: Where the record lies: an extra file of TorchScript and torch.export, a property of ONNX.
 EXTRA_FILE = "holdfast.json"
 PROPERTY = "holdfast"
+#: Outputs are nested in at most 50 levels, and a record has two for each.
+_DEEPEST = 150
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +28,7 @@ class Port:
     """An input or output: ``shape`` holds sizes, names of dynamic dimensions, or None (unknown).
 
     ``dtype`` is torch's name of it without ``torch.``; both are None where the file does not say.
+    Of what is no tensor it is the kind alone: ``int``, ``string``, ``sequence``.
     """
 
     name: str
@@ -122,6 +125,9 @@ def decode(text: str, *, file: object = None) -> ProgramRecord:
     """
     try:
         values = json.loads(text)
+        _check_plain(values, 0)
+        # NaN, Infinity and lone surrogates, which JSON has not and Python's reader takes
+        json.dumps(values, ensure_ascii=False, allow_nan=False).encode()
         if not isinstance(values, dict) or not isinstance(values.get("holdfast_program"), int):
             raise ValueError("no key 'holdfast_program'")
         return ProgramRecord(
@@ -148,6 +154,14 @@ def decode(text: str, *, file: object = None) -> ProgramRecord:
         ) from error
 
 
+def _check_plain(value: Any, depth: int) -> None:
+    if depth > _DEEPEST:
+        raise ValueError(f"more than {_DEEPEST} levels of values")
+    inner = value.values() if isinstance(value, dict) else value
+    for each in inner if isinstance(value, dict | list) else ():
+        _check_plain(each, depth + 1)
+
+
 def _ports(values: Any) -> tuple[Port, ...]:
     return tuple(_port(value) for value in _is(list, values))
 
@@ -169,8 +183,8 @@ def _range(value: Any) -> tuple[int, int | None]:
 
 
 def _is_shape(shape: Any) -> bool:
-    return isinstance(shape, Sequence) and all(
-        size is None or (isinstance(size, int | str) and not isinstance(size, bool))
+    return isinstance(shape, list) and all(
+        size is None or isinstance(size, str) or (type(size) is int and 0 <= size < 1 << 63)
         for size in shape
     )
 
