@@ -20,6 +20,7 @@ from tests.faults.states import Training, digest, tensors_of
 
 import holdfast
 from holdfast.errors import DamagedError, FormatError, HoldfastError, LockedError
+from holdfast.runs import removing
 
 _BEGIN = """
 import os, signal, sys, threading, time
@@ -341,3 +342,45 @@ def test_a_file_that_is_written_into_while_it_is_read_is_an_error(tmp_path: Path
     with pytest.raises(DamagedError, match="this file was changed while it was read"):
         looked.array("weight")
     looked.close()
+
+
+_PINS = """
+import sys
+from pathlib import Path
+from holdfast.errors import NoCheckpointError
+from holdfast.runs import pins
+print("ready", flush=True)
+sys.stdin.readline()
+for path in sorted(Path(sys.argv[1]).glob("step-*.pt")):
+    try:
+        pins.pin(path)
+    except NoCheckpointError:
+        continue
+    print(path.name, flush=True)
+"""
+
+
+def test_a_pin_that_is_acknowledged_while_another_process_prunes_is_kept(tmp_path: Path) -> None:
+    """Pruning had read the pins once, before it began: of 80 pins 79 were pruned all the same."""
+    folder = tmp_path / "run"
+    with holdfast.Run(
+        folder, background=False, keep=holdfast.keep.latest(999), model=torch.nn.Linear(1, 1)
+    ) as run:
+        for step in range(150):
+            run.save(step)
+    plan = removing.plan_of_run(folder, holdfast.keep.latest(1), is_whole=lambda _: True)
+    command = [sys.executable, "-c", _PINS, str(folder)]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as pinning:
+        assert pinning.stdout.readline() == "ready\n"
+        pinning.stdin.write("go\n")
+        pinning.stdin.flush()
+        removing.remove(folder, plan)
+        pinned = pinning.communicate(timeout=60)[0].split()
+    assert len(pinned) > 1
+    assert {name for name in pinned if not (folder / name).exists()} == set()
+    assert sorted(path.stem for path in folder.glob("*.pin")) == sorted(
+        name.removesuffix(".pt") for name in pinned
+    )
+    assert list(folder.glob(".trash-*")) == []

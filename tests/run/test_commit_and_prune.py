@@ -242,7 +242,7 @@ def test_a_folder_that_cannot_be_listed_to_prune_costs_no_save(
 
 
 def test_an_explicit_prune_that_the_system_refuses_is_an_error(tmp_path, training, monkeypatch):
-    def refuse(_paths):
+    def refuse(_paths, **_options):
         raise OSError(errno.EIO, "Input/output error")
 
     with training.run(tmp_path / "run", keep=keep.latest(3)) as run:

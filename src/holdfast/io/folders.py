@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from holdfast.io import descriptors
@@ -59,23 +60,39 @@ def make_folders(folder: Path) -> None:
         return
     make_folders(folder.parent)
     folder.mkdir(exist_ok=True)
-    fsync_folder(folder.parent)
+    try:
+        fsync_folder(folder.parent)
+    except OSError:
+        with contextlib.suppress(OSError):  # the next try shall make it anew, and sync its name
+            folder.rmdir()
+        raise
 
 
-def trash(paths: Sequence[Path]) -> None:
-    """Remove files of one folder so that none is ever half gone.
+def trash(
+    paths: Sequence[Path], *, is_kept: Callable[[Path], bool] = lambda _: False
+) -> list[Path]:
+    """Remove files of one folder so that none is ever half gone; those that were removed.
 
     Each is renamed to ``.trash-...``, the folder is synced, and only then are they unlinked: after
     a power cut in the middle a file is either whole under its name or no checkpoint any more.
+    What ``is_kept`` says of a path is asked before it is renamed and again after: then it gets its
+    name back. Who makes it so, and then still finds the file, can rest on it.
     """
-    doomed = []
+    doomed, removed = [], []
     for path in paths:
+        if is_kept(path):
+            continue
         # A name may have 255 bytes, and this one is longer than the checkpoint's.
         name = os.fsdecode(os.fsencode(path.name)[:230])
         target = path.with_name(f".trash-{secrets.token_hex(4)}-{name}")
         path.rename(target)
+        if is_kept(path):
+            target.rename(path)
+            continue
         doomed.append(target)
+        removed.append(path)
     for folder in {path.parent for path in doomed}:
         fsync_folder(folder)
     for path in doomed:
         path.unlink(missing_ok=True)
+    return removed

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import re
 from pathlib import Path
 
 from holdfast.io import temps
+from holdfast.runs.pins import is_pinned
 from holdfast.runs.reading import explained
+
+log = logging.getLogger("holdfast")
 
 #: Exactly the names that ``io.folders.trash`` gives.
 _TRASH = re.compile(r"\.trash-[0-9a-f]{8}-.+", re.DOTALL)
@@ -29,8 +34,22 @@ def dead_files(folder: str | Path) -> list[Path]:
 
 
 def sweep(folder: str | Path) -> list[Path]:
-    """Remove what dead writers left, and say so in the log; the paths removed."""
-    return [path for path in dead_files(folder) if _remove(path)]
+    """Remove what dead writers left, and say so in the log; the paths removed.
+
+    What was pinned while a pruning that died took its name away gets the name back.
+    """
+    return [path for path in dead_files(folder) if not _given_back(path) and _remove(path)]
+
+
+def _given_back(path: Path) -> bool:
+    if _TRASH.fullmatch(path.name) is None:
+        return False
+    name = path.with_name(path.name[len(".trash-00000000-") :])
+    if not is_pinned(name) or os.path.lexists(name):
+        return False
+    path.rename(name)
+    log.warning("%s was pinned while it was pruned: it is there again", name)
+    return True
 
 
 def _remove(path: Path) -> bool:

@@ -37,7 +37,11 @@ def pin(path: Path) -> None:
         # there may be of a process that was killed before it synced the folder.
         is_new = _touch(pin_of(path))
         fsync_folder(path.parent)
+        path.lstat()  # who prunes looks for the pin after it has taken the name away
     except FileNotFoundError as error:
+        if is_new:
+            with contextlib.suppress(OSError):
+                pin_of(path).unlink()
         raise NoCheckpointError("there is no such checkpoint to pin", file=path) from error
     except OSError as error:
         if is_new:  # the next try shall make it anew, and sync what it made

@@ -14,6 +14,7 @@ from holdfast.runs.entry import Entry
 from holdfast.runs.keep import Keep
 from holdfast.runs.listing import list_run
 from holdfast.runs.lock import RunLock
+from holdfast.runs.pins import is_pinned
 from holdfast.runs.reading import read_briefly
 
 log = logging.getLogger("holdfast")
@@ -43,15 +44,17 @@ def remove(folder: Path, plan: prune.Plan) -> None:
         trash_same([entry for entry in plan.doomed if entry.path in still_there])
 
 
-def trash_same(entries: Sequence[Entry]) -> None:
-    """Remove checkpoints of one folder, holding its lock; a path that holds another one stays.
+def trash_same(entries: Sequence[Entry]) -> list[Path]:
+    """Remove checkpoints of one folder, holding its lock; the paths removed.
+
+    A path that holds another checkpoint by now stays, and what has been pinned meanwhile.
 
     Raises:
         FileError: not all could be removed.
     """
     doomed = [entry.path for entry in entries if _is_same(entry)]
     try:
-        trash(doomed)
+        return trash(doomed, is_kept=is_pinned)
     except OSError as error:
         folder = doomed[0].parent
         otherwise = "Check who owns the folder and its permissions: ls -ld {folder}"

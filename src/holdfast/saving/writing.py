@@ -323,9 +323,8 @@ class RunWriter:
             protected = protected | newest_whole(self._entries, is_whole)
         decided = pruning.plan(self._entries, keep, protected=protected)
         if decided.doomed and not dry_run:
-            trash_same(decided.doomed)
-            gone = {entry.name for entry in decided.doomed}
-            self._entries = [entry for entry in self._entries if entry.name not in gone]
+            gone = set(trash_same(decided.doomed))
+            self._entries = [entry for entry in self._entries if entry.path not in gone]
         return decided
 
     def give_up(self) -> None:

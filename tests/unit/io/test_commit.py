@@ -16,7 +16,7 @@ import pytest
 
 from holdfast.errors import FileError, NoSpaceError, UsageError
 from holdfast.io import commit as committing
-from holdfast.io import locks
+from holdfast.io import folders, locks
 from holdfast.io.commit import commit, commit_folder
 from holdfast.io.folders import make_folders, trash
 
@@ -149,7 +149,7 @@ import os, sys
 from pathlib import Path
 from holdfast.errors import NoSpaceError
 from holdfast.io import commit as committing
-from holdfast.io import locks
+from holdfast.io import folders, locks
 folder = Path(sys.argv[1])
 committing.commit(folder / "a.pt", 1000, lambda write: write(b"x" * 1000))
 committing._check_space = lambda target, nbytes: None   # as if another process took the space
@@ -449,3 +449,21 @@ def test_what_fails_while_cleaning_up_hides_no_error(tmp_path, monkeypatch, capl
     assert caught.value.errno == errno.ENOSPC
     assert "cleaning up after" in caplog.text
     assert "Read-only file system" in caplog.text
+
+
+def test_a_folder_whose_name_could_not_be_synced_is_made_anew(tmp_path, monkeypatch):
+    """Else the next call would find it there, and nobody would ever sync its name."""
+    synced = []
+
+    def refuse_once(folder, real=folders.fsync_folder):
+        synced.append(folder)
+        if len(synced) == 1:
+            raise OSError(errno.EIO, "Input/output error")
+        real(folder)
+
+    monkeypatch.setattr(folders, "fsync_folder", refuse_once)
+    with pytest.raises(OSError, match="Input/output"):
+        folders.make_folders(tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    folders.make_folders(tmp_path / "run")
+    assert synced == [tmp_path, tmp_path]

@@ -158,3 +158,15 @@ def test_what_cannot_be_removed_is_a_warning(tmp_path, monkeypatch, caplog):
 def test_a_file_being_looked_at_is_not_in_the_way_of_a_commit(tmp_path):
     commit(tmp_path / "a.pt", 1, lambda write: write(b"x"))
     assert dead_files(tmp_path) == []
+
+
+def test_what_was_pinned_while_a_pruning_died_gets_its_name_back(tmp_path, caplog):
+    (tmp_path / "step-00000003.pin").touch()
+    (tmp_path / ".trash-0123abcd-step-00000003.pt").write_bytes(b"it")
+    (tmp_path / ".trash-0123abcd-step-00000004.pt").write_bytes(b"gone")
+    sweep(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "step-00000003.pin",
+        "step-00000003.pt",
+    ]
+    assert "was pinned while it was pruned: it is there again" in caplog.text

@@ -62,7 +62,7 @@ def test_nothing_to_remove_touches_nothing(run) -> None:
 
 
 def test_what_the_system_refuses_is_a_letter(run, monkeypatch) -> None:
-    def refuse(_paths):
+    def refuse(_paths, **_options):
         raise OSError(errno.EIO, "Input/output error")
 
     plan = plan_of_run(run, keep.latest(1), is_whole=lambda _: True)
