@@ -16,7 +16,7 @@ from torch import nn
 from holdfast.errors import FormatError, UsageError
 from holdfast.formats import read_index
 from holdfast.io.source import open_source
-from holdfast.programs import modes, trusting
+from holdfast.programs import modes, nesting, trusting
 from holdfast.programs.describing import input_ports, output_ports
 from holdfast.programs.inputs import Inputs, as_inputs
 from holdfast.programs.making import Wish, commit_all, compared, make, scratch
@@ -97,11 +97,12 @@ def export(
     _check_options(kind, opset=opset, method=method, freeze=freeze, train=train)
     inputs = as_inputs(model, example_inputs, input_names)
     dims = as_dims(dynamic, inputs)
-    wish = Wish(kind, model, widened(inputs, dims), dims, opset, method, freeze)
     target = Path(os.path.realpath(path))
     parent = {} if checkpoint is None else _loaded(checkpoint, model, trust)
-    call = partial(_call, model)
-    with modes.exported(model, train=train), scratch(target) as folder:
+    with modes.exported(model, train=train) as buffers, scratch(target) as folder:
+        wide = widened(inputs, dims)
+        wish = Wish(kind, model, wide, dims, opset, method, freeze, buffers)
+        call = partial(_call, model, buffers)
         outputs, structure = output_ports(call, wish.inputs, dims, output_names)
         record = _record(wish, input_ports(inputs, dims), outputs, structure, parent)
         made = make(wish, record, folder, target.name)
@@ -230,9 +231,14 @@ def _class_of(model: nn.Module) -> str:
     return f"{kind.__module__}.{kind.__qualname__}"
 
 
-def _call(model: nn.Module, inputs: Inputs) -> Any:
+def _call(model: nn.Module, buffers: modes.Buffers, inputs: Inputs) -> Any:
+    """What the model gives as it is now: each call finds its buffers as they were."""
     torch.manual_seed(0)  # for what is random in training mode; the caller's state comes back
-    return model(*inputs.args, **inputs.kwargs)
+    given = inputs.copied()
+    try:
+        return nesting.own(model(*given.args, **given.kwargs))
+    finally:
+        buffers.put_back()
 
 
 __all__ = ["ExportReport", "Program", "export", "load_program"]

@@ -14,7 +14,7 @@ from torch import nn
 
 import holdfast
 from holdfast.errors import ExportError, MissingExtraError, UsageError
-from holdfast.programs import making
+from holdfast.programs import making, tracing
 
 
 def test_data_dependent_control_flow_is_kept_by_a_script(tmp_path: Path) -> None:
@@ -338,3 +338,105 @@ def test_a_model_that_takes_multiples_is_not_refused(tmp_path: Path) -> None:
     holdfast.export(
         Halves(), torch.ones(2, 16), tmp_path / "m.ts", dynamic={"x": {0: "batch", 1: "length"}}
     )
+
+
+class Counts(nn.Module):
+    """A buffer that is changed in place; ``reassigns`` one that is another tensor then."""
+
+    def __init__(self, reassigns: bool = False) -> None:
+        super().__init__()
+        self.reassigns = reassigns
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.reassigns:
+            self.calls = self.calls + 1
+        else:
+            self.calls += 1
+        return x + self.calls
+
+
+PROGRAMS = [
+    ("m.ts", {}),
+    ("m.ts", {"method": "trace"}),
+    ("m.ts", {"freeze": True}),
+    ("m.pt2", {}),
+    ("m.onnx", {}),
+    ("m.onnx", {"opset": 13}),
+]
+
+
+@pytest.mark.parametrize("reassigns", [False, True])
+@pytest.mark.parametrize("checks", [True, False])
+@pytest.mark.parametrize(("name", "options"), PROGRAMS)
+def test_the_state_in_the_file_is_the_model_s_and_not_that_of_a_later_call(
+    tmp_path: Path, name: str, options: dict, checks: bool, reassigns: bool
+) -> None:
+    """The model is called to see what it gives; what that changes is put back before the save."""
+    model = Counts(reassigns)
+    buffer = model.calls
+    if options == {"opset": 13}:  # it reads them after it has traced
+        with pytest.raises(ExportError, match="this model changes its own buffers"):
+            holdfast.export(model, torch.zeros(2, 3), tmp_path / name, check=checks, **options)
+        assert list(tmp_path.iterdir()) == []
+    else:
+        holdfast.export(model, torch.zeros(2, 3), tmp_path / name, check=checks, **options)
+        found = holdfast.load_program(tmp_path / name)(torch.zeros(2, 3))
+        assert found.tolist() == [[1.0] * 3] * 2
+    assert model.calls is buffer
+    assert float(buffer) == 0
+
+
+def test_statistics_of_training_in_the_file_are_the_model_s(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.BatchNorm1d(3)).train()
+    holdfast.export(model, torch.randn(4, 3) * 10 + 100, tmp_path / "m.ts", train=True)
+    state = holdfast.load_program(tmp_path / "m.ts").module.state_dict()
+    for key, value in model.state_dict().items():
+        assert torch.equal(state[key], value)
+    assert int(state["0.num_batches_tracked"]) == 0
+
+
+class Writes(nn.Module):
+    """It writes into what it is given."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x.add_(1)
+        return x * 2
+
+
+@pytest.mark.parametrize(("name", "options"), PROGRAMS)
+def test_the_example_is_as_it_was(tmp_path: Path, name: str, options: dict) -> None:
+    example = torch.randn(2, 3)
+    before = example.clone()
+    holdfast.export(Writes(), example, tmp_path / name, **options)
+    assert torch.equal(example, before)
+    found = holdfast.load_program(tmp_path / name)(before.clone())
+    torch.testing.assert_close(found, (before + 1) * 2)
+
+
+def test_a_cache_that_is_resized_is_put_back(tmp_path: Path) -> None:
+    class Caches(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("cache", torch.zeros(1))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.cache.resize_(x.shape).copy_(x)
+            return x * 2
+
+    model = Caches()
+    with pytest.raises(ExportError):  # torch.export takes no such model
+        holdfast.export(model, torch.ones(2, 3), tmp_path / "m.pt2")
+    assert model.cache.tolist() == [0.0]
+
+
+def test_code_of_an_installed_package_is_the_user_s(monkeypatch) -> None:
+    """Without an environment, packages lie within the folder of the standard library."""
+    stdlib = Path("/usr/lib/python3.11")
+    monkeypatch.setattr(tracing, "_STDLIB", stdlib)
+    monkeypatch.setattr(tracing, "_TORCH", stdlib / "site-packages" / "torch")
+    assert tracing._is_theirs(stdlib / "site-packages" / "timm" / "model.py")
+    assert tracing._is_theirs(stdlib / "dist-packages" / "timm" / "model.py")
+    assert tracing._is_theirs(Path("/home/me/model.py"))
+    assert not tracing._is_theirs(stdlib / "contextlib.py")
+    assert not tracing._is_theirs(stdlib / "site-packages" / "torch" / "nn" / "modules" / "rnn.py")

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from holdfast.errors import ExportError
+from holdfast.errors import ExportError, HoldfastError
 from holdfast.programs.inputs import Inputs, checked_names
 from holdfast.programs.nesting import flatten
 from holdfast.programs.sizes import Dims, resized, sizes_of
@@ -46,6 +46,8 @@ def output_ports(
     """
     try:
         given = call(inputs)
+    except HoldfastError:
+        raise
     except Exception as error:  # whatever the model raises
         lines = str(error).strip().splitlines() or [""]
         raise ExportError(

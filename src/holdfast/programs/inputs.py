@@ -32,6 +32,10 @@ class Inputs:
         rest = self.tensors[len(self.tensors) - len(self.keywords) :]
         return dict(zip(self.keywords, rest, strict=True))
 
+    def copied(self) -> Inputs:
+        """The same with tensors of their own: a model may write into what it is given."""
+        return self.having([tensor.detach().clone() for tensor in self.tensors])
+
     def having(self, tensors: Sequence[torch.Tensor]) -> Inputs:
         """The same places with other tensors in them."""
         return replace(self, tensors=tuple(tensors))

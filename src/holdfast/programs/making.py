@@ -22,7 +22,8 @@ from holdfast.io.sink import Sink
 from holdfast.programs import onnx_file, torch_export, torchscript
 from holdfast.programs.check import Checked, compare
 from holdfast.programs.inputs import Inputs
-from holdfast.programs.nesting import constants
+from holdfast.programs.modes import Buffers
+from holdfast.programs.nesting import constants, own
 from holdfast.programs.program import ExportedProgram, OnnxProgram, Program, TorchScriptProgram
 from holdfast.programs.sizes import Case, Dims
 from holdfast.spec import program as records
@@ -42,6 +43,7 @@ class Wish:
     opset: int | None
     method: Any
     freeze: bool
+    buffers: Buffers  # of the model, as they were: tracing may change them
 
 
 @dataclass(slots=True)
@@ -98,7 +100,10 @@ def make(wish: Wish, record: ProgramRecord, folder: Path, name: str) -> Made:
 
 def _script(wish: Wish, record: ProgramRecord, folder: Path, _name: str) -> Made:
     kind, parts = torchscript.checked_method(wish.method, wish.model)
-    made, found = torchscript.make(wish.model, wish.inputs, wish.method, freeze=wish.freeze)
+    made, found = torchscript.make(wish.model, wish.inputs.copied(), wish.method)
+    wish.buffers.put_back()
+    if wish.freeze:
+        made = torchscript.frozen(made)
     how = kind + (f" ({', '.join(parts)} traced)" if parts else "")
     how += ", frozen" if wish.freeze else ""
     file, record = folder / "program", replace(record, method=how)
@@ -108,7 +113,7 @@ def _script(wish: Wish, record: ProgramRecord, folder: Path, _name: str) -> Made
 
 def _graph(wish: Wish, record: ProgramRecord, folder: Path, _name: str) -> Made:
     file = folder / "program.pt2"
-    made = torch_export.make(wish.model, wish.inputs, wish.dims)
+    made = torch_export.make(wish.model, wish.inputs.copied(), wish.dims)
     record = replace(record, ranges=made.ranges)
     torch_export.save(made.program, file, records.encode(record))
     return Made([file], record, None, made.warned.notes)
@@ -125,8 +130,15 @@ def _onnx(wish: Wish, record: ProgramRecord, folder: Path, name: str) -> Made:
             )
     names = tuple(port.name for port in record.outputs)
     made = onnx_file.make(
-        wish.model, wish.inputs, wish.dims, folder, opset=wish.opset, outputs=names
+        wish.model, wish.inputs.copied(), wish.dims, folder, opset=wish.opset, outputs=names
     )
+    if wish.buffers.are_changed():  # by the tracing of the older exporter, which reads them then
+        raise ExportError(
+            "this model changes its own buffers, and torch's older exporter would keep those of a "
+            "later call",
+            found=f"opset {made.opset}, by {made.exporter}",
+            cure="Ask for opset 18 or above, or use a .ts or .pt2 file.",
+        )
     record = replace(record, method=made.exporter, ranges=made.ranges)
     data = f"{name}.{secrets.token_hex(4)}.data"  # of its own: an older program keeps its weights
     files = onnx_file.finish(made, record, data)
@@ -156,10 +168,15 @@ def compared(
             cure=cure,
         )
     program = _loaded(made.files[-1], wish.kind, made.record)
+    buffers = None if wish.kind == "onnx" else Buffers(program.module)
 
     def run(inputs: Inputs) -> Any:
         torch.manual_seed(0)  # as the model's call begins, for what is random in training mode
-        return program.run(inputs.tensors)
+        try:
+            return own(program.run(inputs.copied().tensors))
+        finally:
+            if buffers is not None:
+                buffers.put_back()
 
     names = [port.name for port in made.record.outputs]
     checked = compare(call, run, tried, names, cure=cure)

@@ -10,35 +10,66 @@ import torch
 from torch import nn
 
 
+class Buffers:
+    """The buffers of a module as they are now, to be put back: a forward pass may change them."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._places = [
+            (owner, name, buffer, buffer.detach().clone())
+            for owner in module.modules()
+            for name, buffer in owner.named_buffers(recurse=False)
+        ]
+
+    def are_changed(self) -> bool:
+        """Whether one has another value, or another tensor in its place."""
+        return any(
+            getattr(owner, name) is not buffer or not (buffer.is_meta or _same(buffer, value))
+            for owner, name, buffer, value in self._places
+        )
+
+    def put_back(self) -> None:
+        """The same tensors in the same places, with the values they had."""
+        with torch.no_grad():
+            for owner, name, buffer, value in self._places:
+                if getattr(owner, name) is not buffer:  # it was assigned another one
+                    setattr(owner, name, buffer)
+                if buffer.is_meta or _same(buffer, value):
+                    continue
+                if buffer.shape != value.shape:  # resized, as caches are
+                    buffer.set_(value.clone().untyped_storage(), 0, value.shape, value.stride())
+                else:
+                    buffer.copy_(value)
+
+
+def _same(buffer: torch.Tensor, value: torch.Tensor) -> bool:
+    if buffer.shape != value.shape:
+        return False
+    return torch.equal(buffer, value) or bool(((buffer == value) | (buffer != buffer)).all())
+
+
 @contextmanager
-def exported(model: nn.Module, *, train: bool) -> Iterator[None]:
+def exported(model: nn.Module, *, train: bool) -> Iterator[Buffers]:
     """Evaluation mode (or, with ``train``, the modes as they are), without gradients.
 
-    The mode of every submodule and every buffer that a forward pass may change (running statistics
-    of training) are put back at the end; nothing is moved.
+    The mode of every submodule, every buffer that a forward pass may change (running statistics of
+    training), and the generators of random numbers are put back at the end; nothing is moved.
     """
     modes = [(module, module.training) for module in model.modules()]
-    buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+    buffers = Buffers(model)
     fast = torch.backends.mha.get_fastpath_enabled()
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
     try:
         if not train:
             model.eval()
         # The fused fast path of attention is one operator that no other runtime has.
         torch.backends.mha.set_fastpath_enabled(False)
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            yield
+        with torch.no_grad(), torch.random.fork_rng(devices=devices):
+            yield buffers
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
         for module, mode in modes:
             module.training = mode
-        with torch.no_grad():
-            for buffer, value in buffers:
-                if not _same(buffer, value):
-                    buffer.copy_(value)
-
-
-def _same(buffer: torch.Tensor, value: torch.Tensor) -> bool:
-    return torch.equal(buffer, value) or bool((buffer.isnan() & value.isnan()).all())
+        buffers.put_back()
 
 
 @contextmanager

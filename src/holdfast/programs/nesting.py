@@ -77,6 +77,12 @@ def constants(structure: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str,
         yield from constants(each, (*path, str(key)))
 
 
+def own(outputs: Any) -> Any:
+    """The same outputs with tensors of their own: they may lie in what is put back behind them."""
+    _, tensors, structure = flatten(outputs)
+    return nested(structure, [tensor.detach().clone() for tensor in tensors])
+
+
 def nested(structure: Any, tensors: Sequence[Any]) -> Any:
     """The tensors in their structure again.
 

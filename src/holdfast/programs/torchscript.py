@@ -44,13 +44,11 @@ def checked_method(method: Any, model: nn.Module) -> tuple[str, dict[str, str]]:
     raise UsageError("this is no method to export by", wanted=wanted, found=repr(method)[:200])
 
 
-def make(
-    model: nn.Module, inputs: Inputs, method: Any, *, freeze: bool
-) -> tuple[torch.jit.ScriptModule, Warned]:
+def make(model: nn.Module, inputs: Inputs, method: Any) -> tuple[torch.jit.ScriptModule, Warned]:
     """The TorchScript module of a model, and what torch warned of.
 
     Raises:
-        ExportError: it cannot be scripted, traced or frozen.
+        ExportError: it cannot be scripted or traced.
     """
     kind, parts = checked_method(method, model)
     with listening() as found:
@@ -59,8 +57,6 @@ def make(
         else:
             with _with_traced(model, inputs, parts):
                 made = _scripted(model)
-        if freeze:
-            made = _frozen(made)
     return made, found
 
 
@@ -176,13 +172,19 @@ def _put(model: nn.Module, name: str, module: nn.Module) -> None:
     setattr(model.get_submodule(owner), last, module)
 
 
-def _frozen(made: torch.jit.ScriptModule) -> Any:
+def frozen(made: torch.jit.ScriptModule) -> Any:
+    """The same with its weights as constants of the code.
+
+    Raises:
+        UsageError: it is in training mode.
+    """
     if made.training:
         raise UsageError(
             "a frozen program cannot be trained: its weights are constants",
             cure="Leave out train=True, or freeze=True.",
         )
-    return torch.jit.freeze(made)
+    with without_deprecations():
+        return torch.jit.freeze(made)
 
 
 def save(made: torch.jit.ScriptModule, path: Path, record: str) -> None:
@@ -203,4 +205,4 @@ def load(path: Path, device: Any) -> torch.jit.ScriptModule:
     return made
 
 
-__all__ = ["METHODS", "checked_method", "load", "make", "save"]
+__all__ = ["METHODS", "checked_method", "frozen", "load", "make", "save"]

@@ -13,7 +13,10 @@ import torch
 from torch.jit._trace import TracerWarning  # torch.jit has it, too, and does not say so to mypy
 
 #: Where warnings are not about the user's code: torch, and the library that it calls through.
-_NOT_THEIRS = (Path(torch.__file__).parent, Path(sysconfig.get_path("stdlib")))
+_TORCH = Path(torch.__file__).parent
+_STDLIB = Path(sysconfig.get_path("stdlib"))
+#: What is installed beside it is theirs; it lies within it where there is no environment.
+_INSTALLED = {"site-packages", "dist-packages"}
 
 
 @dataclass(slots=True)
@@ -40,7 +43,7 @@ def listening() -> Iterator[Warned]:
             continue  # docs/programs.md says it once
         file = Path(each.filename)
         text = f"{file.name}:{each.lineno}: {_first_sentence(each.message)}"
-        is_theirs = not any(file.is_relative_to(folder) for folder in _NOT_THEIRS)
+        is_theirs = _is_theirs(file)
         if not issubclass(each.category, TracerWarning):
             if is_theirs:
                 warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)
@@ -48,6 +51,13 @@ def listening() -> Iterator[Warned]:
                 found.notes.append(text)
         elif is_theirs and text not in found.lost:
             found.lost.append(text)
+
+
+def _is_theirs(file: Path) -> bool:
+    """Whether a file is the user's own code, or that of a package with models."""
+    if file.is_relative_to(_TORCH):
+        return False
+    return not file.is_relative_to(_STDLIB) or bool(_INSTALLED & set(file.parts))
 
 
 def _first_sentence(message: Warning | str) -> str:
