@@ -103,7 +103,7 @@ def export(
         wide = widened(inputs, dims)
         wish = Wish(kind, model, wide, dims, opset, method, freeze, buffers)
         call = partial(_call, model, buffers)
-        outputs, structure = output_ports(call, wish.inputs, dims, output_names)
+        outputs, structure = output_ports(call, inputs, wide, dims, output_names)
         record = _record(wish, input_ports(inputs, dims), outputs, structure, parent)
         made = make(wish, record, folder, target.name)
         tried = cases(inputs, dims, made.record.ranges)

@@ -155,9 +155,13 @@ def find(run: str | os.PathLike[str], *which: str | int) -> list[Path]:
         UsageError: ``which`` means nothing.
     """
     from holdfast.runs import listing
+    from holdfast.runs.finding import say_passed_over
 
     entries = listing.list_run(Path(run))
-    return [listing.find(entries, each, folder=run).path for each in which]
+    found = [listing.find(entries, each, folder=run).path for each in which]
+    for each in which:
+        say_passed_over(entries, each)
+    return found
 
 
 def all_of(path: str | os.PathLike[str]) -> list[str]:

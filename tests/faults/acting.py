@@ -284,10 +284,10 @@ def _go_on(setup: Setup, saver: Saver, step: int) -> list[str]:
 def _leave_by(setup: Setup, work: Callable[[], object]) -> None:
     """Do the work of a forked child, and end it without what the harness is to do at its end."""
     status = 1
-    said = os.open(setup.root / "said.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(said, 1)
-    os.dup2(said, 2)
-    try:
+    try:  # all of it: what got out of here would run on in the harness's own frames
+        said = os.open(setup.root / "said.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(said, 1)
+        os.dup2(said, 2)
         work()
         status = 0
     except BaseException:

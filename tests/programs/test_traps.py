@@ -440,3 +440,19 @@ def test_code_of_an_installed_package_is_the_user_s(monkeypatch) -> None:
     assert tracing._is_theirs(Path("/home/me/model.py"))
     assert not tracing._is_theirs(stdlib / "contextlib.py")
     assert not tracing._is_theirs(stdlib / "site-packages" / "torch" / "nn" / "modules" / "rnn.py")
+
+
+@pytest.mark.parametrize("name", ["m.ts", "m.pt2", "m.onnx"])
+def test_a_dimension_of_one_that_must_be_one_is_said(tmp_path: Path, name: str) -> None:
+    class Scaled(nn.Module):
+        def forward(self, x: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+            return x * scale
+
+    example = (torch.randn(1, 3, 5, 5), torch.randn(1))
+    with pytest.raises(ExportError) as caught:
+        holdfast.export(Scaled(), example, tmp_path / name)
+    assert "a dimension of one cannot be dynamic: the model fails where there are two" in str(
+        caught.value
+    )
+    assert 'dynamic={"x": {0: "batch"}}' in str(caught.value)
+    holdfast.export(Scaled(), example, tmp_path / name, dynamic={"x": {0: "batch"}})

@@ -12,7 +12,7 @@ from holdfast.errors import UsageError
 _HELP = """\b
 Examples:
   holdfast export train.py:make_model runs/iris@best:loss iris.onnx --input 1x4
-  holdfast export net.py:Net model.pt net.ts --input x=1x3x224x224 --input scale=1
+  holdfast export net.py:Net model.pt net.ts --input x=1x3x224x224 --input scale=scalar
   holdfast export net.py:Net - net.pt2 --input 2x16:int64:1000 --dynamic none
   holdfast export net.py:Net model.pt net.onnx --input x.npy --opset 13
 

@@ -34,27 +34,24 @@ def dtype_of(tensor: torch.Tensor) -> str:
 
 
 def output_ports(
-    call: Callable[[Inputs], Any], inputs: Inputs, dims: Dims, names: Sequence[str] | None
+    call: Callable[[Inputs], Any],
+    example: Inputs,
+    inputs: Inputs,
+    dims: Dims,
+    names: Sequence[str] | None,
 ) -> tuple[tuple[Port, ...], Any]:
     """One for each output, and the structure they are nested in.
 
+    ``inputs`` are the example with two along each dynamic dimension that has one.
     Which dimensions of the outputs are dynamic is found by calling the model on other sizes.
 
     Raises:
         ExportError: the model fails on the example.
         UsageError: it gives what no program can, or the names do not fit.
     """
-    try:
-        given = call(inputs)
-    except HoldfastError:
-        raise
-    except Exception as error:  # whatever the model raises
-        lines = str(error).strip().splitlines() or [""]
-        raise ExportError(
-            "the model fails on the example inputs",
-            found=f"{type(error).__name__}: {lines[0]}"[:300],
-            cure="Call it on them yourself first: model(...). On which device are they?",
-        ) from error
+    _try(call, example, "the model fails on the example inputs", _CALL_IT)
+    fixed = "a dimension of one cannot be dynamic: the model fails where there are two"
+    given = _try(call, inputs, fixed, _NAME_THEM)
     found, tensors, structure = flatten(given)
     if names is not None:
         found = list(checked_names(names, len(tensors), "output"))
@@ -63,6 +60,23 @@ def output_ports(
         shapes = _with_name(call, inputs, dims, shapes, tensors, name, size)
     ports = zip(found, tensors, shapes, strict=True)
     return tuple(Port(name, dtype_of(tensor), shape) for name, tensor, shape in ports), structure
+
+
+_CALL_IT = "Call it on them yourself first: model(...). On which device are they?"
+_NAME_THEM = (
+    'Say which dimensions are dynamic, dynamic={"x": {0: "batch"}}, or none are: dynamic=None.'
+)
+
+
+def _try(call: Callable[[Inputs], Any], inputs: Inputs, what: str, cure: str) -> Any:
+    try:
+        return call(inputs)
+    except HoldfastError:
+        raise
+    except Exception as error:  # whatever the model raises
+        lines = str(error).strip().splitlines() or [""]
+        found = f"{type(error).__name__}: {lines[0]}"[:300]
+        raise ExportError(what, found=found, cure=cure) from error
 
 
 def _with_name(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Sequence
 
@@ -10,6 +11,8 @@ from holdfast.runs.checking import MODES
 from holdfast.runs.entry import Entry
 from holdfast.runs.keep import ranking
 from holdfast.runs.naming import split_suffix
+
+log = logging.getLogger("holdfast")
 
 _WAYS = "Ask for latest, best:METRIC, best:METRIC:max, a step, or a file name."
 
@@ -45,6 +48,15 @@ def find(entries: Sequence[Entry], which: str | int = "latest", *, folder: objec
     if found:
         return found[-1]
     raise _no_such(entries, which, step, folder)
+
+
+def say_passed_over(entries: Sequence[Entry], which: str | int) -> None:
+    """Warn of what ``latest`` passes over: one that cannot be read may be the newest."""
+    if which != "latest":
+        return
+    for entry in entries:
+        if entry.problem is not None:
+            log.warning("skipped %s, which cannot be read: %s", entry.path, entry.problem.what)
 
 
 def _step_meant(which: str | int) -> int | None:

@@ -51,4 +51,7 @@ class RunFolder:
         pins.unpin(self._find(step).path)
 
     def _find(self, which: str | int) -> Entry:
-        return finding.find(self.checkpoints(), which, folder=self.folder)
+        entries = self.checkpoints()
+        found = finding.find(entries, which, folder=self.folder)
+        finding.say_passed_over(entries, which)
+        return found

@@ -60,12 +60,15 @@ def resolve(text: str | os.PathLike[str], *, read: Callable[[Path], Index] | Non
     if _is_folder(where.path):
         # Most paths are files, which need nothing of what knows runs.
         from holdfast.runs import reading
-        from holdfast.runs.finding import find
+        from holdfast.runs.finding import find, say_passed_over
         from holdfast.runs.listing import list_run
 
         if not reading.is_checkpoint_folder(where.path):
             entries = list_run(where.path, read=read or reading.read_briefly)
-            return find(entries, where.which or "latest", folder=where.path).path
+            which = where.which or "latest"
+            found = find(entries, which, folder=where.path)
+            say_passed_over(entries, which)
+            return found.path
     if where.which is not None:
         raise UsageError(
             "one checkpoint has no others to choose from",
