@@ -300,3 +300,21 @@ def test_what_could_not_be_read_for_a_moment_does_not_come_after_what_is_saved_t
         assert listing.list_run.__kwdefaults__ == {"read": real}
         run.save(7)
         assert [entry.step for entry in run.checkpoints()] == [0, 1, 2, 7]
+
+
+def test_that_also_holds_where_pruning_has_left_few_of_many(tmp_path, training, monkeypatch):
+    """Its sequence number is far above the count of what is there."""
+    with training.run(tmp_path / "run", keep=keep.latest(1)) as run:
+        for step in range(6):
+            run.save(step)
+
+    def refuse(path):
+        raise FileError("this cannot be read: Input/output error", errno=5, file=path)
+
+    with training.run(tmp_path / "run", keep=keep.latest(9)) as run:
+        with monkeypatch.context() as patch:
+            patch.setattr(listing.list_run, "__kwdefaults__", {"read": refuse})
+            with pytest.raises(NoCheckpointError):
+                run.resume()
+        run.save(7)
+        assert [entry.step for entry in run.checkpoints()] == [5, 7]
