@@ -185,6 +185,24 @@ def all_of(path: str | os.PathLike[str]) -> list[str]:
     return [str(entry.path) for entry in entries]
 
 
+def latest_of(path: str | os.PathLike[str]) -> list[str]:
+    """The path itself; of a run the newest that can be read, behind all that may be newer.
+
+    Raises:
+        NoCheckpointError: there are none.
+    """
+    every = all_of(path)
+    if every == [os.fspath(path)]:
+        return every
+    from holdfast.runs.finding import may_be_newer
+    from holdfast.runs.listing import list_run
+
+    entries = list_run(where.parse(path).path)
+    broken = [str(entry.path) for entry in may_be_newer(entries)]
+    readable = [str(entry.path) for entry in entries if entry.problem is None]
+    return [*broken, *readable[-1:]] if broken else [os.fspath(path)]
+
+
 @dataclass(frozen=True, slots=True)
 class Check:
     """What looking at one of several paths gave: a report, or the error that kept it from one."""

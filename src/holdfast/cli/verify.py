@@ -25,7 +25,8 @@ Compare the bytes with every CRC-32 that the file carries. torch.load does not d
 Each file is good, damaged (the tensors are named), or unknown: nothing is known to be wrong, but
 some of it was saved without a checksum, as in safetensors and in torch's older formats.
 
-Exit code 1 if any file is damaged or cannot be read.
+Exit code 1 if any file is damaged or cannot be read. Of a run, what cannot be read
+and may be newer than the latest that can is among them.
 """
 
 
@@ -39,7 +40,7 @@ Exit code 1 if any file is damaged or cannot be read.
 @click.pass_context
 def command(ctx: click.Context, paths: tuple[str, ...], is_all: bool, as_json: bool) -> None:
     """Verify checkpoints."""
-    wanted = [each for path in paths for each in (_all_of(path) if is_all else [path])]
+    wanted = [each for path in paths for each in _meant_by(path, is_all)]
     with Bar(_nbytes_of(wanted)) as bar:
         verify = partial(looking.verify, on_progress=bar.advance)
         results = [looking.check(path, verify) for path in wanted]
@@ -52,10 +53,10 @@ def command(ctx: click.Context, paths: tuple[str, ...], is_all: bool, as_json: b
     ctx.exit(0 if is_ok else 1)
 
 
-def _all_of(path: str) -> list[str]:
+def _meant_by(path: str, is_all: bool) -> list[str]:
     """The checkpoints of a run; what cannot be listed is left to be told of with the others."""
     try:
-        return looking.all_of(path)
+        return looking.all_of(path) if is_all else looking.latest_of(path)
     except UsageError:
         raise
     except HoldfastError:

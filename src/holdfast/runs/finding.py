@@ -59,6 +59,20 @@ def say_passed_over(entries: Sequence[Entry], which: str | int) -> None:
             log.warning("skipped %s, which cannot be read: %s", entry.path, entry.problem.what)
 
 
+def may_be_newer(entries: Sequence[Entry]) -> list[Entry]:
+    """Those that cannot be read and whose names or times say that they come after the latest."""
+    readable = [entry for entry in entries if entry.problem is None]
+    latest = readable[-1] if readable else None
+    return [e for e in entries if e.problem is not None and (latest is None or _after(e, latest))]
+
+
+def _after(entry: Entry, latest: Entry) -> bool:
+    numbers = _numbers(entry.name)
+    if numbers and latest.step is not None and latest.step in _numbers(latest.name):
+        return max(numbers) > latest.step
+    return entry.mtime >= latest.mtime
+
+
 def _step_meant(which: str | int) -> int | None:
     if isinstance(which, int):
         return which

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -24,6 +25,30 @@ def test_a_run_is_its_latest_and_with_all_every_checkpoint_of_it(run, holdfast) 
     assert sorted(paths(result)) == names
     oks = {Path(f["path"]).name: f["ok"] for f in json.loads(result.stdout)["files"]}
     assert oks == {names[0]: True, names[1]: False, names[2]: True}
+
+
+def test_a_newer_one_that_cannot_be_read_is_not_passed_over_in_silence(run, holdfast) -> None:
+    newest = run / "step-00000030.pt"
+    newest.write_bytes(newest.read_bytes()[:500])
+    result = holdfast("verify", "runs/a", "--json")
+    assert result.exit_code == 1
+    assert paths(result) == ["step-00000030.pt", "step-00000020.pt"]
+    assert [file["ok"] for file in json.loads(result.stdout)["files"]] == [False, True]
+
+
+def test_where_nothing_can_be_read_all_of_it_is_named(run, holdfast) -> None:
+    for path in run.glob("*.pt"):
+        path.write_bytes(b"PK\x03\x04 broken")
+    result = holdfast("verify", "runs/a", "--json")
+    assert result.exit_code == 1
+    assert len(paths(result)) == 3
+
+
+def test_where_names_bear_no_step_the_times_decide(run, holdfast) -> None:
+    (run / "final.pt").write_bytes(b"PK\x03\x04 broken")
+    assert paths(holdfast("verify", "runs/a", "--json"))[0] == "final.pt"
+    os.utime(run / "final.pt", (1, 1))
+    assert holdfast("verify", "runs/a").exit_code == 0
 
 
 def test_all_of_a_file_and_of_one_checkpoint_is_itself(run, holdfast) -> None:
