@@ -41,6 +41,21 @@ def sweep(folder: str | Path) -> list[Path]:
     return [path for path in dead_files(folder) if not _given_back(path) and _remove(path)]
 
 
+def sweep_trash(folder: Path) -> None:
+    """Remove what a pruning before this one could not, and died not of; hold the run's lock.
+
+    Raises:
+        FileError: the folder may not be read.
+    """
+    try:
+        names = sorted(os.listdir(folder))
+    except OSError as error:
+        raise explained(error, folder) from error
+    for path in (folder / name for name in names if _TRASH.fullmatch(name)):
+        if not _given_back(path):
+            temps.remove(path)
+
+
 def _given_back(path: Path) -> bool:
     if _TRASH.fullmatch(path.name) is None:
         return False

@@ -12,6 +12,7 @@ from holdfast.io.folders import trash
 from holdfast.runs import prune
 from holdfast.runs.entry import Entry
 from holdfast.runs.keep import Keep
+from holdfast.runs.leftovers import sweep_trash
 from holdfast.runs.listing import list_run
 from holdfast.runs.lock import RunLock
 from holdfast.runs.pins import is_pinned
@@ -47,12 +48,15 @@ def remove(folder: Path, plan: prune.Plan) -> None:
 def trash_same(entries: Sequence[Entry]) -> list[Path]:
     """Remove checkpoints of one folder, holding its lock; the paths removed.
 
-    A path that holds another checkpoint by now stays, and what has been pinned meanwhile.
+    A path that holds another checkpoint by now stays, and what has been pinned meanwhile. What a
+    pruning before it could not remove goes too.
 
     Raises:
         FileError: not all could be removed.
     """
     doomed = [entry.path for entry in entries if _is_same(entry)]
+    if doomed:
+        sweep_trash(doomed[0].parent)
     try:
         return trash(doomed, is_kept=is_pinned)
     except OSError as error:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,27 @@ def test_what_was_pinned_or_removed_since_the_plan_is_left_alone(run) -> None:
     (run / "step-00000001.pt").unlink()
     remove(run, plan)
     assert names(run) == ["step-00000000.pin", "step-00000000.pt", "step-00000003.pt"]
+
+
+def test_what_a_pruning_could_not_remove_goes_with_the_next(run, monkeypatch, caplog) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", refuse)
+        with pytest.raises(FileError, match="old checkpoints could not be removed"):
+            remove(run, plan_of_run(run, keep.latest(3), is_whole=lambda _: True))
+    assert [name for name in names(run) if "trash" in name]
+    remove(run, plan_of_run(run, keep.latest(2), is_whole=lambda _: True))
+    assert names(run) == ["step-00000002.pt", "step-00000003.pt"]
+
+
+def test_a_run_whose_folder_cannot_be_listed_is_not_pruned(run, monkeypatch) -> None:
+    plan = plan_of_run(run, keep.latest(3), is_whole=lambda _: True)
+    monkeypatch.setattr(os, "listdir", refuse)
+    with pytest.raises(FileError, match="Input/output error"):
+        removing.trash_same(plan.doomed)
+
+
+def refuse(*_args: object, **_options: object) -> None:
+    raise OSError(errno.EIO, os.strerror(errno.EIO))
 
 
 def test_a_run_in_training_is_refused(run) -> None:
