@@ -58,6 +58,7 @@ class Oracle:
     begun: list[int] = field(default_factory=list)
     failed: dict[int, dict[str, Any]] = field(default_factory=dict)
     followed: list[int] = field(default_factory=list)  # what comes after a save is done, too
+    removed: set[int] = field(default_factory=set)  # by that, durably
 
     @classmethod
     def read(cls, path: Path) -> Oracle:
@@ -70,6 +71,7 @@ class Oracle:
                 oracle.acknowledged.append(step)
             elif event == "followed":
                 oracle.followed.append(step)
+                oracle.removed |= set(more)
             else:
                 oracle.failed[step] = more
         return oracle
@@ -92,7 +94,8 @@ class Oracle:
 
     def must_keep(self, found: Container[int], keeps: int, pinned: frozenset[int]) -> set[int]:
         """What has to be there: the last ``keeps`` of all that are durable, and what is pinned."""
-        durable = [step for step in self.begun if step in self.acknowledged or step in found]
+        begun = dict.fromkeys(self.begun)  # one that failed is begun twice
+        durable = [step for step in begun if step in self.acknowledged or step in found]
         return {*durable[-keeps:], *(pinned & set(self.followed))}
 
 
@@ -157,8 +160,7 @@ def _act(
                 begun.append(True)
             saver.save(step)
             note("acknowledged", step)
-            saver.after(step)
-            note("followed", step)
+            note("followed", step, list(saver.after(step)))
         except Exception as error:
             note("failed", step, _described(error))
 
@@ -177,6 +179,8 @@ def _act(
     save(DURING)
     _write(tell, b"tried\n")
     os.read(wait, 1)  # only where the fault left it alive
+    if DURING in Oracle.read(oracle).failed:
+        save(DURING)  # the same once more
     save(AFTER)
     try:
         if begun:
@@ -216,7 +220,8 @@ def look(setup: Setup, outside: Path | None = None) -> list[str]:
         text = file.read()
     _, status = os.waitpid(pid, 0)
     if status != 0:
-        return [f"the process that looks died: {os.waitstatus_to_exitcode(status)}"]
+        said = (setup.root / "said.txt").read_text()[-300:]
+        return [f"the process that looks died: {os.waitstatus_to_exitcode(status)}: {said}"]
     problems: list[str] = json.loads(text)
     return problems
 
@@ -242,7 +247,14 @@ def _look(setup: Setup, oracle: Oracle) -> list[str]:
         problems.append(f"step {step} is found with other tensors than were saved")
     if saver.sweeps_at_start and (left := saver.leftovers()):
         problems.append(f"{', '.join(left)} survive the next start")
-    return [*problems, *_go_on(setup, saver, step)]
+    return [*problems, *_go_on(setup, saver, step), *_pins_gone(saver, oracle)]
+
+
+def _pins_gone(saver: Saver, oracle: Oracle) -> Iterator[str]:
+    """What is pinned outlives the next save, too."""
+    yield from _not_pinned(saver, oracle)
+    if gone := (saver.pinned & set(oracle.followed)) - set(saver.kept() or {}):
+        yield f"steps {sorted(gone)} are pinned, and gone with the next save"
 
 
 def _not_kept(saver: Saver, oracle: Oracle) -> Iterator[str]:
@@ -255,6 +267,17 @@ def _not_kept(saver: Saver, oracle: Oracle) -> Iterator[str]:
     for step, tensors in kept.items():
         if digest(tensors) != digest(tensors_of(step, saver.size)):
             yield f"step {step} is there with other tensors than were saved"
+    if back := oracle.removed & set(kept):
+        yield f"steps {sorted(back)} were pruned, and are there again"
+    yield from _not_pinned(saver, oracle)
+
+
+def _not_pinned(saver: Saver, oracle: Oracle) -> Iterator[str]:
+    pins, followed = saver.pins(), set(oracle.followed)
+    if lost := (saver.pinned & followed) - pins:
+        yield f"steps {sorted(lost)} were pinned, and are not any more"
+    if back := saver.unpinned & followed & pins:
+        yield f"steps {sorted(back)} were unpinned, and are pinned again"
 
 
 def _go_on(setup: Setup, saver: Saver, step: int) -> list[str]:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import itertools
 import os
 import re
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from tests.faults.acting import AFTER, DURING, Actor, Oracle, Setup, look
@@ -24,18 +26,27 @@ from tests.faults.tracing import Call, Strace
 _COMMON = ("EIO", "ENOSPC", "EDQUOT", "EACCES", "EFBIG", "EINTR")
 #: What some can fail with besides; those that only look fail with EIO and EACCES.
 _ERRORS: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(("write", "pwrite64", "ftruncate", "fsync", "close", "mkdir"), _COMMON),
+    **dict.fromkeys(("write", "pwrite64", "writev", "pwritev", "ftruncate"), _COMMON),
+    **dict.fromkeys(("fsync", "fdatasync", "close", "mkdir", "mkdirat"), _COMMON),
     "openat": (*_COMMON, "EMFILE"),
     "fallocate": (*_COMMON, "EOPNOTSUPP"),
-    "rename": (*_COMMON, "EXDEV"),
-    "unlink": (*_COMMON, "EBUSY"),
+    **dict.fromkeys(("rename", "renameat", "renameat2", "link", "linkat"), (*_COMMON, "EXDEV")),
+    **dict.fromkeys(("unlink", "unlinkat"), (*_COMMON, "EBUSY")),
+    "rmdir": (*_COMMON, "ENOTEMPTY"),
     "flock": ("EIO", "EINTR", "ENOLCK"),
     "fcntl": ("EIO", "EINVAL"),
 }
 #: Calls that are made again where a signal interrupts them, or are done all the same.
 _GO_ON = ("openat", "write", "pwrite64", "ftruncate", "fsync", "fallocate", "close")
 #: What makes a checkpoint: where one of them fails, and is not just interrupted, none is there.
-_MAKES = ("write", "pwrite64", "ftruncate", "fsync", "rename")
+_MAKES = (
+    *("write", "pwrite64", "writev", "pwritev", "ftruncate", "fsync", "fdatasync"),
+    *("rename", "renameat", "renameat2"),
+)
+#: As many writes as are tried alone; the small saves make fewer, and the large ones go on alike.
+_MOST_WRITES = 40
+#: The largest share that still means everything: of large saves every third error is tried.
+_EVERY = 3
 _HARMLESS = ("EINTR", "EOPNOTSUPP", "ENOLCK")
 
 
@@ -104,7 +115,10 @@ def fail_at(setup: Setup, failure: Failure) -> list[str] | None:
     actor.go()
     if actor.ended() != 0:
         return [*problems, "the process died after it"]
-    if AFTER not in (oracle := Oracle.read(setup.oracle())).followed:
+    oracle = Oracle.read(setup.oracle())
+    if DURING not in oracle.followed:
+        problems.append(f"the same save, once more, fails: {oracle.failed.get(DURING)}")
+    if AFTER not in oracle.followed:
         problems.append(f"the next save fails: {oracle.failed.get(AFTER)}")
     return [*problems, *look(setup)]
 
@@ -124,7 +138,7 @@ def _said(setup: Setup, failure: Failure) -> Iterator[str]:
     if DURING in oracle.acknowledged and DURING not in oracle.failed:
         is_ours = SAVERS[setup.saver].is_ours
         # Some of the others copy where they cannot rename: whether that is good is seen then.
-        if failure.is_fatal and (is_ours or failure.call.name != "rename"):
+        if failure.is_fatal and (is_ours or not failure.call.name.startswith("rename")):
             yield "a save is acknowledged that cannot be durable"
         return
     if not SAVERS[setup.saver].is_ours:  # what others say is theirs
@@ -164,27 +178,49 @@ def _look_at_a_copy(setup: Setup) -> list[str]:
     return [f"before the next save: {problem}" for problem in problems]
 
 
-def _halved() -> None:
-    """Every write is a short one from now on; of whole pages, where they go past the cache."""
-    for name in ("write", "pwrite"):
-        real = getattr(os, name)
+@dataclass(frozen=True, slots=True)
+class Short:
+    """Writes that do less than they are asked: the ``number``-th, from 0, or all of them.
 
-        def short(fd: int, data: bytes, *at: int, real: Any = real) -> int:
-            page = 4096 if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_DIRECT else 1
-            half = len(data) // 2 // page * page
-            return int(real(fd, memoryview(data)[: half or len(data)], *at))
+    It writes half, or the least there can be: a byte, a page where it goes past the cache.
+    """
 
-        setattr(os, name, short)
+    number: int | None
+    is_least: bool
+
+    def __str__(self) -> str:
+        which = "each write" if self.number is None else f"write {self.number}"
+        return f"{which} is short, {'the least' if self.is_least else 'half of it'}"
+
+    def happen(self, seen: Path) -> None:
+        """Patch this process; ``seen`` is there once a write was short."""
+        counted = itertools.count()
+        for name in ("write", "pwrite"):
+            real = getattr(os, name)
+
+            def short(fd: int, data: bytes, *at: int, real: Any = real) -> int:
+                page = 4096 if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_DIRECT else 1
+                part = page if self.is_least else len(data) // 2 // page * page
+                is_it = next(counted) == self.number or self.number is None
+                if not is_it or not 0 < part < len(data):
+                    return int(real(fd, data, *at))
+                seen.touch()
+                return int(real(fd, memoryview(data)[:part], *at))
+
+            setattr(os, name, short)
 
 
-def write_short(setup: Setup) -> list[str]:
-    """Let every write be a short one: nobody may notice."""
-    actor = Actor(setup, prepare=_halved)
+def write_short(setup: Setup, how: Short) -> list[str] | None:
+    """Let a write be a short one: nobody may notice. None where there was none."""
+    seen = setup.root / "short"
+    actor = Actor(setup, prepare=lambda: how.happen(seen))
     actor.go()
     stands = actor.stands()
     actor.go()
     if not stands or actor.ended() != 0:
         return ["the process died of it"]
+    if not seen.exists():
+        return None
     oracle = Oracle.read(setup.oracle())
     problems = [f"step {step} fails: {said}" for step, said in oracle.failed.items()]
     return [*problems, *look(setup)]
@@ -202,7 +238,24 @@ def fail_at_each(plan: Plan) -> Outcome:
     if not SAVERS[plan.saver].is_ours:  # they write past Python: nothing would be short
         folders.close()
         return outcome
-    outcome.cases += 1
-    outcome.note("short writes", write_short(plan.setup(next(folders))))
+    misses = 0
+    for how in _shorts(plan):
+        problems = write_short(plan.setup(next(folders)), how)
+        misses = 0 if problems is not None else misses + 1
+        if problems is not None:
+            outcome.cases += 1
+            outcome.note(str(how), problems)
+        if misses > 6:  # it makes no more writes
+            break
     folders.close()
     return outcome
+
+
+def _shorts(plan: Plan) -> Iterator[Short]:
+    """All at once; and each alone, where every case is wanted."""
+    yield Short(None, is_least=False)
+    if plan.size == "small":
+        yield Short(None, is_least=True)
+    if plan.share <= _EVERY and plan.only is None:
+        for number in range(_MOST_WRITES):
+            yield from (Short(number, is_least=False), Short(number, is_least=True))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from holdfast.io import commit, direct, folders, sink
+from holdfast.runs import pins
 from holdfast.saving import writing
 
 
@@ -121,6 +122,14 @@ def _prune_too_much() -> None:
     writing.RunWriter._prune = all_of_them  # type: ignore[method-assign]
 
 
+def _prune_without_fsync() -> None:
+    folders.fsync_folder = lambda folder: None
+
+
+def _pin_without_fsync() -> None:
+    pins.fsync_folder = lambda folder: None
+
+
 def _end_at_a_short_write() -> None:
     def once(fd: int, data: Any) -> None:
         os.write(fd, data)
@@ -151,6 +160,8 @@ MUTANTS: dict[str, Callable[[], None]] = {
     "name in spite of a failed fsync": _name_in_spite_of_fsync,
     "swallow an error of opening the folder": _swallow_an_error_of_opening_the_folder,
     "prune too much": _prune_too_much,
+    "prune without fsync": _prune_without_fsync,
+    "pin without fsync": _pin_without_fsync,
     "end at a short write": _end_at_a_short_write,
     "write in place": _write_in_place,
 }

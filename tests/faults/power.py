@@ -17,6 +17,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 _SHUTDOWN = 0x8004587D
 #: Its argument: with the journal flushed first, or not.
 _FLAGS = {"flushed": 1, "dropped": 2}
+#: How often mounting is tried.
+_TRIES = 5
 
 #: How each is made, and how large the disk has to be for it, in MiB.
 _SYSTEMS = {
@@ -65,9 +68,13 @@ class Disk:
         self.place.mkdir(exist_ok=True)
 
     def mount(self, image: Path | None = None) -> None:
-        subprocess.run(
-            ["mount", "-t", self.system, "-o", "loop", image or self.image, self.place], check=True
-        )
+        command = ["mount", "-t", self.system, "-o", "loop", image or self.image, self.place]
+        for _ in range(_TRIES):  # the loop device of one that was just shut down may not be free
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            if done.returncode == 0:
+                return
+            time.sleep(0.2)
+        raise RuntimeError(f"{self.image} cannot be mounted: {done.stderr}")
 
     def unmount(self) -> None:
         subprocess.run(["umount", self.place], check=True)

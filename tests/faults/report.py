@@ -58,6 +58,18 @@ def _code() -> str:
     return found.hexdigest()[:12]
 
 
+def _commit() -> str:
+    """The commit that is checked out, and whether the tree is another one."""
+    found = subprocess.run(
+        ["git", "describe", "--always", "--dirty=, with changes", "--abbrev=12", "--exclude=*"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return found.stdout.strip() or "unknown"
+
+
 COLUMNS = ("killed", "errors", "power cut, ext4", "power cut, xfs", "power cut, btrfs", "rot")
 #: What is no column of the table, as it has no other savers; and in words, what all of it shows.
 _PROMISES = {
@@ -73,13 +85,16 @@ _PROMISES = {
 }
 #: The savers by the names of their files in ``rot``.
 _ROTTING = {
-    **{kind: kind.partition(" to ")[0] for kind in rot.FILES},
+    **{kind: re.split(" to |, ", kind)[0] for kind in rot.FILES},
+    "convert to shards": "convert, shards",
     **{kind: kind for kind in rot.OTHERS},
 }
 
 
 def works(share: int = 1) -> Iterator[Work]:
     """All there is to do, on this machine; ``share`` leaves every so many cases."""
+    yield Work("endurance", "Run", ("soak", str(1200 // share)))  # it takes longest
+    firsts = [("ext4", "dropped"), ("xfs", "dropped")]
     for saver in SAVERS:
         if saver == "Lightning" and find_spec("lightning_fabric") is None:
             continue
@@ -92,6 +107,10 @@ def works(share: int = 1) -> Iterator[Work]:
         for system, how in _cuts():
             command = ("power", saver, "small", "--system", system, "--how", how)
             yield Work(f"power cut, {system}", saver, (*command, "--share", str(share)))
+        for system, how in firsts:
+            if can_mount(system):
+                command = ("power", saver, "small", "--first", "--system", system, "--how", how)
+                yield Work(f"power cut, {system}", saver, (*command, "--share", str(share)))
         command = ("power", saver, "large", "--share", str(2 * share))
         if can_mount("ext4"):
             yield Work("power cut, ext4", saver, command)
@@ -99,7 +118,6 @@ def works(share: int = 1) -> Iterator[Work]:
         yield Work("rot", saver, ("rot", kind))
     yield Work("disks", "Run", ("tests", "test_disks.py"))
     yield Work("two", "Run", ("tests", "test_two_of_everything.py"))
-    yield Work("endurance", "Run", ("soak", str(1200 // share)))
 
 
 def _cuts() -> Iterator[tuple[str, str]]:
@@ -214,8 +232,9 @@ def page(done: Sequence[tuple[Work, Outcome]]) -> str:
     machine = f"Linux {platform.release()}, Python {platform.python_version()}, torch"
     return "\n\n".join(
         (
-            f"{cases:,} cases of holdfast, {wrong} of them failed; on {machine} "
-            f"{torch.__version__}, {os.cpu_count()} cores.",
+            f"{cases:,} cases of holdfast, {wrong} of them failed; at commit {_commit()} (hash of "
+            f"the package and the harness: {_code()}), on {machine} {torch.__version__}, "
+            f"{os.cpu_count()} cores.",
             promises(done),
             "By saver, and beside them what others do under the same faults:",
             table(done),
@@ -236,6 +255,7 @@ def main() -> None:
     parser.add_argument("--anew", action="store_true")
     parser.add_argument("--only-write", action="store_true")
     parser.add_argument("--share", type=int, default=1, help="so many times fewer cases")
+    parser.add_argument("--at-once", type=int, default=4, help="works side by side: most wait")
     options = parser.parse_args()
     KEPT.mkdir(parents=True, exist_ok=True)
     todo = list(works(options.share))
@@ -244,7 +264,7 @@ def main() -> None:
             work.kept.unlink(missing_ok=True)
     if options.only_write:
         todo = [work for work in todo if work.kept.exists()]
-    with ThreadPoolExecutor(2) as pool:
+    with ThreadPoolExecutor(options.at_once) as pool:
         done = list(zip(todo, pool.map(outcome, todo), strict=True))
     (KEPT / "all.json").write_text(json.dumps([asdict(found) for _, found in done], indent=1))
     write(page(done))

@@ -6,16 +6,17 @@ nothing, which is shown: everything loads as it was saved.
 
 from __future__ import annotations
 
+import os
 import random
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 from tests.faults.kills import Outcome
-from tests.faults.states import Training
+from tests.faults.states import Training, tensors_of
 
 import holdfast
 from holdfast.errors import HoldfastError
@@ -66,64 +67,125 @@ def _plain(folder: Path) -> Path:
     return folder / "plain.pt"
 
 
+def _large(folder: Path) -> Path:
+    """So large that it is written past the page cache, in several segments."""
+    holdfast.save(tensors_of(3, "large"), folder / "large.pt")
+    return folder / "large.pt"
+
+
+def _shards(folder: Path) -> Path:
+    holdfast.convert(_saved(folder), folder / "shards", shard_size="3KB")
+    return folder / "shards"
+
+
 FILES: dict[str, Callable[[Path], Path]] = {
     "save": _saved,
     "Run": _in_run,
     "convert to .safetensors": _safetensors,
     "convert to .pt": _converted,
     "convert to plain .pt": _plain,
+    "save, large": _large,
+    "convert to shards": _shards,
 }
 
 
 class Rotting:
-    """A file whose bytes are changed, judged, and changed back."""
+    """A file whose bytes are changed, judged, and changed back.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    ``checkpoint`` is what it is one file of: by default nothing else.
+    """
+
+    def __init__(self, path: Path, checkpoint: Path | None = None) -> None:
+        self.path, self.checkpoint = path, checkpoint or path
         self.data = path.read_bytes()
-        self.whole = holdfast.load(path)
-        index = holdfast.open(path).index
+        self.whole = self._load()
+        index = holdfast.open(self.checkpoint).index
         self.extents = {
             (extent.offset, extent.offset + extent.nbytes): name
             for name, extent in index.extents.items()
+            if Path(extent.file) == path
         }
-        self.is_tensor = bytearray(len(self.data))
-        for start, end in self.extents:
-            self.is_tensor[start:end] = b"\x01" * (end - start)
 
-    def header_bits(self) -> list[int]:
-        return [bit for bit in range(8 * len(self.data)) if not self.is_tensor[bit // 8]]
+    def _load(self) -> Any:
+        return holdfast.load(self.checkpoint)
 
-    def data_bits(self) -> list[int]:
-        return [bit for bit in range(8 * len(self.data)) if self.is_tensor[bit // 8]]
+    def header_places(self) -> list[int]:
+        """The bytes that are of no tensor."""
+        found, at = [], 0
+        for start, end in sorted(self.extents):
+            found += range(at, start)
+            at = max(at, end)
+        return [*found, *range(at, len(self.data))]
+
+    def data_bits(self, count: int, choices: random.Random) -> list[int]:
+        """So many bits of the tensors, or all of them."""
+        starts = [start for start, end in sorted(self.extents) for _ in range(start < end)]
+        sizes = [end - start for start, end in sorted(self.extents) if start < end]
+        total = 8 * sum(sizes)
+        bits = choices.sample(range(total), min(count, total))
+        return [self._bit(bit, starts, sizes) for bit in bits]
+
+    @staticmethod
+    def _bit(bit: int, starts: list[int], sizes: list[int]) -> int:
+        for start, size in zip(starts, sizes, strict=True):
+            if bit < 8 * size:
+                return 8 * start + bit
+            bit -= 8 * size
+        raise AssertionError("there are fewer bits than that")
 
     def flipped(self, bit: int) -> list[str]:
-        changed = bytearray(self.data)
-        changed[bit // 8] ^= 1 << bit % 8
-        return self.judged(bytes(changed), [bit // 8])
+        at = bit // 8
+        return self.changed({at: bytes([self.data[at] ^ 1 << bit % 8])})
 
     def cut(self, nbytes: int) -> list[str]:
-        return self.judged(self.data[:nbytes], [])
-
-    def swapped(self, one: int, other: int) -> list[str]:
-        changed = bytearray(self.data)
-        a, b = slice(one, one + BLOCK), slice(other, other + BLOCK)
-        changed[a], changed[b] = changed[b], changed[a]
-        places = (*range(one, one + BLOCK), *range(other, other + BLOCK))
-        different = [at for at in places if changed[at] != self.data[at]]
-        return self.judged(bytes(changed), different) if different else []
-
-    def judged(self, changed: bytes, places: list[int]) -> list[str]:
-        """What is wrong with how the change is dealt with."""
-        self.path.write_bytes(changed)
         try:
-            report = holdfast.verify(self.path)
+            os.truncate(self.path, nbytes)
+            return self.judged([])
+        finally:
+            self._write({nbytes: self.data[nbytes:]})
+
+    def removed(self) -> list[str]:
+        try:
+            self.path.unlink()
+            return self.judged([])
+        finally:
+            self.path.write_bytes(self.data)
+
+    def swapped(self, one: int, other: int) -> list[str] | None:
+        """None where the blocks are equal."""
+        a, b = self.data[one : one + BLOCK], self.data[other : other + BLOCK]
+        return None if a == b else self.changed({one: b, other: a})
+
+    def changed(self, pieces: dict[int, bytes]) -> list[str]:
+        """What is wrong with how it is dealt with that other bytes stand at these offsets."""
+        places = [
+            at + place
+            for at, piece in pieces.items()
+            for place, byte in enumerate(piece)
+            if byte != self.data[at + place]
+        ]
+        try:
+            self._write(pieces)
+            return self.judged(places)
+        finally:
+            self._write({at: self.data[at : at + len(piece)] for at, piece in pieces.items()})
+
+    def _write(self, pieces: dict[int, bytes]) -> None:
+        with self.path.open("r+b") as file:
+            for at, piece in pieces.items():
+                file.seek(at)
+                file.write(piece)
+
+    def judged(self, places: list[int]) -> list[str]:
+        """What is wrong with how the change is dealt with."""
+        try:
+            report = holdfast.verify(self.checkpoint)
         except HoldfastError:
             return []  # not even its headers are taken for good
         if not report.ok:
             return list(self._unnamed(report, places))
         try:
-            is_same = same(holdfast.load(self.path), self.whole)
+            is_same = same(self._load(), self.whole)
         except HoldfastError as error:
             return [f"verify calls it {report.status}, and it does not load: {error}"]
         return [] if is_same else ["something else is loaded, and nobody says so"]
@@ -131,7 +193,8 @@ class Rotting:
     def _unnamed(self, report: Any, places: list[int]) -> Iterator[str]:
         members = {damage.member.rpartition("/")[2] for damage in report.damages if damage.tensors}
         for (start, end), name in self.extents.items():
-            if any(start <= place < end for place in places) and name not in members:
+            is_in = any(start <= place < end for place in places)
+            if is_in and name.rpartition("/")[2] not in members:
                 yield f"the damage in {name} is not named: {sorted(members)}"
 
 
@@ -139,14 +202,15 @@ class Others(Rotting):
     """A file that others wrote and read: what they load is compared with what was saved."""
 
     def __init__(self, path: Path, load: Callable[[Path], Any]) -> None:
+        self._loaded_by = load
         super().__init__(path)
-        self._load = load
-        self.whole = load(path)
 
-    def judged(self, changed: bytes, places: list[int]) -> list[str]:
-        self.path.write_bytes(changed)
+    def _load(self) -> Any:
+        return self._loaded_by(self.path)
+
+    def judged(self, places: list[int]) -> list[str]:
         try:
-            is_same = same(self._load(self.path), self.whole)
+            is_same = same(self._load(), self.whole)
         except Exception:  # in whatever way they say it
             return []
         return [] if is_same else ["something else is loaded, and nobody says so"]
@@ -168,29 +232,50 @@ OTHERS: dict[str, Callable[[Path], Rotting]] = {
 }
 
 
-def _sample(of: list[int], count: int | None, choices: random.Random) -> list[int]:
+def _sample(of: Sequence[int], count: int | None, choices: random.Random) -> Sequence[int]:
     return of if count is None or count >= len(of) else choices.sample(of, count)
 
 
+def files_of(kind: str, folder: Path) -> list[Rotting]:
+    """The files of a checkpoint of one kind, each to be changed by itself."""
+    if kind in OTHERS:
+        return [OTHERS[kind](folder)]
+    checkpoint = FILES[kind](folder)
+    files = sorted(checkpoint.iterdir()) if checkpoint.is_dir() else [checkpoint]
+    return [Rotting(file, checkpoint) for file in files]
+
+
 def rot(kind: str, *, headers: int | None, data: int, cuts: int, swaps: int) -> Outcome:
-    """Change a file of one kind in so many ways; ``headers=None`` is every bit of them."""
+    """Change a file of one kind in so many ways; ``headers=None`` is every bit of them.
+
+    Of a checkpoint of several files each file in so many ways.
+    """
     outcome = Outcome(kind, "rot")
     choices = random.Random(0)
     with tempfile.TemporaryDirectory(dir=_memory()) as folder:
-        make = OTHERS.get(kind)
-        file = Rotting(FILES[kind](Path(folder))) if make is None else make(Path(folder))
-        size = len(file.data)
-        for bit in _sample(file.header_bits(), headers, choices):
-            outcome.note(f"header, bit {bit}", file.flipped(bit))
-        for bit in _sample(file.data_bits(), data, choices):
-            outcome.note(f"data, bit {bit}", file.flipped(bit))
-        for nbytes in _sample(list(range(size)), cuts, choices):
-            outcome.note(f"cut to {nbytes}", file.cut(nbytes))
-        for _ in range(swaps):
-            one, other = (choices.randrange(size // BLOCK) * BLOCK for _ in range(2))
-            outcome.note(f"{one} and {other} swapped", file.swapped(one, other))
+        for file in files_of(kind, Path(folder)):
+            name = "" if file.path == file.checkpoint else f"{file.path.name}: "
+            bits = [8 * place + bit for place in file.header_places() for bit in range(8)]
+            for bit in _sample(bits, headers, choices):
+                outcome.note(f"{name}header, bit {bit}", file.flipped(bit))
+            for bit in file.data_bits(data, choices):
+                outcome.note(f"{name}data, bit {bit}", file.flipped(bit))
+            for nbytes in _sample(range(len(file.data)), cuts, choices):
+                outcome.note(f"{name}cut to {nbytes}", file.cut(nbytes))
+            for one, other in _pairs(len(file.data) // BLOCK, swaps, choices):
+                if (problems := file.swapped(one, other)) is not None:
+                    outcome.note(f"{name}{one} and {other} swapped", problems)
+            if name:
+                outcome.note(f"{name}removed", file.removed())
     outcome.cases = outcome.happened
     return outcome
+
+
+def _pairs(blocks: int, count: int, choices: random.Random) -> Iterator[tuple[int, int]]:
+    """Two different blocks of a file, so often."""
+    for _ in range(count if blocks > 1 else 0):
+        one, other = choices.sample(range(blocks), 2)
+        yield one * BLOCK, other * BLOCK
 
 
 def _memory() -> str | None:

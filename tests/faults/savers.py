@@ -7,7 +7,9 @@ would go on from.
 from __future__ import annotations
 
 import tempfile
+import time
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -41,6 +43,7 @@ class Saver(ABC):
     is_ours = True
     keeps: int | None = 1
     pinned: frozenset[int] = frozenset()  # of the steps that went through ``after``
+    unpinned: frozenset[int] = frozenset()  # of those the ones whose pin has gone again
     sweeps_at_start = False  # only the next save does
 
     def __init__(self, folder: Path, size: str) -> None:
@@ -57,8 +60,9 @@ class Saver(ABC):
     def save(self, step: int) -> None:
         """Save a step; durable when this returns."""
 
-    def after(self, step: int) -> None:  # noqa: B027 (most have nothing to do)
-        """Do what comes after a save; it is done, durably, when this returns."""
+    def after(self, step: int) -> Sequence[int]:
+        """Do what comes after a save, durably; the steps that it removed."""
+        return ()
 
     @abstractmethod
     def find(self) -> Found:
@@ -71,6 +75,10 @@ class Saver(ABC):
     def kept(self) -> dict[int, dict[str, torch.Tensor]] | None:
         """All that is there, by step; None where that is one file or nobody says."""
         return None
+
+    def pins(self) -> set[int]:
+        """The steps that are pinned."""
+        return set()
 
     def leftovers(self) -> list[str]:
         """What there is, after a start or the next save, that nobody will ever need."""
@@ -88,6 +96,11 @@ def _is_whole(file: Path) -> bool:
         return holdfast.verify(file).ok
     except FormatError:
         return False
+
+
+def _step_of(file: Path) -> int:
+    """Of ``step-00000002.pt``, and of the ``step-00000002.1.pt`` that stands beside one."""
+    return int(file.name[5:13])
 
 
 class InRun(Saver):
@@ -132,8 +145,11 @@ class InRun(Saver):
         for file in filter(_is_whole, self.folder.glob("step-*.pt")):
             tree = holdfast.load(file)
             momentum = tree["optimizer"]["state"][0]["momentum_buffer"]
-            found[int(file.stem[5:])] = {**tree["model"], "momentum": momentum}
+            found[_step_of(file)] = {**tree["model"], "momentum": momentum}
         return found
+
+    def pins(self) -> set[int]:
+        return {_step_of(file) for file in self.folder.glob("step-*.pin")}
 
     def end(self) -> None:
         self.run.close()
@@ -144,6 +160,33 @@ class Behind(InRun):
     """A ``Run`` that saves behind the training."""
 
     background = True
+
+
+class Closing(InRun):
+    """A ``Run`` that saves behind the training and is closed then; nobody waits for the save."""
+
+    background = True
+
+    def save(self, step: int) -> None:
+        if self.is_closed:
+            self.begin()
+        self.training.become(step)
+        self.run.save(step)
+        self.training.become(step + 1000)
+        self.end()
+
+
+class AtTheNext(InRun):
+    """A ``Run`` that saves behind the training: whether it was good the next call says."""
+
+    background = True
+
+    def save(self, step: int) -> None:
+        self.training.become(step)
+        pending = self.run.save(step)
+        while pending is not None and not pending.done:
+            time.sleep(0.001)
+        self.run.save(step)  # the same again, which is there, or the letter of the first
 
 
 class Overlapping(InRun):
@@ -158,15 +201,28 @@ class Pruning(InRun):
     keeps = latest = 1
     pinned = frozenset({0})
 
-    def after(self, step: int) -> None:
+    def after(self, step: int) -> Sequence[int]:
         if step in self.pinned:
             self.run.pin(step)
+        return ()
 
 
 class Pinning(Pruning):
     """A ``Run`` that keeps one checkpoint, where each is pinned once it is there."""
 
     pinned = frozenset(range(8))
+
+
+class Unpinning(Pruning):
+    """A ``Run`` that keeps one checkpoint, where each is pinned once it is there, and unpinned."""
+
+    pinned = frozenset()
+    unpinned = frozenset(range(8))
+
+    def after(self, step: int) -> Sequence[int]:
+        self.run.pin(step)
+        self.run.unpin(step)
+        return ()
 
 
 class PrunedLater(InRun):
@@ -180,10 +236,10 @@ class PrunedLater(InRun):
             self.begin()
         super().save(step)
 
-    def after(self, step: int) -> None:
+    def after(self, step: int) -> Sequence[int]:
         self.end()
         plan = removing.plan_of_run(self.folder, holdfast.keep.latest(1), is_whole=looking.is_whole)
-        removing.remove(self.folder, plan)
+        return [_step_of(path) for path in removing.remove(self.folder, plan)]
 
 
 class Resuming(InRun):
@@ -384,8 +440,11 @@ SAVERS: dict[str, type[Saver]] = {
     "Run": InRun,
     "Run, background": Behind,
     "Run, overlap": Overlapping,
+    "Run, closed": Closing,
+    "Run, next call": AtTheNext,
     "Run, pruning": Pruning,
     "Run, pin": Pinning,
+    "Run, unpin": Unpinning,
     "Run, prune": PrunedLater,
     "Run, resume": Resuming,
     "save": OverOne,

@@ -48,6 +48,14 @@ FINDS = {
         ("kill", "Run, pruning", "small", "--only", "rename"),
         "were to be kept",
     ),
+    "prune without fsync": (
+        ("power", "Run, prune", "small", "--only", "unlink"),
+        "were pruned, and are there again",
+    ),
+    "pin without fsync": (
+        ("power", "Run, pin", "small", "--only", "rename"),  # and after all
+        "were pinned, and are not any more",
+    ),
     "end at a short write": (
         ("error", "save", "small", "--only", "fallocate"),  # short writes are always tried
         "the newest cannot be loaded",

@@ -11,7 +11,10 @@ CALLS = {
     "Run, background": 45,
     "Run, overlap": 45,
     "Run, pruning": 45,
+    "Run, closed": 150,
+    "Run, next call": 45,
     "Run, pin": 100,
+    "Run, unpin": 100,
     "Run, prune": 250,
     "Run, resume": 150,
     "save": 15,
@@ -27,14 +30,20 @@ def test_each_call(saver: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "saver", ["Run", "Run, overlap", "Run, pruning", "save_state", "convert", "convert, shards"]
+    "saver",
+    [
+        *("Run", "Run, overlap", "Run, next call", "Run, pruning"),
+        *("save_state", "convert", "convert, shards"),
+    ],
 )
 def test_some_calls(saver: str) -> None:
     """The rest of their calls are the same; all of them are tried by ``make faults``."""
     check(outcome_of("kill", saver, "small", "--share", "5"), at_least=CALLS[saver] // 6)
 
 
-@pytest.mark.parametrize("saver", ["Run, pin", "Run, prune", "Run, resume"])
+@pytest.mark.parametrize(
+    "saver", ["Run, closed", "Run, pin", "Run, unpin", "Run, prune", "Run, resume"]
+)
 def test_what_comes_before_and_after_a_save(saver: str) -> None:
     check(outcome_of("kill", saver, "small", "--share", "20"), at_least=CALLS[saver] // 25)
 

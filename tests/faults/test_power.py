@@ -15,6 +15,15 @@ def test_ext4(saver: str, how: str) -> None:
     check(outcome_of("power", saver, "small", "--how", how), at_least=6)
 
 
+@pytest.mark.parametrize("saver", ["Run, unpin", "convert, shards"])
+def test_ext4_some_stages(saver: str) -> None:
+    check(outcome_of("power", saver, "small", "--share", "4"), at_least=5)
+
+
+def test_ext4_in_the_first_save_of_all() -> None:
+    check(outcome_of("power", "Run", "small", "--first", "--share", "3"), at_least=5)
+
+
 @pytest.mark.parametrize("how", ["dropped", "flushed"])
 def test_ext4_past_the_page_cache(how: str) -> None:
     check(outcome_of("power", "Run, background", "large", "--how", how, "--share", "4"), at_least=3)

@@ -43,7 +43,7 @@ def test_one_example_of_each_failure_is_shown_as_text() -> None:
 
 
 def test_holdfast_s_cases_are_counted_by_themselves() -> None:
-    assert page(DONE).startswith("1,234 cases of holdfast, 0 of them failed; on ")
+    assert page(DONE).startswith("1,234 cases of holdfast, 0 of them failed; at commit ")
 
 
 def test_the_page_keeps_what_stands_around_the_table(tmp_path: Path, monkeypatch) -> None:

@@ -45,7 +45,7 @@ def command(run: Path, keep: tuple[str, ...], dry_run: bool, yes: bool, as_json:
         answer_table(_cells(decision) for decision in plan.decisions)
     is_done = bool(plan.doomed) and not dry_run and (yes or _is_wanted(plan))
     if is_done:
-        removing.remove(run, plan)
+        plan = plan.as_done(removing.remove(run, plan))
     if as_json:
         answer_json({"is_done": is_done, **plan.to_json()})
     elif is_done:

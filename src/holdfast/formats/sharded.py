@@ -21,6 +21,8 @@ from holdfast.spec.index import Index
 #: The listings that transformers writes, the better one first.
 KNOWN = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 SUFFIX = ".index.json"
+#: How the shards of such a listing are called, before the suffix; a pattern of ``fnmatch``.
+SHARDS = f"*-{'[0-9]' * 5}-of-{'[0-9]' * 5}"
 _LONGEST = 100_000_000
 _MOST_TENSORS = 500_000
 #: More files than any folder of weights has; each stays open.

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import fnmatch
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
-from holdfast.errors import HoldfastError, NotACheckpointError, RefusedError
+from holdfast.errors import FormatError, HoldfastError, NotACheckpointError, RefusedError
 from holdfast.formats import sharded, strangers
 from holdfast.formats.zip_archive import Member, read_members
 from holdfast.io.source import Folder, Source
@@ -135,13 +136,26 @@ def _kind_of_folder(folder: Folder) -> str:
             return "model_folder"
         is_safe = all(name.endswith(".safetensors") for name in files)
         return "safetensors_sharded" if is_safe else "torch_sharded"
+    shards = sorted(fnmatch.filter(names, f"{sharded.SHARDS}.*"))
+    if shards:
+        raise FormatError(
+            "the listing of these shards is not there",
+            file=folder.name,
+            wanted=" or ".join(sharded.KNOWN),
+            found=_some(shards),
+            cure="Get it from where the folder came from; or name one shard, to read that alone.",
+        )
     raise NotACheckpointError(
         "this folder is no checkpoint",
         file=folder.name,
         wanted=", ".join((".metadata", *sharded.KNOWN, *MODEL_FILES)),
-        found=", ".join(names[:5]) + (", …" if len(names) > 5 else "") or "nothing",
+        found=_some(names) or "nothing",
         cure="Name a file in it, or the folder of a run.",
     )
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
 
 
 def companions(folder: Folder, known: Iterable[str]) -> list[str]:

@@ -24,13 +24,17 @@ def dead_files(folder: str | Path) -> list[Path]:
 
     Trash counts as dead: only the holder of the run's lock makes it, so call this holding it.
     """
+    paths = _listed(Path(folder))
+    return [path for path in paths if _TRASH.fullmatch(path.name) or _is_dead_temp(path)]
+
+
+def _listed(folder: Path) -> list[Path]:
     try:
-        paths = sorted(Path(folder).iterdir())
+        return sorted(folder.iterdir())
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
-        raise explained(error, Path(folder)) from error
-    return [path for path in paths if _TRASH.fullmatch(path.name) or _is_dead_temp(path)]
+        raise explained(error, folder) from error
 
 
 def sweep(folder: str | Path) -> list[Path]:
@@ -47,12 +51,8 @@ def sweep_trash(folder: Path) -> None:
     Raises:
         FileError: the folder may not be read.
     """
-    try:
-        names = sorted(os.listdir(folder))
-    except OSError as error:
-        raise explained(error, folder) from error
-    for path in (folder / name for name in names if _TRASH.fullmatch(name)):
-        if not _given_back(path):
+    for path in _listed(folder):
+        if _TRASH.fullmatch(path.name) and not _given_back(path):
             temps.remove(path)
 
 

@@ -7,8 +7,9 @@ of holdfast saved under the name they bear.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from holdfast.runs.entry import Entry
@@ -41,6 +42,12 @@ class Decision:
         }
 
 
+_STAYED: dict[str, Any] = {
+    "is_kept": True,
+    "why": "pinned, replaced or no longer readable when it was to be removed",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """The decisions of one pruning, oldest checkpoint first."""
@@ -56,6 +63,15 @@ class Plan:
     def nbytes(self) -> int:
         """The bytes that removing them gives back."""
         return sum(entry.nbytes for entry in self.doomed)
+
+    def as_done(self, removed: Container[Path]) -> Plan:
+        """The same when only these paths were removed: the other doomed ones stayed after all."""
+        return Plan(
+            tuple(
+                one if one.is_kept or one.entry.path in removed else replace(one, **_STAYED)
+                for one in self.decisions
+            )
+        )
 
     def __str__(self) -> str:
         return "\n".join(str(one) for one in self.decisions)

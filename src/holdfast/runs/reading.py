@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from holdfast.errors import DamagedError, FileError, HoldfastError
-from holdfast.formats import read_index, sniff
+from holdfast.formats import read_index, sharded, sniff
 from holdfast.formats.torch_zip.read import PICKLE, root_of
 from holdfast.formats.zip_archive import Member, read_member
 from holdfast.io.checksum import crc32
@@ -19,7 +19,8 @@ log = logging.getLogger("holdfast")
 
 #: The files by one of which a folder is one checkpoint, written by several processes or in shards.
 _MARKS = (records.MEMBER, ".metadata", "model.safetensors", "pytorch_model.bin")
-_PATTERNS = ("*.index.json", "*.distcp")
+#: One shard is enough: where the listing is lost, no shard by itself is the checkpoint.
+_PATTERNS = ("*.index.json", "*.distcp", f"{sharded.SHARDS}.safetensors", f"{sharded.SHARDS}.bin")
 
 
 def is_checkpoint_folder(path: Path) -> bool:

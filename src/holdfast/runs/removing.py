@@ -31,18 +31,21 @@ def plan_of_run(folder: Path, keep: Keep, *, is_whole: Callable[[Path], bool]) -
     return prune.plan(entries, keep, protected=newest_whole(entries, is_whole))
 
 
-def remove(folder: Path, plan: prune.Plan) -> None:
+def remove(folder: Path, plan: prune.Plan) -> list[Path]:
     """Remove what a plan dooms, holding the run's lock; all of it, or after an error none or some.
+
+    The paths removed: what was pinned or replaced since the plan stays, and so does what cannot be
+    read any more.
 
     Raises:
         LockedError: a training is writing to this run; it prunes for itself.
         FileError: not all could be removed.
     """
     if not plan.doomed:
-        return
+        return []
     with RunLock(folder):
         still_there = {entry.path for entry in list_run(folder) if not entry.is_pinned}
-        trash_same([entry for entry in plan.doomed if entry.path in still_there])
+        return trash_same([entry for entry in plan.doomed if entry.path in still_there])
 
 
 def trash_same(entries: Sequence[Entry]) -> list[Path]:

@@ -324,6 +324,7 @@ class RunWriter:
         decided = pruning.plan(self._entries, keep, protected=protected)
         if decided.doomed and not dry_run:
             gone = set(trash_same(decided.doomed))
+            decided = decided.as_done(gone)
             self._entries = [entry for entry in self._entries if entry.path not in gone]
         return decided
 

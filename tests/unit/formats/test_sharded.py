@@ -114,6 +114,24 @@ def refusal(folder: Path) -> HoldfastError:
     return caught.value
 
 
+@pytest.mark.parametrize("kind", SAVERS)
+def test_shards_without_their_listing_are_no_checkpoints_of_a_run(kind, tmp_path):
+    """The last of them was taken for the latest checkpoint there, and passed for good."""
+    folder = write(tmp_path / "m", kind)
+    listing, name, _ = SAVERS[kind]
+    (folder / listing).unlink()
+    assert str(refusal(folder)) == (
+        "the listing of these shards is not there\n"
+        f"  in {folder}\n"
+        "  wanted model.safetensors.index.json or pytorch_model.bin.index.json, "
+        f"found {name.format(1)}, {name.format(2)}\n"
+        "  Get it from where the folder came from; or name one shard, to read that alone."
+    )
+    with pytest.raises(FormatError, match="the listing of these shards is not there"):
+        holdfast.open(folder)
+    assert list(holdfast.open(folder / name.format(1)).index.extents)
+
+
 def test_a_tensor_that_its_file_has_not(tmp_path):
     folder = write(tmp_path / "m", gone="model-00001-of-00002.safetensors")
     assert str(refusal(folder)) == (

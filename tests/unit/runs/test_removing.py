@@ -45,8 +45,13 @@ def test_what_was_pinned_or_removed_since_the_plan_is_left_alone(run) -> None:
     plan = plan_of_run(run, keep.latest(1), is_whole=lambda _: True)
     pins.pin(run / "step-00000000.pt")
     (run / "step-00000001.pt").unlink()
-    remove(run, plan)
+    removed = remove(run, plan)
     assert names(run) == ["step-00000000.pin", "step-00000000.pt", "step-00000003.pt"]
+    assert removed == [run / "step-00000002.pt"]
+    done = plan.as_done(removed)
+    assert [entry.name for entry in done.doomed] == ["step-00000002.pt"]
+    assert done.decisions[0].is_kept
+    assert done.decisions[0].why.startswith("pinned, replaced or no longer readable")
 
 
 def test_what_a_pruning_could_not_remove_goes_with_the_next(run, monkeypatch, caplog) -> None:
@@ -61,7 +66,7 @@ def test_what_a_pruning_could_not_remove_goes_with_the_next(run, monkeypatch, ca
 
 def test_a_run_whose_folder_cannot_be_listed_is_not_pruned(run, monkeypatch) -> None:
     plan = plan_of_run(run, keep.latest(3), is_whole=lambda _: True)
-    monkeypatch.setattr(os, "listdir", refuse)
+    monkeypatch.setattr(Path, "iterdir", refuse)
     with pytest.raises(FileError, match="Input/output error"):
         removing.trash_same(plan.doomed)
 
