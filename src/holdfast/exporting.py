@@ -13,13 +13,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from holdfast.errors import FormatError, UsageError
+from holdfast.errors import FormatError, HoldfastError, UsageError
 from holdfast.formats import read_index
 from holdfast.io.source import open_source
 from holdfast.programs import modes, nesting, trusting
 from holdfast.programs.describing import input_ports, output_ports
 from holdfast.programs.inputs import Inputs, as_inputs
 from holdfast.programs.making import Wish, commit_all, compared, make, scratch
+from holdfast.programs.onnx_running import parsed_device
 from holdfast.programs.program import ExportedProgram, OnnxProgram, Program, TorchScriptProgram
 from holdfast.programs.report import ExportReport
 from holdfast.programs.sizes import as_dims, cases, widened
@@ -92,14 +93,19 @@ def export(
             wanted="an instance of torch.nn.Module",
             found=f"{type(model).__module__}.{type(model).__qualname__}",
         )
-    model = unwrap(model)  # the wrappers of training (compile, DataParallel) stay behind
     kind = _kind_of(path, format)
+    model = unwrap(model)  # the wrappers of training (compile, DataParallel) stay behind
     _check_options(kind, opset=opset, method=method, freeze=freeze, train=train)
     inputs = as_inputs(model, example_inputs, input_names)
     dims = as_dims(dynamic, inputs)
     target = Path(os.path.realpath(path))
     parent = {} if checkpoint is None else _loaded(checkpoint, model, trust)
-    with modes.exported(model, train=train) as buffers, scratch(target) as folder:
+    _check_weights(model)  # which may have come just now
+    with (
+        modes.unwrapped_within(model),
+        modes.exported(model, train=train) as buffers,
+        scratch(target) as folder,
+    ):
         wide = widened(inputs, dims)
         wish = Wish(kind, model, wide, dims, opset, method, freeze, buffers)
         call = partial(_call, model, buffers)
@@ -160,9 +166,12 @@ def load_program(
     if providers is not None:
         raise UsageError("providers are ONNX Runtime's, and this is no ONNX file", file=path)
     trusting.check(place, trust, "this file")
+    there = _usable(device)
     try:
-        return kinds[index.format](place, torch.device(device), record)
-    except RuntimeError as error:  # of torch's loaders
+        return kinds[index.format](place, there, record)
+    except (HoldfastError, MemoryError):
+        raise
+    except Exception as error:  # of torch's loaders, which raise whatever a damaged file leads to
         lines = [line for line in str(error).splitlines() if line.strip()]
         raise FormatError(
             "torch cannot load this program",
@@ -172,7 +181,25 @@ def load_program(
         ) from error
 
 
-def _kind_of(path: str | os.PathLike[str], format: str | None) -> str:
+def _usable(device: Any) -> torch.device:
+    """A device that tensors can be on, here and now."""
+    wanted = parsed_device(device)
+    try:
+        if wanted.type == "meta":
+            raise RuntimeError("it holds no values")
+        torch.empty(1, device=wanted)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UsageError(
+            "a program cannot be loaded onto this device",
+            wanted="a device of this machine",
+            found=f"{wanted}: {str(error).splitlines()[0]}"[:300],
+        ) from error
+    return wanted
+
+
+def _kind_of(path: Any, format: str | None) -> str:
+    if not isinstance(path, str | os.PathLike):
+        raise UsageError("a program is written to a path", found=repr(path)[:100])
     asked = Path(path).suffix.lstrip(".").lower() if format is None else format
     for kind, names in _FORMATS.items():
         if asked in names:
@@ -205,6 +232,21 @@ def _loaded(checkpoint: str | os.PathLike[str], model: nn.Module, trust: Any) ->
     live = as_parts({"model": model})
     report = load_parts(place, live, Options(), rng=False, trust=trust)
     return {"id": report.id, "step": report.step, "file": os.fspath(checkpoint)}
+
+
+def _check_weights(model: nn.Module) -> None:
+    if not hasattr(model, "training"):
+        raise UsageError(
+            "a frozen TorchScript module cannot be exported: its weights are constants",
+            cure="It is a program as it is: torch.jit.save. Or export what it was frozen from.",
+        )
+    for name, value in (*model.named_parameters(), *model.named_buffers()):
+        if value.is_meta:
+            raise UsageError(
+                "the model has no weights: it is on the meta device",
+                tensor=name,
+                cure='Give it memory, model.to_empty(device="cpu"), and weights: checkpoint=...',
+            )
 
 
 def _record(

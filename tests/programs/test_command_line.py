@@ -34,6 +34,14 @@ def make():
     return Net()
 
 
+class Sized(nn.Linear):
+    pass
+
+
+def in_training():
+    return nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3))
+
+
 def nothing():
     return None
 
@@ -146,6 +154,9 @@ ERRORS: list[tuple[tuple[str, ...], int, str]] = [
     (("export", "gone:Net", "-", "e.ts", "--input", "1x4"), 2, "there is no such module"),
     (("export", "net.py:Gone", "-", "e.ts", "--input", "1x4"), 2, "there is no 'Gone' in this"),
     (("export", "net.py:nothing", "-", "e.ts", "--input", "1x4"), 2, "nothing makes no model"),
+    (("export", "net.py:Sized", "-", "e.ts", "--input", "1x4"), 2, "cannot be called without arg"),
+    (("export", "net.py:neighbour", "-", "e.ts", "--input", "1x4"), 2, "neighbour makes no model"),
+    (("export", "net.py:Net", "-", "e.ts", "--input", "1x4", "--trace", "gone"), 2, "no method to"),
     (("export", "net.py:Net", "gone", "e.ts", "--input", "1x4"), 1, "no such file or folder"),
     (("export", "net.py:Net", "-", "e.ts", "--input", "1xx4"), 2, "this is no input"),
     (("export", "net.py:Net", "-", "e.ts", "--input", "1x4:text"), 2, "this is no input"),
@@ -180,6 +191,36 @@ def test_errors_are_letters(
     assert words in said.err
     assert "Traceback" not in said.err
     assert not (place / "e.ts").exists()
+
+
+def test_what_is_traced_the_format_and_the_mode_can_be_said(place: Path, monkeypatch) -> None:
+    monkeypatch.chdir(place)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    for name in ("net", "neighbour"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    options = ("--input", "5x4", "--json")
+    for args in (
+        (
+            "export",
+            "net.py:make",
+            "run",
+            "g.bin",
+            "--format",
+            "pt2",
+            "--trust",
+            "net.py:Net",
+            *options,
+        ),
+        ("export", "net.py:in_training", "-", "g.ts", "--train", "--trace", "0", *options),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            main(list(args))
+        assert ended.value.code == 0
+    assert holdfast.load_program(place / "g.bin").format == "torch.export"
+    program = holdfast.load_program(place / "g.ts")
+    assert program.metadata["is_training"]
+    assert program.metadata["method"] == "script (0 traced)"
+    assert program.module.training
 
 
 def test_pickled_objects_in_an_array_file_are_refused(place: Path) -> None:

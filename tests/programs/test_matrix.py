@@ -21,6 +21,7 @@ FORMATS: dict[str, dict[str, Any]] = {
     "trace-frozen.ts": {"method": "trace", "freeze": True},
     "program.pt2": {},
     "model.onnx": {},
+    "model-13.onnx": {"opset": 13},
 }
 
 

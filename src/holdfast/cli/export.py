@@ -38,6 +38,12 @@ An input is a shape (random numbers; of integers all below the last number) or a
 )
 @click.option("--opset", type=int, help="Of ONNX: this operator set, or an error.")
 @click.option("--method", type=click.Choice(["script", "trace"]), default="script")
+@click.option("--trace", multiple=True, metavar="SUBMODULE", help="Trace that one in a script.")
+@click.option(
+    "--format", type=click.Choice(["torchscript", "pt2", "onnx"]), help="If OUT has none."
+)
+@click.option("--train", is_flag=True, help="Of TorchScript: keep the modes that MAKE sets.")
+@click.option("--trust", multiple=True, metavar="SCRIPT.py:CLASS", help="CHECKPOINT may build it.")
 @click.option("--freeze", is_flag=True, help="Of TorchScript: weights become constants.")
 @click.option("--no-check", is_flag=True, help="Write it without comparing it with the model.")
 @click.option("--input-name", multiple=True, metavar="NAME", help="Call the inputs so.")
@@ -51,6 +57,10 @@ def command(
     dynamic: tuple[str, ...],
     opset: int | None,
     method: str,
+    trace: tuple[str, ...],
+    format: str | None,
+    train: bool,
+    trust: tuple[str, ...],
     freeze: bool,
     no_check: bool,
     input_name: tuple[str, ...],
@@ -62,7 +72,7 @@ def command(
     wanted = dynamic_of(dynamic)
     # What it needs of torch is imported when it is called.
     from holdfast.exporting import export
-    from holdfast.programs.making_models import model_by, tensors_of
+    from holdfast.programs.making_models import model_by, object_by, tensors_of
 
     arrays = [(one.name, given.array_of(one, number)) for number, one in enumerate(parsed)]
     report = export(
@@ -71,7 +81,10 @@ def command(
         out,
         dynamic=wanted,
         opset=opset,
-        method=method,
+        format=format,
+        method=dict.fromkeys(trace, "trace") if trace else method,
+        train=train,
+        trust=[object_by(text) for text in trust],
         freeze=freeze,
         check=not no_check,
         checkpoint=None if checkpoint == "-" else checkpoint,

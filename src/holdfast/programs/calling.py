@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from holdfast.errors import UsageError
+from holdfast.programs.inputs import unusual
 from holdfast.spec.program import Port
 
 
@@ -53,6 +54,14 @@ def checked(
     tensors = []
     for port, value in zip(inputs, values, strict=True):
         tensor = _tensor(port, value, file)
+        if (kind := unusual(tensor)) is not None:
+            raise UsageError(
+                "the inputs of a program are dense tensors with values",
+                file=file,
+                tensor=port.name,
+                wanted=str(port),
+                found=f"a {kind} tensor",
+            )
         dtype = str(tensor.dtype).removeprefix("torch.")
         if port.dtype is not None and dtype != port.dtype:
             raise UsageError(

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from holdfast.errors import ExportError, HoldfastError
+from holdfast.errors import ExportError, HoldfastError, UsageError
 from holdfast.programs.inputs import Inputs, checked_names
 from holdfast.programs.nesting import flatten
 from holdfast.programs.sizes import Dims, resized, sizes_of
@@ -53,6 +53,13 @@ def output_ports(
     fixed = "a dimension of one cannot be dynamic: the model fails where there are two"
     given = _try(call, inputs, fixed, _NAME_THEM)
     found, tensors, structure = flatten(given)
+    if names is None and len(set(found)) != len(found):
+        twice = next(name for name in found if found.count(name) > 1)
+        raise UsageError(
+            "two outputs of the model would have one name",
+            found=repr(twice),
+            cure=f"Name all {len(found)} of them: output_names=[...].",
+        )
     if names is not None:
         found = list(checked_names(names, len(tensors), "output"))
     shapes: list[Shape] = [tuple(tensor.shape) for tensor in tensors]

@@ -67,7 +67,15 @@ def as_inputs(model: nn.Module, example: Any, names: Sequence[str] | None = None
 
 def signature_of(model: nn.Module) -> inspect.Signature:
     """The signature of ``forward``, of a TorchScript module too."""
-    return inspect.signature(model.forward)
+    if not isinstance(model, torch.jit.ScriptModule):
+        return inspect.signature(model.forward)
+    arguments = model.forward.schema.arguments[1:]  # type: ignore[attr-defined]
+    kind, empty = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.empty
+    defaults = [each.default_value if each.has_default_value() else empty for each in arguments]
+    pairs = zip(arguments, defaults, strict=True)
+    return inspect.Signature(
+        [inspect.Parameter(each.name, kind, default=default) for each, default in pairs]
+    )
 
 
 def checked_names(names: Sequence[str], count: int, what: str) -> tuple[str, ...]:
@@ -76,7 +84,7 @@ def checked_names(names: Sequence[str], count: int, what: str) -> tuple[str, ...
     Raises:
         UsageError: they are not.
     """
-    is_text = not isinstance(names, str) and all(isinstance(name, str) and name for name in names)
+    is_text = isinstance(names, list | tuple) and all(isinstance(n, str) and n for n in names)
     if not is_text or len(names) != count or len(set(names)) != count:
         raise UsageError(
             f"{what}_names names each {what} once",
@@ -87,14 +95,19 @@ def checked_names(names: Sequence[str], count: int, what: str) -> tuple[str, ...
 
 
 def _by_position(signature: inspect.Signature, tensors: tuple[Any, ...]) -> Inputs:
+    return Inputs(positional_names(signature, len(tensors)), tensors)
+
+
+def positional_names(signature: inspect.Signature, count: int) -> tuple[str, ...]:
+    """What the first parameters are called; those of ``*xs`` are ``xs_0``, ``xs_1``."""
     known: list[str] = []
     for parameter in signature.parameters.values():
         if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
             known.append(parameter.name)
         elif parameter.kind is parameter.VAR_POSITIONAL:
-            known += [f"{parameter.name}_{number}" for number in range(len(tensors) - len(known))]
-    known += [f"input_{number}" for number in range(len(known), len(tensors))]
-    return Inputs(tuple(known[: len(tensors)]), tensors)
+            known += [f"{parameter.name}_{number}" for number in range(count - len(known))]
+    known += [f"input_{number}" for number in range(len(known), count)]
+    return tuple(known[:count])
 
 
 def _by_name(
@@ -134,6 +147,24 @@ def _check_tensors(inputs: Inputs) -> None:
                 found=f"{type(value).__module__}.{type(value).__qualname__}",
                 cure="Wrap the model in one whose forward takes tensors alone.",
             )
+        if (kind := unusual(value)) is not None:
+            raise UsageError(
+                "the inputs of a program are dense tensors with values",
+                tensor=name,
+                wanted="a dense tensor",
+                found=f"a {kind} tensor",
+            )
+
+
+def unusual(tensor: torch.Tensor) -> str | None:
+    """What kind of tensor no program takes or gives; None for a dense one with values."""
+    if tensor.is_meta:
+        return "meta"
+    if tensor.is_quantized:
+        return "quantized"
+    if tensor.layout is not torch.strided or tensor.is_nested:
+        return "nested" if tensor.is_nested else str(tensor.layout).removeprefix("torch.")
+    return None
 
 
 def _misfit(model: nn.Module, signature: inspect.Signature, found: str) -> UsageError:

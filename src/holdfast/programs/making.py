@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from holdfast.errors import ExportError, HoldfastError
+from holdfast.errors import ExportError, FormatError, HoldfastError, UsageError
 from holdfast.io import locks, temps
 from holdfast.io.commit import commit, explain
 from holdfast.io.folders import make_folders
@@ -128,6 +128,7 @@ def _onnx(wish: Wish, record: ProgramRecord, folder: Path, name: str) -> Made:
                 found=repr(value)[:100],
                 cure="Give a tensor there, or leave it out; .ts and .pt2 files keep it.",
             )
+    _check_onnx_ports(record)
     names = tuple(port.name for port in record.outputs)
     made = onnx_file.make(
         wish.model, wish.inputs.copied(), wish.dims, folder, opset=wish.opset, outputs=names
@@ -143,6 +144,27 @@ def _onnx(wish: Wish, record: ProgramRecord, folder: Path, name: str) -> Made:
     data = f"{name}.{secrets.token_hex(4)}.data"  # of its own: an older program keeps its weights
     files = onnx_file.finish(made, record, data)
     return Made(files, record, made.opset, made.notes, made.lost)
+
+
+def _check_onnx_ports(record: ProgramRecord) -> None:
+    """What ONNX has no form for, and says in words of its own when it is too late."""
+    for port in (*record.inputs, *record.outputs):
+        if port.dtype is not None and port.dtype.startswith("complex"):
+            raise ExportError(
+                "ONNX has no complex numbers",
+                tensor=port.name,
+                found=port.dtype,
+                cure="Take and give torch.view_as_real(...) of them; .ts and .pt2 files keep them.",
+            )
+    taken = {port.name for port in record.inputs}
+    for port in record.outputs:
+        if not port.name or port.name in taken:
+            raise UsageError(
+                "in ONNX every input and output has a name of its own",
+                tensor=port.name or None,
+                found="an output with the name of an input" if port.name else "no name",
+                cure="Name them: output_names=[...].",
+            )
 
 
 def compared(
@@ -167,7 +189,14 @@ def compared(
             found="; ".join(made.lost)[:400],
             cure=cure,
         )
-    program = _loaded(made.files[-1], wish.kind, made.record)
+    try:
+        program = _loaded(made.files[-1], wish.kind, made.record)
+    except FormatError as error:  # of a scratch file, which nobody will find
+        raise ExportError(
+            f"what was written as {wish.kind} cannot be run: {error.what}",
+            found=error.found,
+            cure="Another dtype, operator set or format may do. " + cure,
+        ) from error
     buffers = None if wish.kind == "onnx" else Buffers(program.module)
 
     def run(inputs: Inputs) -> Any:

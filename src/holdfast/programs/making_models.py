@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,19 +25,10 @@ def model_by(text: str) -> nn.Module:
     Raises:
         UsageError: there is no such file or name, or what it gives is no model.
     """
-    where, colon, name = text.rpartition(":")
-    if not colon or not where or not name:
-        raise UsageError(
-            "this names no code that makes a model",
-            wanted="SCRIPT.py:MAKE, where MAKE is a class or a function without arguments",
-            found=repr(text),
-        )
-    module = _from_file(Path(where)) if where.endswith(".py") else _by_name(where)
-    if not hasattr(module, name):
-        raise UsageError(f"there is no {name!r} in this code", file=where)
-    model = getattr(module, name)
+    model = object_by(text)
+    where, _, name = text.rpartition(":")
     if not isinstance(model, nn.Module):
-        model = model()
+        model = _called(model, name, where)
     if not isinstance(model, nn.Module):
         raise UsageError(
             f"{name} makes no model",
@@ -46,12 +39,56 @@ def model_by(text: str) -> nn.Module:
     return model
 
 
+def object_by(text: str) -> Any:
+    """Import the code and take what it names.
+
+    Raises:
+        UsageError: there is no such file or name.
+    """
+    where, colon, name = text.rpartition(":")
+    if not colon or not where or not name:
+        raise UsageError(
+            "this names no code that makes a model",
+            wanted="SCRIPT.py:MAKE, where MAKE is a class or a function without arguments",
+            found=repr(text),
+        )
+    module = _from_file(Path(where)) if where.endswith(".py") else _by_name(where)
+    if not hasattr(module, name):
+        raise UsageError(f"there is no {name!r} in this code", file=where)
+    return getattr(module, name)
+
+
+def _called(make: Any, name: str, where: str) -> Any:
+    wanted = "a class or a function that is called without arguments"
+    if not callable(make):
+        found = f"{type(make).__module__}.{type(make).__qualname__}"
+        raise UsageError(f"{name} makes no model", file=where, wanted=wanted, found=found)
+    try:
+        signature = inspect.signature(make)
+    except ValueError:  # Python cannot look into it; calling it says what is wrong
+        return make()
+    try:
+        signature.bind()
+    except TypeError as error:
+        raise UsageError(
+            f"{name} cannot be called without arguments",
+            file=where,
+            wanted=wanted,
+            found=str(error),
+            cure=f"Add one that does: def make(): return {name}(...).",
+        ) from error
+    return make()
+
+
 def _from_file(file: Path) -> ModuleType:
     if not file.is_file():
         raise UsageError("there is no such script", file=file)
     # As `python script.py` does: its neighbours can be imported.
+    known = sys.modules.get(file.stem)
+    if known is not None and getattr(known, "__file__", None) == os.fspath(file.resolve()):
+        return known  # one that makes the model and has a class to trust is one
     sys.path.insert(0, str(file.parent.resolve()))
-    spec = importlib.util.spec_from_file_location(file.stem, file)
+    spec = importlib.util.spec_from_file_location(file.stem, file.resolve())
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

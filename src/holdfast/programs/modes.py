@@ -9,6 +9,8 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from holdfast.state.names import unwrap
+
 
 class Buffers:
     """The buffers of a module as they are now, to be put back: a forward pass may change them."""
@@ -70,6 +72,25 @@ def exported(model: nn.Module, *, train: bool) -> Iterator[Buffers]:
         for module, mode in modes:
             module.training = mode
         buffers.put_back()
+
+
+@contextmanager
+def unwrapped_within(model: nn.Module) -> Iterator[None]:
+    """The model without the wrappers of training around its submodules, until the end."""
+    owners = list(model.modules())
+    wrapped = [
+        (owner, name, child)
+        for owner in owners
+        for name, child in owner.named_children()
+        if unwrap(child) is not child and unwrap(owner) is owner
+    ]
+    try:
+        for owner, name, child in wrapped:
+            setattr(owner, name, unwrap(child))
+        yield
+    finally:
+        for owner, name, child in wrapped:
+            setattr(owner, name, child)
 
 
 @contextmanager

@@ -6,12 +6,14 @@ A structure is JSON: ``[place]`` for a tensor, ``{"tuple": [...]}``, ``{"list": 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 
 from holdfast.errors import FormatError, UsageError
+from holdfast.programs.inputs import unusual
 
 #: What stands in an output and is no tensor.
 _CONSTANTS = (type(None), bool, int, float, str)
@@ -34,6 +36,8 @@ def flatten(outputs: Any) -> tuple[list[str], list[torch.Tensor], Any]:
 
 
 def _taken(value: Any, path: tuple[str, ...], names: list[str], tensors: list[torch.Tensor]) -> Any:
+    if isinstance(value, torch.Tensor) and (kind := unusual(value)) is not None:
+        raise _impossible(path, f"a {kind} tensor", "Give a dense one: tensor.to_dense().")
     if isinstance(value, torch.Tensor):
         names.append(_name(path))
         tensors.append(value)
@@ -47,14 +51,21 @@ def _taken(value: Any, path: tuple[str, ...], names: list[str], tensors: list[to
             _taken(each, (*path, str(place)), names, tensors) for place, each in enumerate(value)
         )
         return {kind: list(taken)}
+    if isinstance(value, float) and not math.isfinite(value):
+        raise _impossible(path, f"the constant {value}", "Give it as a tensor.")
     if isinstance(value, _CONSTANTS):
         return {"value": value}
-    raise UsageError(
+    found = f"{type(value).__module__}.{type(value).__qualname__}"
+    raise _impossible(path, found, "Wrap the model in one whose forward gives these.")
+
+
+def _impossible(path: tuple[str, ...], found: str, cure: str) -> UsageError:
+    return UsageError(
         "the model gives something that no program can give",
         tensor=_name(path),
         wanted="tensors, in tuples, lists and dicts with names",
-        found=f"{type(value).__module__}.{type(value).__qualname__}",
-        cure="Wrap the model in one whose forward gives these.",
+        found=found,
+        cure=cure,
     )
 
 

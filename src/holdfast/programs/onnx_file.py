@@ -82,11 +82,12 @@ def make(
         UsageError: there is no such operator set.
         MissingExtraError: onnx or onnxscript is not installed.
     """
-    need_onnx()
-    if opset is not None and (isinstance(opset, bool) or opset < OLDEST):
+    newest = need_onnx().defs.onnx_opset_version()
+    is_number = isinstance(opset, int) and not isinstance(opset, bool)
+    if opset is not None and not (is_number and OLDEST <= opset <= newest):
         raise UsageError(
             "this is no operator set of ONNX that can be written",
-            wanted=f"{OLDEST} or above, or None",
+            wanted=f"{OLDEST} to {newest}, or None",
             found=repr(opset),
         )
     if isinstance(model, torch.jit.ScriptModule) or (opset is not None and opset < OLDEST_NEW):

@@ -40,7 +40,7 @@ def providers_for(device: str, providers: Sequence[str] | None) -> list[str]:
         raise missing_extra("onnxruntime") from error
     there = onnxruntime.get_available_providers()
     by_device = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-    kind = torch.device(device).type
+    kind = parsed_device(device).type
     wanted = list(providers) if providers is not None else [by_device.get(kind, kind)]
     missing = [name for name in wanted if name not in there]
     if missing:
@@ -51,6 +51,20 @@ def providers_for(device: str, providers: Sequence[str] | None) -> list[str]:
             cure="For NVIDIA: pip install onnxruntime-gpu. Or choose one it has: providers=[...].",
         )
     return wanted
+
+
+def parsed_device(device: Any) -> torch.device:
+    """The device that a text means.
+
+    Raises:
+        UsageError: it means none.
+    """
+    try:
+        return torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise UsageError(
+            "this names no device", wanted='"cpu", "cuda", "cuda:1", …', found=repr(device)[:100]
+        ) from error
 
 
 def session(path: Path, providers: list[str]) -> Any:

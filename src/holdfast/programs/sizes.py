@@ -18,6 +18,8 @@ from holdfast.programs.inputs import Inputs
 Dims: TypeAlias = Mapping[str, Mapping[int, str]]
 
 BATCH = "batch"
+#: Integers that torch's generator does not reach.
+_WIDEST = (1 << 63) - 1
 
 
 def as_dims(dynamic: Any, inputs: Inputs) -> Dims:
@@ -178,16 +180,29 @@ def alike(tensor: torch.Tensor, shape: tuple[int, ...], generator: torch.Generat
     if tensor.numel() == 0:
         return torch.zeros(shape, dtype=tensor.dtype, device=tensor.device)
     if tensor.dtype is torch.bool or tensor.is_complex() or not _is_finite(tensor):
-        drawn = torch.randint(tensor.numel(), shape, generator=generator)
-        return tensor.detach().reshape(-1)[drawn.to(tensor.device)]
+        return _drawn(tensor, shape, generator)
     if tensor.is_floating_point():
         values = tensor.detach().double()
         width = float(values.std()) if tensor.numel() > 1 else 0.0
         made = torch.randn(shape, generator=generator, dtype=torch.float64) * (width or 1.0)
         return (made + float(values.mean())).to(tensor.device, tensor.dtype)
-    low, high = int(tensor.min()), int(tensor.max())
+    numbers = tensor.detach().cpu().numpy()  # torch finds no least of uint16, uint32 and uint64
+    low, high = int(numbers.min()), int(numbers.max())
+    if high - low >= _WIDEST or high >= _WIDEST:
+        return _drawn(tensor, shape, generator)
     made = torch.randint(low, high + 1, shape, generator=generator)
     return made.to(tensor.device, tensor.dtype)
+
+
+def _drawn(
+    tensor: torch.Tensor, shape: tuple[int, ...], generator: torch.Generator
+) -> torch.Tensor:
+    """Elements of the example, at random."""
+    drawn = torch.randint(tensor.numel(), shape, generator=generator)
+    elements = tensor.detach().reshape(-1)
+    if tensor.dtype in (torch.uint16, torch.uint32, torch.uint64):  # torch cannot index these
+        return torch.from_numpy(elements.cpu().numpy()[drawn.numpy()]).to(tensor.device)
+    return elements[drawn.to(tensor.device)]
 
 
 def _is_finite(tensor: torch.Tensor) -> bool:

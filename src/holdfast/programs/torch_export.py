@@ -134,6 +134,15 @@ def _shapes(model: nn.Module, inputs: Inputs, dims: Dims, ranges: _Ranges) -> di
     count = len(inputs.args)
     kwargs = dict(zip(inputs.keywords, by_input[count:], strict=True))
     bound = signature_of(model).bind(*by_input[:count], **kwargs)
+    for name in bound.arguments:
+        if bound.signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD:
+            raise ExportError(
+                "torch.export takes no dynamic sizes of what forward has no parameter for",
+                wanted="a parameter for each input",
+                found=f"**{name}",
+                cure="Name the inputs in forward, or use dynamic=None. A .ts file by "
+                'method="trace" takes them.',
+            )
     return dict(bound.arguments)
 
 

@@ -6,6 +6,7 @@ Python, keeps data-dependent control flow, and can be trained further.
 
 from __future__ import annotations
 
+import inspect
 import io
 import warnings
 from collections.abc import Iterator, Mapping
@@ -15,9 +16,10 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from holdfast.errors import ExportError, UsageError
-from holdfast.programs.inputs import Inputs
+from holdfast.programs.inputs import Inputs, positional_names, signature_of
 from holdfast.programs.modes import without_deprecations
 from holdfast.programs.tracing import Warned, listening
 from holdfast.spec.program import EXTRA_FILE
@@ -62,12 +64,8 @@ def make(model: nn.Module, inputs: Inputs, method: Any) -> tuple[torch.jit.Scrip
 
 def _traced(model: nn.Module, inputs: Inputs, name: str) -> Any:
     try:
-        if inputs.keywords:
-            names = dict(zip(inputs.names, inputs.tensors, strict=True))
-            return torch.jit.trace(
-                model, example_kwarg_inputs=names, strict=False, check_trace=False
-            )
-        return torch.jit.trace(model, inputs.args, strict=False, check_trace=False)
+        with _by_position(model, inputs):
+            return torch.jit.trace(model, inputs.tensors, strict=False, check_trace=False)
     except Exception as error:  # a tracer raises whatever the model and torch raise
         raise ExportError(
             "this model cannot be traced",
@@ -77,11 +75,61 @@ def _traced(model: nn.Module, inputs: Inputs, name: str) -> Any:
         ) from error
 
 
+@contextmanager
+def _by_position(model: nn.Module, inputs: Inputs) -> Iterator[None]:
+    """A forward that takes by position what goes by name, under the same names.
+
+    torch traces a call with names only where every parameter can also go by position.
+    """
+    if not inputs.keywords or isinstance(model, torch.jit.ScriptModule):
+        yield
+        return
+    forward, count = model.forward, len(inputs.args)
+    names = (*positional_names(signature_of(model), count), *inputs.keywords)
+
+    def positional(*args: Any) -> Any:
+        return forward(*args[:count], **dict(zip(inputs.keywords, args[count:], strict=True)))
+
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    positional.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [inspect.Parameter(name, kind) for name in names]
+    )
+    before = vars(model).get("forward")
+    model.forward = positional
+    try:
+        yield
+    finally:
+        if before is None:
+            del model.forward
+        else:
+            model.forward = before
+
+
+@contextmanager
+def _unmarked(model: nn.Module) -> Iterator[None]:
+    """What the compiler notes in live modules goes again."""
+    before = {module for module in model.modules() if "__overloads__" in vars(module)}
+    try:
+        yield
+    finally:
+        for module in set(model.modules()) - before:
+            vars(module).pop("__overloads__", None)
+
+
 def _scripted(model: nn.Module) -> Any:
     if isinstance(model, torch.jit.ScriptModule):
         return model
+    parametrized = [n for n, module in model.named_modules() if is_parametrized(module)]
+    if parametrized:
+        raise ExportError(
+            "this model cannot be scripted: its weights are computed by parametrizations",
+            member=parametrized[0] or type(model).__name__,
+            cure="torch.nn.utils.parametrize.remove_parametrizations(module, name) keeps what they "
+            'compute now. Or method="trace", or a .pt2 file.',
+        )
     try:
-        return torch.jit.script(model)
+        with _unmarked(model):
+            return torch.jit.script(model)
     except Exception as error:  # the compiler raises errors of many classes
         layer = _culprit(model)
         named = f'{{"{layer}": "trace"}}' if layer else '"trace"'
@@ -144,9 +192,13 @@ def _calls(model: nn.Module, inputs: Inputs, parts: Mapping[str, str]) -> dict[s
     found: dict[str, Inputs] = {}
 
     def hook(name: str) -> Any:
-        def note(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            names = tuple(f"input_{place}" for place in range(len(args))) + tuple(kwargs)
-            found.setdefault(name, Inputs(names, (*args, *kwargs.values()), tuple(kwargs)))
+        def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            names = (*positional_names(signature_of(module), len(args)), *kwargs)
+            values = (*args, *kwargs.values())
+            for each, value in zip(names, values, strict=True):
+                if not _is_of_tensors(value):
+                    raise _untraceable(name, each, value)
+            found.setdefault(name, Inputs(names, values, tuple(kwargs)))
 
         return note
 
@@ -165,6 +217,24 @@ def _calls(model: nn.Module, inputs: Inputs, parts: Mapping[str, str]) -> dict[s
                 "a submodule that is to be traced is not called by the model", member=name
             )
     return found
+
+
+def _is_of_tensors(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return all(map(_is_of_tensors, value.values()))
+    if isinstance(value, tuple | list):
+        return all(map(_is_of_tensors, value))
+    return isinstance(value, torch.Tensor)
+
+
+def _untraceable(layer: str, name: str, value: Any) -> ExportError:
+    return ExportError(
+        "a submodule that is to be traced is called with what is no tensor",
+        member=layer,
+        tensor=name,
+        found=repr(value)[:100],
+        cure="Trace the submodules within it, or the one around it; or script it.",
+    )
 
 
 def _put(model: nn.Module, name: str, module: nn.Module) -> None:
