@@ -30,7 +30,7 @@ soak: $(VENV)/.ready-dev
 # Every fault in every case, done to holdfast and to others, into docs/reliability.md: as root, with
 # strace and mkfs.ext4; with mkfs.xfs and mkfs.btrfs where they are. A run that was broken off goes on.
 faults: $(VENV)/.ready-faults
-	$(BIN)/python -m tests.faults.report
+	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m tests.faults.report
 
 # How fast and how large, measured here and now; nothing passes or fails.
 bench: $(VENV)/.ready-bench

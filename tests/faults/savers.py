@@ -29,6 +29,10 @@ from holdfast.runs import removing
 Found = tuple[int, dict[str, torch.Tensor]] | None
 
 
+#: Imported once, before any process is forked: each would have to for itself.
+for _name in ("Run", "convert", "load", "load_state", "save", "save_state", "verify"):
+    getattr(holdfast, _name)
+
 #: What is converted; not on the disk that has the fault.
 _SOURCES = tempfile.TemporaryDirectory(prefix="holdfast-faults-")
 

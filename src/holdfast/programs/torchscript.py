@@ -124,8 +124,9 @@ def _scripted(model: nn.Module) -> Any:
         raise ExportError(
             "this model cannot be scripted: its weights are computed by parametrizations",
             member=parametrized[0] or type(model).__name__,
+            found="torch: Parametrization is not working with scripting",
             cure="torch.nn.utils.parametrize.remove_parametrizations(module, name) keeps what they "
-            'compute now. Or method="trace", or a .pt2 file.',
+            'compute now; or method="trace" or a .pt2 file may do.',
         )
     try:
         with _unmarked(model):
