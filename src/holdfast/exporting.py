@@ -98,7 +98,7 @@ def export(
     _check_options(kind, opset=opset, method=method, freeze=freeze, train=train)
     inputs = as_inputs(model, example_inputs, input_names)
     dims = as_dims(dynamic, inputs)
-    target = Path(os.path.realpath(path))
+    target = _target(path)
     parent = {} if checkpoint is None else _loaded(checkpoint, model, trust)
     _check_weights(model)  # which may have come just now
     with (
@@ -152,6 +152,9 @@ def load_program(
         index = read_index(source)
     record = None if index.program is None else index.program.record
     place = Path(os.path.realpath(path))
+    if providers is not None and not isinstance(providers, list | tuple):
+        wanted = 'a list of names, ["CPUExecutionProvider"]'
+        raise UsageError("providers are several", wanted=wanted, found=repr(providers)[:100])
     if index.format == "onnx":
         return OnnxProgram(place, str(device), providers, record)
     kinds = {"torchscript": TorchScriptProgram, "exported": ExportedProgram}
@@ -179,6 +182,13 @@ def load_program(
             found=lines[0][:300] if lines else type(error).__name__,
             cure="Made by another version of torch? Export it anew.",
         ) from error
+
+
+def _target(path: str | os.PathLike[str]) -> Path:
+    try:
+        return Path(os.path.realpath(path))
+    except ValueError as error:  # a NUL
+        raise UsageError("this is no path", found=repr(path)[:100]) from error
 
 
 def _usable(device: Any) -> torch.device:
@@ -228,6 +238,8 @@ def _check_options(kind: str, *, opset: Any, method: Any, freeze: bool, train: b
 
 def _loaded(checkpoint: str | os.PathLike[str], model: nn.Module, trust: Any) -> dict[str, Any]:
     """Load the weights; what to record of where they came from."""
+    if not isinstance(checkpoint, str | os.PathLike):
+        raise UsageError("a checkpoint is named by a path", found=repr(checkpoint)[:100])
     place = where.resolve(checkpoint)
     live = as_parts({"model": model})
     report = load_parts(place, live, Options(), rng=False, trust=trust)

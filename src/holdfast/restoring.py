@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from holdfast.checkpoint import Checkpoint
-from holdfast.errors import DamagedError, UsageError
+from holdfast.errors import DamagedError, MismatchError, UsageError
 from holdfast.formats import read_index
 from holdfast.formats.at_rest import collector_at_rest
 from holdfast.io.progress import Bar
@@ -47,6 +47,18 @@ State = str | os.PathLike[str] | Checkpoint | Mapping[str, Any]
 STEP_KEYS = ("step", "global_step", "iteration", "epoch")
 
 
+def _refuse_frozen(index: Index) -> None:
+    """A frozen program's tensors bear numbers: by shapes alone they would fit in any order."""
+    is_constant = (key.startswith("constants/") for key in index.extents)
+    if index.format == "torchscript" and index.extents and all(is_constant):
+        raise MismatchError(
+            "this program is frozen: its weights are constants of its code, and have no names",
+            file=index.file,
+            cure="Export it anew without freeze=True, or load the checkpoint that it was made of: "
+            "holdfast show says which.",
+        )
+
+
 def load_parts(
     source: State,
     parts: Mapping[str, Part],
@@ -65,6 +77,7 @@ def load_parts(
         UsageError: an option means nothing.
     """
     with _opened(source) as (index, opened):
+        _refuse_frozen(index)
         targets: list[Target] = []
         with collector_at_rest():
             matched = match(index, parts, options)

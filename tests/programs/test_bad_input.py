@@ -7,6 +7,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from models import MLP, called, made
@@ -15,6 +16,9 @@ from torch.nn.utils import parametrizations
 
 import holdfast
 from holdfast.errors import ExportError, HoldfastError, UsageError
+from holdfast.programs.check import compare
+from holdfast.programs.inputs import Inputs
+from holdfast.programs.sizes import Case
 
 
 class Copy(nn.Module):
@@ -267,3 +271,179 @@ def test_a_compiled_submodule_is_exported_without_its_wrapper(name: str, tmp_pat
     holdfast.export(model, torch.ones(2, 4), tmp_path / name)
     assert model[0] is wrapper
     assert set(holdfast.load_program(tmp_path / name).module.state_dict()) == {"0.weight", "0.bias"}
+
+
+class Decides(nn.Module):
+    """Branches on what the tracer does not warn of."""
+
+    def __init__(self, decide: Any) -> None:
+        super().__init__()
+        self.decide = decide
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return -x if self.decide(x) else x * 2
+
+
+@pytest.mark.parametrize(
+    "decide",
+    [
+        lambda x: torch.equal(x, x * 0 + 7),
+        lambda x: x.equal(x * 0 + 7),
+        lambda x: torch.allclose(x, x * 0 + 7),
+        lambda x: torch.is_nonzero(x.sum() > 999),
+    ],
+)
+@pytest.mark.parametrize(
+    ("name", "options"), [("m.ts", {"method": "trace"}), ("m.onnx", {"opset": 13})]
+)
+def test_a_branch_that_the_tracer_does_not_warn_of_is_refused(
+    decide: Any, name: str, options: dict[str, Any], tmp_path: Path
+) -> None:
+    with pytest.raises(ExportError, match="one branch of code that depends on values") as caught:
+        holdfast.export(Decides(decide), torch.randn(3, 4), tmp_path / name, **options)
+    assert "test_bad_input.py:" in str(caught.value.found)
+    assert "a bool of torch." in str(caught.value.found)
+
+
+class Merging(nn.Linear):
+    """As LoRA has it: ``train()`` merges a second weight into the first, and takes it out again."""
+
+    def __init__(self) -> None:
+        super().__init__(4, 4)
+        self.second = nn.Parameter(torch.randn(4, 4))
+        self.is_merged = False
+
+    def train(self, mode: bool = True) -> Merging:
+        super().train(mode)
+        if self.is_merged == mode:
+            self.weight.data += self.second if not mode else -self.second
+            self.is_merged = not mode
+        return self
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        weight = self.weight if self.is_merged else self.weight + self.second
+        return nn.functional.linear(x, weight, self.bias)
+
+
+def test_a_mode_that_does_something_is_put_back_by_train(tmp_path: Path) -> None:
+    model = nn.Sequential(Merging(), nn.ReLU(), Merging()).train()
+    model[2].eval()
+    model[1].training = False
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    holdfast.export(model, torch.randn(2, 4), tmp_path / "model.pt2")
+    assert [module.training for module in model] == [True, False, False]
+    assert [model[0].is_merged, model[2].is_merged] == [False, True]
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(value, before[name])
+
+
+def test_scripting_that_fails_leaves_no_marks_either(tmp_path: Path) -> None:
+    class Unscriptable(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+
+        def forward(self, x: torch.Tensor, **more: Any) -> torch.Tensor:
+            return self.conv(x)
+
+    model = Unscriptable()
+    with pytest.raises(ExportError, match="cannot be scripted"):
+        holdfast.export(model, torch.ones(2, 3, 8, 8), tmp_path / "model.ts")
+    assert "__overloads__" not in vars(model.conv)
+
+
+def test_code_that_no_file_holds_is_a_letter(tmp_path: Path) -> None:
+    class Double(torch.autograd.Function):
+        @staticmethod
+        def forward(_ctx: Any, x: torch.Tensor) -> torch.Tensor:
+            return x * 2
+
+    model = Gives(Double.apply)
+    with pytest.raises(ExportError, match="this program cannot be saved as TorchScript") as caught:
+        holdfast.export(model, torch.ones(2, 3), tmp_path / "model.ts", method="trace")
+    assert "torch.autograd.Function" in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_number_of_outputs_that_changes_is_said(tmp_path: Path) -> None:
+    class Apart(nn.Module):
+        def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+            return torch.unbind(x)
+
+    with pytest.raises(ExportError, match="another number of outputs than on the example"):
+        holdfast.export(Apart(), torch.ones(2, 3), tmp_path / "model.ts")
+
+
+@pytest.mark.parametrize("dtype", [">f4", "<f4"])
+def test_arrays_of_either_byte_order_are_taken(dtype: str, tmp_path: Path) -> None:
+    holdfast.export(made(MLP), torch.ones(4, 6), tmp_path / "model.ts")
+    program = holdfast.load_program(tmp_path / "model.ts")
+    array = np.arange(12, dtype=dtype).reshape(2, 6)
+    want = program(torch.arange(12, dtype=torch.float32).reshape(2, 6))
+    np.testing.assert_array_equal(program(array), want.numpy())
+
+
+@pytest.mark.parametrize("array", [np.array([["a"]]), np.array([[None]]), np.ones((2, 6), "g")])
+def test_arrays_that_are_no_tensors(array: Any, tmp_path: Path) -> None:
+    holdfast.export(made(MLP), torch.ones(4, 6), tmp_path / "model.ts")
+    with pytest.raises(UsageError, match="torch has no tensors of this dtype"):
+        holdfast.load_program(tmp_path / "model.ts")(array)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"path": "a\0.ts"}, "this is no path"),
+        ({"checkpoint": 3}, "a checkpoint is named by a path"),
+        ({"dynamic": np.array([1, 2])}, "which dimensions are dynamic"),
+    ],
+)
+def test_arguments_of_another_kind(options: dict[str, Any], words: str, tmp_path: Path) -> None:
+    path = tmp_path / options.pop("path", "model.ts")
+    with pytest.raises(UsageError, match=words):
+        holdfast.export(made(MLP), torch.ones(4, 6), path, **options)
+
+
+def test_providers_are_a_list(tmp_path: Path) -> None:
+    holdfast.export(made(MLP), torch.ones(4, 6), tmp_path / "model.onnx")
+    with pytest.raises(UsageError, match="providers are several"):
+        holdfast.load_program(tmp_path / "model.onnx", providers="CPUExecutionProvider")
+
+
+def test_what_exporters_print_past_python_is_not_seen(tmp_path: Path, capfd) -> None:
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    model = nn.TransformerEncoder(layer, 1, enable_nested_tensor=False)
+    with pytest.raises(ExportError, match="no counterpart in ONNX of opset 13"):
+        holdfast.export(model, torch.ones(2, 5, 8), tmp_path / "model.onnx", opset=13)
+    assert capfd.readouterr().out == ""
+    print("and what comes later is")
+    assert capfd.readouterr().out == "and what comes later is\n"
+
+
+@pytest.mark.parametrize(
+    ("want", "have", "dtype"),
+    [
+        ([-1e9, 1.0], [-1e9, 60.0], torch.float32),
+        ([-1e9] * 5 + [1.0, 2.0], [-1e9] * 5 + [1.0, 3.0], torch.float32),
+        ([-65504.0, 1.0], [-65504.0, 60.0], torch.float16),
+    ],
+)
+def test_a_masked_element_does_not_hide_the_others(want: Any, have: Any, dtype: Any) -> None:
+    case = Case("the example", Inputs((), ()), is_example=True)
+    with pytest.raises(ExportError, match="computes something else"):
+        compare(
+            lambda _: torch.tensor(want, dtype=dtype),
+            lambda _: torch.tensor(have, dtype=dtype),
+            [case],
+            ["output"],
+            cure="",
+        )
+
+
+def test_the_largest_of_each_difference_is_reported() -> None:
+    cases = [Case("one", Inputs((), ())), Case("two", Inputs((), ()))]
+    wants = iter([torch.tensor([1000.0]), torch.tensor([1.0])])
+    haves = iter([torch.tensor([1000.01]), torch.tensor([1.0001])])
+    found = compare(lambda _: next(wants), lambda _: next(haves), cases, ["output"], cure="")
+    assert found.outputs[0].absolute == pytest.approx(1e-2, rel=1e-2)
+    assert found.outputs[0].relative == pytest.approx(1e-4, rel=1e-2)

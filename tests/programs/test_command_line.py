@@ -69,6 +69,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.nn.init.constant_(model.out.bias, 1.0)
     with holdfast.Run(folder / "run", background=False, model=model) as run:
         run.save(7, metrics={"loss": 0.5})
+    (folder / "empty.npy").touch()
     np.save(folder / "x.npy", np.arange(8, dtype=np.float32).reshape(2, 4))
     return folder
 
@@ -154,6 +155,21 @@ ERRORS: list[tuple[tuple[str, ...], int, str]] = [
     (("export", "gone:Net", "-", "e.ts", "--input", "1x4"), 2, "there is no such module"),
     (("export", "net.py:Gone", "-", "e.ts", "--input", "1x4"), 2, "there is no 'Gone' in this"),
     (("export", "net.py:nothing", "-", "e.ts", "--input", "1x4"), 2, "nothing makes no model"),
+    (
+        ("export", "net.py:Net", "-", "e.ts", "--input", "9" * 30 + "x4"),
+        2,
+        "no array of this shape",
+    ),
+    (
+        ("export", "net.py:Net", "-", "e.ts", "--input", "1x4", "--dynamic", "x:--1=b"),
+        2,
+        "does not",
+    ),
+    (
+        ("export", "net.py:Net", "-", "e.ts", "--input", "empty.npy"),
+        1,
+        "this is no file of numbers",
+    ),
     (("export", "net.py:Sized", "-", "e.ts", "--input", "1x4"), 2, "cannot be called without arg"),
     (("export", "net.py:neighbour", "-", "e.ts", "--input", "1x4"), 2, "neighbour makes no model"),
     (("export", "net.py:Net", "-", "e.ts", "--input", "1x4", "--trace", "gone"), 2, "no method to"),

@@ -59,6 +59,7 @@ def test_show_says_what_it_takes_gives_and_where_it_comes_from(folder: Path, nam
     lines = shown(folder / name).splitlines()
     how = {"m.ts": "script", "m.pt2": "torch.export", "m.onnx": "torch.onnx (torch.export)"}[name]
     assert f"made   by {how}, from models.Two, weights of step 12 of {folder / 'run'}" in lines
+    assert f"from   checkpoint {holdfast.open(folder / 'run').record.id}" in lines
     first = lines.index("takes  a: float32 [batch, 3]")
     assert lines[first : first + 4] == [
         "takes  a: float32 [batch, 3]",

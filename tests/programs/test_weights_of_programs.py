@@ -55,7 +55,10 @@ def test_a_frozen_one_has_no_names_and_is_refused(tmp_path: Path) -> None:
     holdfast.export(model, torch.ones(2, 6), tmp_path / "m.ts", freeze=True)
     with pytest.raises(MismatchError) as caught:
         holdfast.load_state(tmp_path / "m.ts", model=model)
-    assert "frozen" in str(caught.value)
+    assert caught.value.what == (
+        "this program is frozen: its weights are constants of its code, and have no names"
+    )
+    assert "without freeze=True" in str(caught.value.cure)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 

@@ -37,7 +37,8 @@ Examples:
   holdfast path runs/iris best:loss
 
 Keep PyTorch training state: look at it, check it, choose what to keep. A path is a file, RUN (a
-folder; its latest checkpoint), RUN@best:loss or RUN@100. Nothing in a file is ever run.
+folder; its latest checkpoint), RUN@best:loss or RUN@100. Nothing in a file is run,
+but a program that you call and trust.
 
 Exit codes: 0 fine, 1 the check or the work failed, 2 wrong use, 130 interrupted.
 """

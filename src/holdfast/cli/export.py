@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import click
 
 from holdfast.cli import inputs as given
@@ -111,7 +113,7 @@ def dynamic_of(texts: tuple[str, ...]) -> str | dict[str, dict[int, str]] | None
     for text in texts:
         place, equals, name = text.partition("=")
         port, colon, dim = place.rpartition(":")
-        if not equals or not colon or not port or not dim.lstrip("-").isdigit():
+        if not equals or not colon or not port or not re.fullmatch("-?[0-9]{1,3}", dim):
             raise UsageError(
                 "this does not say which dimension is dynamic",
                 wanted="batch, none, or INPUT:DIMENSION=NAME, such as x:0=batch",

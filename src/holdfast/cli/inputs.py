@@ -56,9 +56,21 @@ def array_of(given: Given, number: int) -> Any:
 
     Raises:
         FileError, FormatError: the file cannot be read.
+        UsageError: there is no array of that shape.
     """
     if given.file is not None:
         return load(given.file)
+    try:
+        return _random(given, number)
+    except (MemoryError, ValueError, OverflowError) as error:
+        raise UsageError(
+            "no array of this shape can be made",
+            found="x".join(map(str, given.shape))[:100],
+            cure=f"{str(error)[:200]}",
+        ) from error
+
+
+def _random(given: Given, number: int) -> Any:
     random = np.random.default_rng(number)
     if given.dtype in _FLOATS:
         values = random.standard_normal(given.shape)
@@ -83,7 +95,7 @@ def load(file: Path) -> Any:
         raise FileError(
             f"this input cannot be read: {error.strerror or error}", errno=error.errno, file=file
         ) from error
-    except ValueError as error:
+    except (ValueError, EOFError) as error:
         raise FormatError(
             "this is no file of numbers",
             file=file,

@@ -16,6 +16,9 @@ def rows(program: ProgramInfo) -> Iterator[list[Cell]]:
     """The rows of a table: a word, and what it is."""
     if program.record is not None:
         yield [Cell("made"), Cell(_made(program.record))]
+        if program.record.parent.get("id"):
+            parent = text.shortened(str(program.record.parent["id"]))
+            yield [Cell("from"), Cell(f"checkpoint {parent}")]
     for word, ports in (("takes", program.inputs), ("gives", program.outputs)):
         for port in ports[:_PORTS]:
             yield [Cell(word), Cell(_port(port))]

@@ -109,11 +109,24 @@ def _tensor(port: Port, value: Any, file: object) -> torch.Tensor:
 
 
 def as_tensor(value: Any) -> torch.Tensor:
-    """A NumPy array or scalar as a tensor; bfloat16 is ml_dtypes'."""
+    """A NumPy array or scalar as a tensor; bfloat16 is ml_dtypes'.
+
+    Raises:
+        UsageError: torch has no such dtype.
+    """
     array = np.array(value, order="C", ndmin=0)
+    if not array.dtype.isnative:
+        array = array.astype(array.dtype.newbyteorder("="))
     if str(array.dtype) == "bfloat16":
         return torch.from_numpy(array.view(np.uint16)).view(torch.bfloat16)
-    return torch.from_numpy(array)
+    try:
+        return torch.from_numpy(array)
+    except (TypeError, ValueError) as error:
+        raise UsageError(
+            "torch has no tensors of this dtype",
+            wanted="an array of numbers",
+            found=f"an array of {array.dtype}",
+        ) from error
 
 
 def _fits(port: Port, shape: tuple[int, ...], sizes: dict[str, tuple[int, str]]) -> bool:

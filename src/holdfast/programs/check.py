@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from holdfast.programs.inputs import Inputs
 from holdfast.programs.nesting import flatten
 from holdfast.programs.sizes import Case
 
-#: How much an element may differ, relative to itself and to the largest of the output, by dtype.
+#: How much an element may differ, relative to itself and to the scale of the output, by dtype.
 TOLERANCES: dict[torch.dtype, tuple[float, float]] = {
     torch.float64: (1e-7, 1e-9),
     torch.float32: (1e-4, 1e-5),
@@ -24,6 +24,10 @@ TOLERANCES: dict[torch.dtype, tuple[float, float]] = {
     torch.complex128: (1e-7, 1e-9),
 }
 
+#: What is larger than this many times the smaller elements is no scale for them: a masked logit of
+#: -1e9 would let pass any others.
+_OUTLYING = 1000.0
+
 #: The line of a TorchScript traceback that is the error itself.
 _NAMED = re.compile(r"(builtins\.)?\w+(Error|Exception): ")
 
@@ -32,7 +36,10 @@ Call = Callable[[Inputs], Any]
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """The largest differences of one output over all cases: absolute, and relative to its size."""
+    """The largest differences of one output over all cases: absolute, and relative to its scale.
+
+    The scale is the largest element, without those that lie far beyond the smaller ones.
+    """
 
     name: str
     dtype: str
@@ -47,6 +54,11 @@ class Difference:
             f"{self.relative:.3g}; allowed {self.rtol:g} of each element + {self.atol:g} of the "
             "largest"
         )
+
+    def or_worse(self, other: Difference) -> Difference:
+        """The larger of each of the two."""
+        absolute = max(self.absolute, other.absolute)
+        return replace(self, absolute=absolute, relative=max(self.relative, other.relative))
 
     def to_json(self) -> dict[str, Any]:
         """The same as JSON values."""
@@ -95,7 +107,7 @@ def compare(
         except Exception as error:  # whatever the runtime raises
             raise _fails(case, error, cure) from error
         for each in _differences(case, expected, found, names, cure):
-            worst[each.name] = max(worst.get(each.name, each), each, key=lambda one: one.absolute)
+            worst[each.name] = each.or_worse(worst.get(each.name, each))
         done.append(case.label)
     return Checked(tuple(done), tuple(refused), tuple(worst.values()))
 
@@ -107,6 +119,9 @@ def _differences(
     _, given, other = flatten(found)
     if len(given) != len(wanted) or not _alike(structure, other):
         raise _other(case, "other outputs than the model", structure, other, cure)
+    if len(given) != len(names):
+        many = "another number of outputs than on the example"
+        raise _other(case, many, len(names), len(given), cure)
     for name, want, have in zip(names, wanted, given, strict=True):
         if want.shape != have.shape or want.dtype != have.dtype:
             raise ExportError(
@@ -149,10 +164,10 @@ def _difference(
     same = (a == b) | (a.isnan() & b.isnan())
     gap = torch.where(same, 0.0, (a - b).abs())
     finite = torch.where(a.isfinite(), a.abs(), 0.0)
-    largest = float(finite.max())
-    allowed = rtol * finite + atol * largest
+    scale = _scale(finite)
+    allowed = rtol * finite + atol * scale
     absolute = float("inf") if bool(gap.isnan().any()) else float(gap.max())
-    relative = absolute / largest if largest else absolute
+    relative = float((gap / finite.clamp(min=scale)).max()) if scale else absolute
     if bool((gap > allowed).any()) or absolute == float("inf"):
         raise ExportError(
             "the program computes something else than the model",
@@ -162,6 +177,15 @@ def _difference(
             cure=cure,
         )
     return Difference(name, dtype, absolute, relative, rtol, atol)
+
+
+def _scale(sizes: torch.Tensor) -> float:
+    """The largest of an output's sizes, or a thousand times what a tenth of them stays below."""
+    largest, above = float(sizes.max()), sizes[sizes > 0]
+    if not above.numel():
+        return largest
+    low = float(above.kthvalue(1 + above.numel() // 10).values)
+    return min(largest, _OUTLYING * low)
 
 
 def _fails(case: Case, error: Exception, cure: str) -> ExportError:

@@ -69,9 +69,19 @@ def exported(model: nn.Module, *, train: bool) -> Iterator[Buffers]:
             yield buffers
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
-        for module, mode in modes:
-            module.training = mode
+        if not train:
+            _put_modes_back(model, modes)
         buffers.put_back()
+
+
+def _put_modes_back(model: nn.Module, modes: list[tuple[nn.Module, bool]]) -> None:
+    """By ``train()``, which some classes have their own of: those of LoRA merge weights there."""
+    model.train(modes[0][1])
+    for module, mode in modes:
+        if module.training != mode and type(module).train is not nn.Module.train:
+            module.train(mode)
+    for module, mode in modes:
+        module.training = mode
 
 
 @contextmanager

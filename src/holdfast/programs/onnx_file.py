@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -180,14 +182,34 @@ def _older(
 
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
-    """Both exporters print what they raise, and more."""
+    """Both exporters print what they raise, and more; their C++ whole graphs, past Python."""
     with (
+        _without_output(1),
         torch_export.quiet(),
         contextlib.redirect_stdout(io.StringIO()),
         contextlib.redirect_stderr(io.StringIO()),
         _without_graphs(),
     ):
         yield
+
+
+@contextlib.contextmanager
+def _without_output(fd: int) -> Iterator[None]:
+    """Nothing of what this process writes to a descriptor is seen, until the end."""
+    sys.stdout.flush()
+    try:
+        kept = os.dup(fd)
+    except OSError:  # it is closed: nothing is seen anyhow
+        yield
+        return
+    try:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, fd)
+        os.close(nowhere)
+        yield
+    finally:
+        os.dup2(kept, fd)
+        os.close(kept)
 
 
 @contextlib.contextmanager

@@ -32,7 +32,7 @@ def as_dims(dynamic: Any, inputs: Inputs) -> Dims:
         return {}
     if isinstance(dynamic, Mapping):
         dims = {name: _of_input(name, wanted, inputs) for name, wanted in dynamic.items()}
-    elif dynamic == BATCH:
+    elif isinstance(dynamic, str) and dynamic == BATCH:
         with_first = zip(inputs.names, inputs.tensors, strict=True)
         dims = {name: {0: BATCH} for name, tensor in with_first if tensor.ndim}
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import io
 import logging
@@ -51,7 +52,10 @@ def make(model: nn.Module, inputs: Inputs, dims: Dims) -> Graph:
         while True:
             shapes = _shapes(model, inputs, dims, ranges)
             try:
-                made = torch.export.export(model, inputs.args, inputs.kwargs, dynamic_shapes=shapes)
+                with contextlib.redirect_stderr(io.StringIO()):  # whole graphs of what it refuses
+                    made = torch.export.export(
+                        model, inputs.args, inputs.kwargs, dynamic_shapes=shapes
+                    )
                 break
             except Exception as error:  # it raises errors of many modules of torch, and of models
                 narrower = _narrowed(str(error), ranges)

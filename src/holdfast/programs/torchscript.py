@@ -132,7 +132,8 @@ def _scripted(model: nn.Module) -> Any:
         with _unmarked(model):
             return torch.jit.script(model)
     except Exception as error:  # the compiler raises errors of many classes
-        layer = _culprit(model)
+        with _unmarked(model):
+            layer = _culprit(model)
         named = f'{{"{layer}": "trace"}}' if layer else '"trace"'
         raise ExportError(
             "this model cannot be scripted: TorchScript does not take all of Python",
@@ -262,10 +263,21 @@ def save(made: torch.jit.ScriptModule, path: Path, record: str) -> None:
     """Write it, with the record as an extra file.
 
     By way of memory: where the disk is full, torch's own writer ends the process.
+
+    Raises:
+        ExportError: something in it has no form in a file.
     """
     data = io.BytesIO()
-    with without_deprecations():
-        torch.jit.save(made, data, _extra_files={EXTRA_FILE: record.encode()})
+    try:
+        with without_deprecations():
+            torch.jit.save(made, data, _extra_files={EXTRA_FILE: record.encode()})
+    except RuntimeError as error:  # of torch's serializer
+        raise ExportError(
+            "this program cannot be saved as TorchScript",
+            found=_first_line(error),
+            cure="Code that is not torch's own (a torch.autograd.Function) has no form in a file: "
+            "write its forward with torch's operators.",
+        ) from error
     path.write_bytes(data.getbuffer())
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 import sysconfig
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.jit._trace import TracerWarning  # torch.jit has it, too, and does not say so to mypy
+from torch.overrides import TorchFunctionMode
 
 #: Where warnings are not about the user's code: torch, and the library that it calls through.
 _TORCH = Path(torch.__file__).parent
@@ -31,13 +34,49 @@ class Warned:
     notes: list[str] = field(default_factory=list)
 
 
+#: What gives Python a bool of tensors' values, and is no conversion that the tracer warns of.
+_DECIDING = {
+    *(torch.equal, torch.allclose, torch.is_nonzero),
+    *(torch.Tensor.equal, torch.Tensor.allclose, torch.Tensor.is_nonzero),
+}
+
+
+class _Deciding(TorchFunctionMode):
+    """Notes where the user's code asks for such a bool while it is traced."""
+
+    def __init__(self, lost: list[str]) -> None:
+        super().__init__()
+        self._lost = lost
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:  # the signature is torch's
+        if torch._C._get_tracing_state() is None:
+            return func(*args, **(kwargs or {}))
+        frame = sys._getframe(1)
+        if func in _DECIDING:
+            name = getattr(func, "__name__", str(func))
+            text = f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}: a bool of torch.{name}"
+            if _is_theirs(Path(frame.f_code.co_filename)) and text not in self._lost:
+                self._lost.append(text)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            result = func(*args, **(kwargs or {}))
+        for each in caught:  # of the line that asked, not of this one
+            warnings.warn_explicit(
+                each.message, each.category, frame.f_code.co_filename, frame.f_lineno
+            )
+        return result
+
+
 @contextmanager
 def listening() -> Iterator[Warned]:
     """Collect these; what else is warned of in the user's code is shown as ever."""
     found = Warned()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        yield found
+        with _Deciding(found.lost):
+            yield found
     for each in caught:
         if issubclass(each.category, DeprecationWarning | FutureWarning):
             continue  # docs/programs.md says it once
