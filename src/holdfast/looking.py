@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from holdfast.converting.report import ConvertReport
     from holdfast.report.scan import ScanReport
     from holdfast.report.verify import VerifyReport
+    from holdfast.runs.entry import Entry
     from holdfast.spec.rename import Rules
 
 
@@ -172,17 +173,8 @@ def all_of(path: str | os.PathLike[str]) -> list[str]:
     Raises:
         NoCheckpointError: there are none.
     """
-    from holdfast.runs.reading import is_checkpoint_folder
-
-    found = where.parse(path)
-    if found.which is not None or not found.path.is_dir() or is_checkpoint_folder(found.path):
-        return [os.fspath(path)]
-    from holdfast.runs import listing
-
-    entries = listing.list_run(found.path)
-    if not entries:
-        raise NoCheckpointError("this run has no checkpoint", file=found.path)
-    return [str(entry.path) for entry in entries]
+    entries = _entries_of(path)
+    return [os.fspath(path)] if entries is None else [str(entry.path) for entry in entries]
 
 
 def latest_of(path: str | os.PathLike[str]) -> list[str]:
@@ -191,16 +183,27 @@ def latest_of(path: str | os.PathLike[str]) -> list[str]:
     Raises:
         NoCheckpointError: there are none.
     """
-    every = all_of(path)
-    if every == [os.fspath(path)]:
-        return every
     from holdfast.runs.finding import may_be_newer
-    from holdfast.runs.listing import list_run
 
-    entries = list_run(where.parse(path).path)
+    entries = _entries_of(path) or []
     broken = [str(entry.path) for entry in may_be_newer(entries)]
     readable = [str(entry.path) for entry in entries if entry.problem is None]
     return [*broken, *readable[-1:]] if broken else [os.fspath(path)]
+
+
+def _entries_of(path: str | os.PathLike[str]) -> list[Entry] | None:
+    """What a run holds, oldest to newest; None where a path names no run."""
+    from holdfast.runs.reading import is_checkpoint_folder
+
+    found = where.parse(path)
+    if found.which is not None or not found.path.is_dir() or is_checkpoint_folder(found.path):
+        return None
+    from holdfast.runs import listing
+
+    entries = listing.list_run(found.path)
+    if not entries:
+        raise NoCheckpointError("this run has no checkpoint", file=found.path)
+    return entries
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from holdfast.errors import UsageError
-from holdfast.programs.inputs import unusual
+from holdfast.programs.inputs import check_dense
 from holdfast.spec.program import Port
 
 
@@ -54,14 +54,7 @@ def checked(
     tensors = []
     for port, value in zip(inputs, values, strict=True):
         tensor = _tensor(port, value, file)
-        if (kind := unusual(tensor)) is not None:
-            raise UsageError(
-                "the inputs of a program are dense tensors with values",
-                file=file,
-                tensor=port.name,
-                wanted=str(port),
-                found=f"a {kind} tensor",
-            )
+        check_dense(port.name, tensor, str(port), file)
         dtype = str(tensor.dtype).removeprefix("torch.")
         if port.dtype is not None and dtype != port.dtype:
             raise UsageError(

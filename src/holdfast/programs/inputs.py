@@ -147,13 +147,23 @@ def _check_tensors(inputs: Inputs) -> None:
                 found=f"{type(value).__module__}.{type(value).__qualname__}",
                 cure="Wrap the model in one whose forward takes tensors alone.",
             )
-        if (kind := unusual(value)) is not None:
-            raise UsageError(
-                "the inputs of a program are dense tensors with values",
-                tensor=name,
-                wanted="a dense tensor",
-                found=f"a {kind} tensor",
-            )
+        check_dense(name, value, "a dense tensor")
+
+
+def check_dense(name: str, value: torch.Tensor, wanted: str, file: object = None) -> None:
+    """Go on only with a tensor that a program can take.
+
+    Raises:
+        UsageError: it is a meta, sparse, nested or quantized one.
+    """
+    if (kind := unusual(value)) is not None:
+        raise UsageError(
+            "the inputs of a program are dense tensors with values",
+            file=file,
+            tensor=name,
+            wanted=wanted,
+            found=f"a {kind} tensor",
+        )
 
 
 def unusual(tensor: torch.Tensor) -> str | None:

@@ -26,8 +26,9 @@ _INSTALLED = {"site-packages", "dist-packages"}
 class Warned:
     """Texts, each once: ``lost`` are branches in the user's code of which a trace keeps one.
 
-    ``notes`` are what torch says of its own code. (Its modules check sizes and modes in ways that
-    the tracer warns of; what they compute does not hang on it, and other sizes are tried.)
+    ``notes`` are what torch says of its own code. What the tracer warns of there is left out:
+    nearly all of it checks sizes and modes, and other sizes are tried. A module of torch that
+    branches on values (AdaptiveLogSoftmaxWithLoss) is found by the comparison or not at all.
     """
 
     lost: list[str] = field(default_factory=list)
