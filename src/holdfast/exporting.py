@@ -18,11 +18,12 @@ from holdfast.formats import read_index
 from holdfast.io.source import open_source
 from holdfast.programs import modes, nesting, trusting
 from holdfast.programs.describing import input_ports, output_ports
+from holdfast.programs.devices import usable
 from holdfast.programs.inputs import Inputs, as_inputs
 from holdfast.programs.making import Wish, commit_all, compared, make, scratch
-from holdfast.programs.onnx_running import parsed_device
 from holdfast.programs.program import ExportedProgram, OnnxProgram, Program, TorchScriptProgram
 from holdfast.programs.report import ExportReport
+from holdfast.programs.saying import said
 from holdfast.programs.sizes import as_dims, cases, widened
 from holdfast.restoring import load_parts
 from holdfast.runs import where
@@ -74,7 +75,8 @@ def export(
             traced: ``{"backbone": "trace"}``.
         freeze: of TorchScript: make the weights constants of the code.
         check: False writes it without comparing.
-        checkpoint: weights to load into the model first, by any path that ``load_model`` takes.
+        checkpoint: weights to load into the model first, by any path that ``load_model`` takes;
+            the model keeps them, also where the export fails.
         trust: classes that the checkpoint may build.
         train: of TorchScript: keep training mode where the model is in it.
         input_names: what the inputs are called from outside; by default as in ``forward``.
@@ -169,17 +171,16 @@ def load_program(
     if providers is not None:
         raise UsageError("providers are ONNX Runtime's, and this is no ONNX file", file=path)
     trusting.check(place, trust, "this file")
-    there = _usable(device)
+    there = usable(device)
     try:
         return kinds[index.format](place, there, record)
     except (HoldfastError, MemoryError):
         raise
     except Exception as error:  # of torch's loaders, which raise whatever a damaged file leads to
-        lines = [line for line in str(error).splitlines() if line.strip()]
         raise FormatError(
             "torch cannot load this program",
             file=path,
-            found=lines[0][:300] if lines else type(error).__name__,
+            found=said(error),
             cure="Made by another version of torch? Export it anew.",
         ) from error
 
@@ -189,22 +190,6 @@ def _target(path: str | os.PathLike[str]) -> Path:
         return Path(os.path.realpath(path))
     except ValueError as error:  # a NUL
         raise UsageError("this is no path", found=repr(path)[:100]) from error
-
-
-def _usable(device: Any) -> torch.device:
-    """A device that tensors can be on, here and now."""
-    wanted = parsed_device(device)
-    try:
-        if wanted.type == "meta":
-            raise RuntimeError("it holds no values")
-        torch.empty(1, device=wanted)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise UsageError(
-            "a program cannot be loaded onto this device",
-            wanted="a device of this machine",
-            found=f"{wanted}: {str(error).splitlines()[0]}"[:300],
-        ) from error
-    return wanted
 
 
 def _kind_of(path: Any, format: str | None) -> str:

@@ -46,6 +46,10 @@ def nothing():
     return None
 
 
+def fails():
+    raise ValueError("no such width")
+
+
 class Index(nn.Module):
     def __init__(self):
         super().__init__()
@@ -63,6 +67,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("place")
     (folder / "net.py").write_text(NET)
     (folder / "neighbour.py").write_text("")
+    (folder / "needs.py").write_text("import torch\nimport no_such_package\n")
+    (folder / "parses.py").write_text("import sys\nsys.exit(2)\n")
+    (folder / "broken.py").write_text("def make(:\n")
     model = torch.nn.Module()
     model.out = torch.nn.Linear(4, 3)
     torch.nn.init.constant_(model.out.weight, 0.5)
@@ -70,6 +77,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with holdfast.Run(folder / "run", background=False, model=model) as run:
         run.save(7, metrics={"loss": 0.5})
     (folder / "empty.npy").touch()
+    with (folder / "several.npy").open("wb") as file:
+        np.savez(file, a=np.ones(4), b=np.ones(4))
     np.save(folder / "x.npy", np.arange(8, dtype=np.float32).reshape(2, 4))
     return folder
 
@@ -170,6 +179,11 @@ ERRORS: list[tuple[tuple[str, ...], int, str]] = [
         1,
         "this is no file of numbers",
     ),
+    (("export", "net.py:Net", "-", "e.ts", "--input", "several.npy"), 1, "an .npz file of a, b"),
+    (("export", "net.py:fails", "-", "e.ts", "--input", "1x4"), 2, "ValueError: no such width ("),
+    (("export", "needs.py:make", "-", "e.ts", "--input", "1x4"), 2, "'no_such_package' (line 2)"),
+    (("export", "parses.py:make", "-", "e.ts", "--input", "1x4"), 2, "SystemExit: 2 (line 2)"),
+    (("export", "broken.py:make", "-", "e.ts", "--input", "1x4"), 2, "Does python broken.py work"),
     (("export", "net.py:Sized", "-", "e.ts", "--input", "1x4"), 2, "cannot be called without arg"),
     (("export", "net.py:neighbour", "-", "e.ts", "--input", "1x4"), 2, "neighbour makes no model"),
     (("export", "net.py:Net", "-", "e.ts", "--input", "1x4", "--trace", "gone"), 2, "no method to"),

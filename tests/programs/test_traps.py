@@ -438,11 +438,11 @@ def test_code_of_an_installed_package_is_the_user_s(monkeypatch) -> None:
     stdlib = Path("/usr/lib/python3.11")
     monkeypatch.setattr(tracing, "_STDLIB", stdlib)
     monkeypatch.setattr(tracing, "_TORCH", stdlib / "site-packages" / "torch")
-    assert tracing._is_theirs(stdlib / "site-packages" / "timm" / "model.py")
-    assert tracing._is_theirs(stdlib / "dist-packages" / "timm" / "model.py")
-    assert tracing._is_theirs(Path("/home/me/model.py"))
-    assert not tracing._is_theirs(stdlib / "contextlib.py")
-    assert not tracing._is_theirs(stdlib / "site-packages" / "torch" / "nn" / "modules" / "rnn.py")
+    assert tracing.is_theirs(stdlib / "site-packages" / "timm" / "model.py")
+    assert tracing.is_theirs(stdlib / "dist-packages" / "timm" / "model.py")
+    assert tracing.is_theirs(Path("/home/me/model.py"))
+    assert not tracing.is_theirs(stdlib / "contextlib.py")
+    assert not tracing.is_theirs(stdlib / "site-packages" / "torch" / "nn" / "modules" / "rnn.py")
 
 
 @pytest.mark.parametrize("name", ["m.ts", "m.pt2", "m.onnx"])

@@ -90,7 +90,7 @@ def load(file: Path) -> Any:
         FormatError: it is no .npy file, or holds Python objects.
     """
     try:
-        return np.load(file, allow_pickle=False)
+        found = np.load(file, allow_pickle=False)
     except OSError as error:
         raise FileError(
             f"this input cannot be read: {error.strerror or error}", errno=error.errno, file=file
@@ -102,6 +102,17 @@ def load(file: Path) -> Any:
             wanted="a .npy file, as numpy.save writes it",
             found=str(error)[:200],
         ) from error
+    if not isinstance(found, np.ndarray):
+        names = ", ".join(found.files)
+        found.close()
+        raise FormatError(
+            "this holds several arrays",
+            file=file,
+            wanted="a .npy file, as numpy.save writes it",
+            found=f"an .npz file of {names}"[:200],
+            cure="Save each by itself: numpy.save.",
+        )
+    return found
 
 
 def as_example(arrays: Sequence[tuple[str | None, Any]]) -> Any:

@@ -30,12 +30,19 @@ Fill: TypeAlias = Callable[[Sink], None]
 Head: TypeAlias = Callable[[], bytes] | None
 
 
-def commit(path: str | os.PathLike[str], nbytes: int, fill: Fill, *, head: Head = None) -> None:
+def commit(
+    path: str | os.PathLike[str],
+    nbytes: int,
+    fill: Fill,
+    *,
+    head: Head = None,
+    what: str = "checkpoint",
+) -> None:
     """Write ``nbytes`` to ``path`` all or nothing; durable when this returns.
 
     ``fill`` gets a sink that takes the bytes in order. ``head`` gives bytes that replace the
     first ones once all are written: checksums of what follows. Symbolic links are followed; what
-    exists and is no regular file (a pipe, a device) is written directly.
+    exists and is no regular file (a pipe, a device) is written directly. Errors say ``what`` it is.
 
     Raises:
         NoSpaceError: the disk cannot hold it, seen before or while writing.
@@ -43,13 +50,13 @@ def commit(path: str | os.PathLike[str], nbytes: int, fill: Fill, *, head: Head 
         UsageError: ``path`` cannot be the name of a file.
     """
     target = _target(path)
-    with _explained(target, nbytes):
+    with _explained(target, nbytes, what):
         existing = _existing(target)
         if existing is not None and not stat.S_ISREG(existing.st_mode):
             _write_directly(target, fill, head)
             return
         make_folders(target.parent)
-        _check_space(target, nbytes)
+        _check_space(target, nbytes, what)
         _commit_regular(target, existing, nbytes, fill, head)
 
 
@@ -217,11 +224,11 @@ def check_space(path: str | os.PathLike[str], nbytes: int) -> None:
         _check_space(target, nbytes)
 
 
-def _check_space(target: Path, nbytes: int) -> None:
+def _check_space(target: Path, nbytes: int, what: str = "checkpoint") -> None:
     free = free_nbytes(target.parent)
     if free is not None and free < nbytes:
         raise NoSpaceError(
-            "the disk has no room for this checkpoint; nothing was written",
+            f"the disk has no room for this {what}; nothing was written",
             errno=errno.ENOSPC,
             file=target,
             wanted=f"{nbytes:,} bytes free",
@@ -252,25 +259,27 @@ def _fill(fd: int, nbytes: int, fill: Fill, head: Head) -> None:
 
 
 @contextlib.contextmanager
-def _explained(target: Path, nbytes: int) -> Iterator[None]:
+def _explained(target: Path, nbytes: int, what: str = "checkpoint") -> Iterator[None]:
     """Turn the system's errors into letters; the original stays the cause."""
     try:
         yield
     except HoldfastError:
         raise
     except OSError as error:
-        raise explain(error, target, nbytes) from error
+        raise explain(error, target, nbytes, what=what) from error
 
 
 _FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
 
-def explain(error: OSError, target: Path, nbytes: int | None = None) -> FileError:
+def explain(
+    error: OSError, target: Path, nbytes: int | None = None, *, what: str = "checkpoint"
+) -> FileError:
     """The system's error while writing ``target`` as a letter, errno kept."""
     cls = NoSpaceError if error.errno in _FULL else FileError
     otherwise = "Nothing was lost: what was there before is still there."
     return cls(
-        f"the checkpoint could not be written: {error.strerror or error}",
+        f"the {what} could not be written: {error.strerror or error}",
         errno=error.errno,
         file=target,
         wanted=None if nbytes is None or cls is FileError else f"{nbytes:,} bytes",

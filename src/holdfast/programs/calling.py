@@ -14,7 +14,12 @@ from holdfast.spec.program import Port
 
 
 def bound(
-    inputs: Sequence[Port], args: Sequence[Any], kwargs: Mapping[str, Any], *, file: object
+    inputs: Sequence[Port],
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    *,
+    defaults: Mapping[str, Any],
+    file: object,
 ) -> list[Any]:
     """One value for each input, in their order.
 
@@ -25,7 +30,7 @@ def bound(
     by_name = dict(zip(names, args, strict=False))
     twice = [name for name in kwargs if name in by_name]
     strange = [name for name in kwargs if name not in names]
-    values = {**by_name, **kwargs}
+    values = {**defaults, **by_name, **kwargs}
     missing = [name for name in names if name not in values]
     if len(args) > len(names) or twice or strange or missing:
         given = [*(f"{len(args)} by position" for _ in range(bool(args))), *map(str, kwargs)]
@@ -44,15 +49,20 @@ def checked(
     ranges: Mapping[str, tuple[int, int | None]],
     *,
     file: object,
-) -> list[torch.Tensor]:
+) -> list[Any]:
     """The values as tensors, of the dtypes and shapes that the inputs say.
+
+    Of an input that takes no tensor (a number, text) it is the value itself.
 
     Raises:
         UsageError: one is no tensor, or of another dtype or shape.
     """
     sizes: dict[str, tuple[int, str]] = {}
-    tensors = []
+    tensors: list[Any] = []
     for port, value in zip(inputs, values, strict=True):
+        if not port.is_tensor:
+            tensors.append(value)
+            continue
         tensor = _tensor(port, value, file)
         check_dense(port.name, tensor, str(port), file)
         dtype = str(tensor.dtype).removeprefix("torch.")

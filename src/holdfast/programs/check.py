@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,6 +11,7 @@ import torch
 from holdfast.errors import ExportError
 from holdfast.programs.inputs import Inputs
 from holdfast.programs.nesting import flatten
+from holdfast.programs.saying import first_line
 from holdfast.programs.sizes import Case
 
 #: How much an element may differ, relative to itself and to the scale of the output, by dtype.
@@ -27,9 +27,6 @@ TOLERANCES: dict[torch.dtype, tuple[float, float]] = {
 #: What is larger than this many times the smaller elements is no scale for them: a masked logit of
 #: -1e9 would let pass any others.
 _OUTLYING = 1000.0
-
-#: The line of a TorchScript traceback that is the error itself.
-_NAMED = re.compile(r"(builtins\.)?\w+(Error|Exception): ")
 
 Call = Callable[[Inputs], Any]
 
@@ -98,7 +95,7 @@ def compare(
         except Exception as error:  # whatever the model raises about such inputs
             if case.is_example:
                 raise ExportError(
-                    "the model fails on the example", found=_first_line(error)
+                    "the model fails on the example", found=first_line(error)
                 ) from error
             refused.append(case.label)
             continue
@@ -128,7 +125,7 @@ def _differences(
                 f"the program gives another {_kind(want, have)} than the model",
                 tensor=name,
                 wanted=f"{want.dtype} {list(want.shape)}",
-                found=f"{have.dtype} {list(have.shape)}, on {case.label}",
+                found=f"{have.dtype} {list(have.shape)}, on {case}",
                 cure=cure,
             )
         yield _difference(case, name, want, have.to(want.device), cure)
@@ -173,7 +170,7 @@ def _difference(
             "the program computes something else than the model",
             tensor=name,
             wanted=f"within {rtol:g} of each element + {atol:g} of the largest ({dtype})",
-            found=f"a difference of {absolute:.3g} (relative {relative:.3g}) on {case.label}",
+            found=f"a difference of {absolute:.3g} (relative {relative:.3g}) on {case}",
             cure=cure,
         )
     return Difference(name, dtype, absolute, relative, rtol, atol)
@@ -195,8 +192,8 @@ def _fails(case: Case, error: Exception, cure: str) -> ExportError:
         what = f"the program takes only the sizes it was made with: it fails at {case.label}"
     return ExportError(
         what,
-        wanted=f"what the model gives on {case.label}",
-        found=_first_line(error),
+        wanted=f"what the model gives on {case}",
+        found=first_line(error),
         cure=cure + (" Or say that nothing is dynamic: dynamic=None." if is_size else ""),
     )
 
@@ -205,14 +202,6 @@ def _other(case: Case, what: str, wanted: Any, found: Any, cure: str) -> ExportE
     return ExportError(
         f"the program gives {what}",
         wanted=str(wanted)[:150],
-        found=f"{str(found)[:150]}, on {case.label}",
+        found=f"{str(found)[:150]}, on {case}",
         cure=cure,
     )
-
-
-def _first_line(error: BaseException) -> str:
-    """The last line of what a runtime says is the error; those before it are its traceback."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    named = (line for line in reversed(lines) if _NAMED.match(line))
-    said = next(named, lines[0] if lines else "")
-    return f"{type(error).__name__}: {said.removeprefix('builtins.')}"[:300]

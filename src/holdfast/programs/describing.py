@@ -10,6 +10,7 @@ import torch
 from holdfast.errors import ExportError, HoldfastError, UsageError
 from holdfast.programs.inputs import Inputs, checked_names
 from holdfast.programs.nesting import flatten
+from holdfast.programs.saying import first_line
 from holdfast.programs.sizes import Dims, resized, sizes_of
 from holdfast.spec.program import Port
 
@@ -81,9 +82,7 @@ def _try(call: Callable[[Inputs], Any], inputs: Inputs, what: str, cure: str) ->
     except HoldfastError:
         raise
     except Exception as error:  # whatever the model raises
-        lines = str(error).strip().splitlines() or [""]
-        found = f"{type(error).__name__}: {lines[0]}"[:300]
-        raise ExportError(what, found=found, cure=cure) from error
+        raise ExportError(what, found=first_line(error), cure=cure) from error
 
 
 def _with_name(

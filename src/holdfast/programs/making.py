@@ -72,7 +72,7 @@ def scratch(target: Path) -> Iterator[Path]:
         temps.sweep(target)
         folder, lock = temps.create_folder(target)
     except OSError as error:
-        raise explain(error, target) from error
+        raise explain(error, target, what="program") from error
     try:
         yield folder
     finally:
@@ -95,12 +95,12 @@ def make(wish: Wish, record: ProgramRecord, folder: Path, name: str) -> Made:
     except HoldfastError:
         raise
     except OSError as error:
-        raise explain(error, folder.parent / name) from error
+        raise explain(error, folder.parent / name, what="program") from error
 
 
 def _script(wish: Wish, record: ProgramRecord, folder: Path, _name: str) -> Made:
     kind, parts = torchscript.checked_method(wish.method, wish.model)
-    made, found = torchscript.make(wish.model, wish.inputs.copied(), wish.method)
+    made, found = torchscript.make(wish.model, wish.inputs.copied(), wish.method, record.structure)
     wish.buffers.put_back()
     if wish.freeze:
         made = torchscript.frozen(made)
@@ -249,7 +249,7 @@ def commit_all(made: Made, target: Path, kind: str) -> tuple[Path, ...]:
     try:
         for file in made.files:
             place = target if file is made.files[-1] else target.parent / file.name
-            commit(place, file.stat().st_size, partial(_copy, file))
+            commit(place, file.stat().st_size, partial(_copy, file), what="program")
             done.append(place)
     except BaseException:
         for place in done:  # weights without their program; the program comes last

@@ -7,7 +7,8 @@ import importlib.util
 import inspect
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,15 +16,16 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from holdfast.errors import UsageError
+from holdfast.errors import HoldfastError, UsageError
 from holdfast.programs.calling import as_tensor
+from holdfast.programs.saying import raised_in
 
 
 def model_by(text: str) -> nn.Module:
     """Import the code and call what it names; this runs the user's code.
 
     Raises:
-        UsageError: there is no such file or name, or what it gives is no model.
+        UsageError: there is no such file or name, it fails, or what it gives is no model.
     """
     model = object_by(text)
     where, _, name = text.rpartition(":")
@@ -43,7 +45,7 @@ def object_by(text: str) -> Any:
     """Import the code and take what it names.
 
     Raises:
-        UsageError: there is no such file or name.
+        UsageError: there is no such file or name, or the code fails.
     """
     where, colon, name = text.rpartition(":")
     if not colon or not where or not name:
@@ -52,7 +54,8 @@ def object_by(text: str) -> Any:
             wanted="SCRIPT.py:MAKE, where MAKE is a class or a function without arguments",
             found=repr(text),
         )
-    module = _from_file(Path(where)) if where.endswith(".py") else _by_name(where)
+    with _explained(where):
+        module = _from_file(Path(where)) if where.endswith(".py") else _by_name(where)
     if not hasattr(module, name):
         raise UsageError(f"there is no {name!r} in this code", file=where)
     return getattr(module, name)
@@ -64,11 +67,9 @@ def _called(make: Any, name: str, where: str) -> Any:
         found = f"{type(make).__module__}.{type(make).__qualname__}"
         raise UsageError(f"{name} makes no model", file=where, wanted=wanted, found=found)
     try:
-        signature = inspect.signature(make)
+        inspect.signature(make).bind()
     except ValueError:  # Python cannot look into it; calling it says what is wrong
-        return make()
-    try:
-        signature.bind()
+        pass
     except TypeError as error:
         raise UsageError(
             f"{name} cannot be called without arguments",
@@ -77,7 +78,28 @@ def _called(make: Any, name: str, where: str) -> Any:
             found=str(error),
             cure=f"Add one that does: def make(): return {name}(...).",
         ) from error
-    return make()
+    with _explained(where, name):
+        return make()
+
+
+@contextmanager
+def _explained(where: str, name: str | None = None) -> Iterator[None]:
+    """What the user's own code raises as a letter that says where; a script may also exit."""
+    try:
+        yield
+    except HoldfastError:
+        raise
+    except (Exception, SystemExit) as error:
+        alone = f"python {where}" if where.endswith(".py") else f"python -m {where}"
+        raise UsageError(
+            f"{name}() fails" if name else "this code fails when it is imported",
+            file=where,
+            found=raised_in(error, os.path.realpath(where)),
+            cure=None
+            if name
+            else f"Does {alone} work? What trains, or reads the command line, "
+            'belongs under if __name__ == "__main__".',
+        ) from error
 
 
 def _from_file(file: Path) -> ModuleType:
@@ -93,7 +115,11 @@ def _from_file(file: Path) -> ModuleType:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[file.stem] = module
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[file.stem]
+        raise
     return module
 
 

@@ -22,7 +22,9 @@ from torch import nn
 
 from holdfast.errors import ExportError, MissingExtraError, UsageError
 from holdfast.programs import torch_export
+from holdfast.programs.forwards import plain
 from holdfast.programs.inputs import Inputs
+from holdfast.programs.saying import first_line
 from holdfast.programs.sizes import Dims
 from holdfast.programs.tracing import listening
 from holdfast.spec.program import PROPERTY, Port, ProgramRecord, encode
@@ -152,9 +154,11 @@ def _older(
     path = folder / "model.onnx"
     # By name: an axis of None would be named by torch.
     axes = {name: dict(named) for name, named in dims.items() if named}
-    arguments = (*inputs.args, inputs.kwargs) if inputs.kwargs else inputs.args
+    arguments: Any = inputs.tensors
+    if isinstance(model, torch.jit.ScriptModule) and inputs.kwargs:
+        arguments = (*inputs.args, inputs.kwargs)
     try:
-        with _quietly(), listening() as found:
+        with _quietly(), listening() as found, plain(model, inputs, flat=True):
             torch.onnx.export(
                 model,
                 arguments,
@@ -240,10 +244,9 @@ def _letter(error: Exception, opset: int | None) -> ExportError:
     )
     asked = "" if opset is None else f" of opset {opset}"
     if operator is None:
-        lines = [line for line in str(error).splitlines() if line.strip()]
         return ExportError(
             "this model cannot be written as ONNX",
-            found=f"{type(error).__name__}: {lines[0] if lines else ''}"[:300],
+            found=first_line(error),
             cure="A .pt2 file takes more of torch than ONNX does.",
         )
     since = re.search(r"added in version (\d+)", text)

@@ -10,7 +10,9 @@ import numpy as np
 import torch
 
 from holdfast.errors import FormatError, UsageError
+from holdfast.programs.devices import parsed
 from holdfast.programs.onnx_file import missing_extra
+from holdfast.programs.saying import said
 
 #: What ONNX Runtime calls the types of tensors, by torch's name.
 _DTYPES = {
@@ -40,7 +42,7 @@ def providers_for(device: str, providers: Sequence[str] | None) -> list[str]:
         raise missing_extra("onnxruntime") from error
     there = onnxruntime.get_available_providers()
     by_device = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-    kind = parsed_device(device).type
+    kind = parsed(device).type
     wanted = list(providers) if providers is not None else [by_device.get(kind, kind)]
     missing = [name for name in wanted if name not in there]
     if missing:
@@ -53,20 +55,6 @@ def providers_for(device: str, providers: Sequence[str] | None) -> list[str]:
     return wanted
 
 
-def parsed_device(device: Any) -> torch.device:
-    """The device that a text means.
-
-    Raises:
-        UsageError: it means none.
-    """
-    try:
-        return torch.device(device)
-    except (RuntimeError, TypeError) as error:
-        raise UsageError(
-            "this names no device", wanted='"cpu", "cuda", "cuda:1", …', found=repr(device)[:100]
-        ) from error
-
-
 def session(path: Path, providers: list[str]) -> Any:
     """A session for a model file.
 
@@ -76,14 +64,14 @@ def session(path: Path, providers: list[str]) -> Any:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # what it warns of is its own optimisations
+    options.log_severity_level = 4  # it raises what fails, and warns of its own optimisations
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=providers)
     except Exception as error:  # its errors share no class
         raise FormatError(
             "ONNX Runtime does not take this model",
             file=path,
-            found=str(error).splitlines()[0][:300],
+            found=said(error),
             cure="holdfast show says what is in it; or export it anew.",
         ) from error
 

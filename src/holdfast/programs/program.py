@@ -5,17 +5,21 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 
-from holdfast.errors import UsageError
+from holdfast.errors import HoldfastError, UsageError
 from holdfast.programs import onnx_running, torch_export, torchscript
 from holdfast.programs.calling import bound, checked
 from holdfast.programs.modes import without_deprecations
-from holdfast.programs.nesting import nested
+from holdfast.programs.nesting import flatten, nested
+from holdfast.programs.saying import first_line
 from holdfast.spec.program import Port, ProgramRecord
+
+#: The least and the largest size of a dynamic dimension, by its name.
+Ranges: TypeAlias = Mapping[str, tuple[int, int | None]]
 
 
 class Program(ABC):
@@ -34,29 +38,44 @@ class Program(ABC):
         record: ProgramRecord | None,
         inputs: Sequence[Port],
         outputs: Sequence[Port],
-        keywords: Sequence[str] = (),
+        *,
+        defaults: Mapping[str, Any] | None = None,
+        ranges: Ranges | None = None,
     ) -> None:
         self.path = path
         self.inputs = tuple(inputs if record is None else record.inputs)
         self.outputs = tuple(outputs if record is None else record.outputs)
         self.metadata: dict[str, Any] = {} if record is None else record.to_json()
         self._record = record
-        self._keywords = tuple(keywords if record is None else record.keywords)
+        self._defaults = {} if record is not None else dict(defaults or {})
+        self._ranges: Ranges = (ranges or {}) if record is None else record.ranges
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run it: tensors or arrays by position, by name, or one dict of them by name.
 
         Raises:
-            UsageError: a name, a dtype or a shape that the program does not take.
+            UsageError: a name, a dtype or a shape that the program does not take, or values that it
+                fails on.
         """
         if len(args) == 1 and not kwargs and isinstance(args[0], Mapping):
             kwargs, args = dict(args[0]), ()
-        values = bound(self.inputs, args, kwargs, file=self.path)
-        are_arrays = all(isinstance(value, np.ndarray | np.generic) for value in values)
-        ranges = {} if self._record is None else self._record.ranges
-        tensors = checked(self.inputs, values, ranges, file=self.path)
-        result = self.run(tensors)
-        return _as_arrays(result) if are_arrays and values else result
+        values = bound(self.inputs, args, kwargs, defaults=self._defaults, file=self.path)
+        tensors = checked(self.inputs, values, self._ranges, file=self.path)
+        try:
+            result = self.run(tensors)
+        except (HoldfastError, MemoryError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:  # each runtime has errors of its own
+            raise UsageError(
+                "the program fails on what it is called with",
+                file=self.path,
+                found=first_line(error),
+                cure="Its inputs have the right dtypes and shapes: are their values such as the "
+                "model takes?",
+            ) from error
+        given = [value for port, value in zip(self.inputs, values, strict=True) if port.is_tensor]
+        are_arrays = bool(given) and all(isinstance(v, np.ndarray | np.generic) for v in given)
+        return _as_arrays(result) if are_arrays else result
 
     def __repr__(self) -> str:
         takes = ", ".join(map(str, self.inputs))
@@ -76,15 +95,8 @@ class Program(ABC):
         )
 
     @abstractmethod
-    def run(self, tensors: Sequence[torch.Tensor]) -> Any:
+    def run(self, tensors: Sequence[Any]) -> Any:
         """What comes of tensors in the order of the inputs; nothing is checked before."""
-
-    def _split(
-        self, tensors: Sequence[torch.Tensor]
-    ) -> tuple[list[torch.Tensor], dict[str, torch.Tensor]]:
-        """Those that go by position, and those that go by name."""
-        count = len(tensors) - len(self._keywords)
-        return list(tensors[:count]), dict(zip(self._keywords, tensors[count:], strict=True))
 
 
 class TorchScriptProgram(Program):
@@ -95,18 +107,25 @@ class TorchScriptProgram(Program):
     def __init__(self, path: Path, device: torch.device, record: ProgramRecord | None) -> None:
         self._module = torchscript.load(path, device)
         self._device = device
-        super().__init__(path, record, _ports_of_schema(self._module), ())
+        inputs, defaults = torchscript.ports_of(self._module, path)
+        super().__init__(path, record, inputs, (), defaults=defaults)
 
     @property
     def module(self) -> torch.jit.ScriptModule:
         """The module itself, on its device; further training needs an optimizer of its own."""
         return self._module
 
-    def run(self, tensors: Sequence[torch.Tensor]) -> Any:
+    def run(self, tensors: Sequence[Any]) -> Any:
         """On the device; the outputs stay there."""
-        args, kwargs = self._split([tensor.to(self._device) for tensor in tensors])
+        there = _moved(tensors, self._device)
+        keywords = () if self._record is None else self._record.keywords
+        count = len(there) - len(keywords)
+        named = dict(zip(keywords, there[count:], strict=True))
         with without_deprecations(), torch.no_grad():
-            return self._module(*args, **kwargs)
+            made = self._module(*there[:count], **named)
+        if self._record is not None and self._record.method.startswith("trace"):
+            return nested(self._record.structure, flatten(made)[1])  # which traces keep less of
+        return made
 
 
 class ExportedProgram(Program):
@@ -122,17 +141,18 @@ class ExportedProgram(Program):
             program = move_to_device_pass(program, device)
         self._device = device
         self._graph = program.module()
-        inputs, outputs, keywords = _ports_of_graph(program)
-        super().__init__(path, record, inputs, outputs, keywords)
+        self._signature = torch_export.signature_in(program)
+        inputs, outputs = torch_export.ports_of(program)
+        super().__init__(path, record, inputs, outputs, ranges=torch_export.ranges_of(program))
 
     @property
     def module(self) -> Any:
         """The graph as a module, its parameters named as the model's."""
         return self._graph
 
-    def run(self, tensors: Sequence[torch.Tensor]) -> Any:
+    def run(self, tensors: Sequence[Any]) -> Any:
         """On the device; the outputs stay there."""
-        args, kwargs = self._split([tensor.to(self._device) for tensor in tensors])
+        args, kwargs = self._signature.nested(_moved(tensors, self._device))
         with without_deprecations(), torch.no_grad():
             return self._graph(*args, **kwargs)
 
@@ -158,7 +178,7 @@ class OnnxProgram(Program):
         """Where ONNX Runtime runs it."""
         return list(self._session.get_providers())
 
-    def run(self, tensors: Sequence[torch.Tensor]) -> Any:
+    def run(self, tensors: Sequence[Any]) -> Any:
         """By the providers; the outputs are on the CPU."""
         by_name = dict(zip((port.name for port in self.inputs), tensors, strict=True))
         used = [by_name[name] for name in self._names]  # one that nothing uses may be gone
@@ -168,25 +188,8 @@ class OnnxProgram(Program):
         return found[0] if len(found) == 1 else tuple(found)
 
 
-def _ports_of_schema(module: Any) -> list[Port]:
-    arguments = module.forward.schema.arguments[1:]
-    return [Port(each.name) for each in arguments]
-
-
-def _ports_of_graph(program: Any) -> tuple[list[Port], list[Port], list[str]]:
-    _, keywords = torch_export.parameters_of(program)
-    nodes = {node.name: node for node in program.graph.nodes}
-    given = [name for name in program.graph_signature.user_outputs if isinstance(name, str)]
-    inputs = [_port(name, nodes[name]) for name in program.graph_signature.user_inputs]
-    return inputs, [_port(name, nodes[name]) for name in given], keywords
-
-
-def _port(name: str, node: Any) -> Port:
-    value = node.meta.get("val")
-    if not isinstance(value, torch.Tensor):
-        return Port(name)
-    sizes = tuple(size if isinstance(size, int) else str(size) for size in value.shape)
-    return Port(name, str(value.dtype).removeprefix("torch."), sizes)
+def _moved(values: Sequence[Any], device: torch.device) -> list[Any]:
+    return [each.to(device) if isinstance(each, torch.Tensor) else each for each in values]
 
 
 def _as_arrays(value: Any) -> Any:

@@ -120,6 +120,11 @@ class Case:
     inputs: Inputs
     is_example: bool = False
 
+    def __str__(self) -> str:
+        pairs = zip(self.inputs.names, self.inputs.tensors, strict=True)
+        shapes = ", ".join(f"{name} of shape {list(tensor.shape)}" for name, tensor in pairs)
+        return f"{self.label}: {shapes}"[:200]
+
 
 def cases(
     inputs: Inputs,
@@ -140,13 +145,15 @@ def cases(
     tried = [{name: least + more for name, (least, _) in bounds.items()} for more in (0, 1, 2)]
     for name, size in sizes.items():  # twice: some models take only multiples
         tried += [{name: size + 3}, {name: 2 * size}]
+    seen: list[dict[str, int]] = []
     for wanted in tried:
         changed = {
             name: size
             for name, size in wanted.items()
             if size != sizes[name] and size <= (bounds[name][1] or size)
         }
-        if changed:
+        if changed and changed not in seen:
+            seen.append(changed)
             yield Case(_label(changed), _filled(inputs, dims, changed, generator))
 
 

@@ -7,7 +7,9 @@ import inspect
 import io
 import logging
 import re
-from collections.abc import Iterator, Mapping
+import sys
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,13 +17,16 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.export.graph_signature import ConstantArgument, InputKind
+from torch.utils._pytree import tree_unflatten
 
 from holdfast.errors import ExportError
 from holdfast.programs.inputs import Inputs, signature_of
 from holdfast.programs.modes import without_deprecations
+from holdfast.programs.saying import first_line, said
 from holdfast.programs.sizes import Dims, sizes_of
-from holdfast.programs.tracing import Warned, listening
-from holdfast.spec.program import EXTRA_FILE
+from holdfast.programs.tracing import Warned, is_theirs, listening
+from holdfast.spec.program import EXTRA_FILE, Port
 
 #: torch says at length, through these, what the error that it raises says, too.
 _CHATTY = ("torch.fx.experimental.symbolic_shapes", "torch._export", "torch.onnx")
@@ -80,10 +85,9 @@ def save(made: Any, path: Path, record: str) -> None:
     except MemoryError:
         raise
     except Exception as error:  # of torch's serializer
-        lines = str(error).strip().splitlines() or [""]
         raise ExportError(
             "this program cannot be saved as a .pt2 file",
-            found=f"{type(error).__name__}: {lines[0]}"[:300],
+            found=first_line(error),
             cure="Give plain tuples, lists and dicts from forward; or use a .ts or .onnx file.",
         ) from error
     path.write_bytes(data.getbuffer())
@@ -182,14 +186,13 @@ def _letter(error: Exception, inputs: Inputs, dims: Dims) -> ExportError:
     if "data-dependent" in text or "DataDependent" in type(error).__name__:
         return ExportError(
             "what this model computes hangs on the values of tensors, which one graph cannot hold",
-            found=code_at(text),
+            found=code_at(error),
             cure='TorchScript keeps such control flow: a .ts file with method="script". '
             "Or write it with torch.where or torch.cond.",
         )
-    lines = [line for line in text.splitlines() if line.strip()]
     return ExportError(
         "this model cannot be exported by torch.export",
-        found=f"{type(error).__name__}: {lines[0] if lines else ''}"[:300],
+        found=first_line(error),
         cure='TorchScript may take it: a .ts file with method="script".',
     )
 
@@ -211,18 +214,79 @@ def _fixed(fixed: list[tuple[str, str]], inputs: Inputs, dims: Dims) -> ExportEr
     )
 
 
-def code_at(text: str) -> str:
+def code_at(error: BaseException) -> str:
     """The line of the user's code that torch points at, with its place."""
-    places = re.findall(r'File "([^"]+)", line (\d+), in (\w+)\n\s+([^\n]+)', text)
-    if not places:
-        return text.strip().splitlines()[0][:300] if text.strip() else ""
-    file, line, function, code = places[-1]
+    places = re.findall(r'File "([^"]+)", line (\d+), in (\w+)\n\s+([^\n]+)', str(error))
+    if not places:  # then it was raised while that code ran
+        frames = traceback.extract_tb(error.__traceback__)
+        places = [
+            (frame.filename, frame.lineno, frame.name, frame.line or "")
+            for frame in frames
+            if is_theirs(Path(frame.filename))
+        ]
+    own = [place for place in places if not place[0].startswith("<")]
+    if not own:
+        return said(error)
+    file, line, function, code = own[-1]
     return f"{Path(file).name}:{line}, in {function}: {code.strip()}"[:300]
 
 
-def parameters_of(program: Any) -> tuple[list[str], list[str]]:
-    """The names of what an exported program takes by position, and by name."""
-    names = [name for name in program.graph_signature.user_inputs if isinstance(name, str)]
-    _, named = program.call_spec.in_spec.children()
-    count = len(named.context) if inspect.isclass(named.type) and named.type is dict else 0
-    return names[: len(names) - count], list(named.context or []) if count else []
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """How the inputs of an exported program are nested, and what in them is constant."""
+
+    spec: Any  # torch's TreeSpec of (args, kwargs)
+    arguments: tuple[Any, ...]
+
+    def nested(self, values: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments of a call, of the values that are no constants, in their order."""
+        given = iter(values)
+        leaves = [each.value if _is_constant(each) else next(given) for each in self.arguments]
+        args, kwargs = tree_unflatten(leaves, self.spec)
+        return tuple(args), dict(kwargs)
+
+
+def signature_in(program: Any) -> Signature:
+    """The signature of an exported program."""
+    specs = program.graph_signature.input_specs
+    given = tuple(each.arg for each in specs if each.kind is InputKind.USER_INPUT)
+    return Signature(program.call_spec.in_spec, given)
+
+
+def ports_of(program: Any) -> tuple[list[Port], list[Port]]:
+    """What an exported program takes and gives, constants left out."""
+    nodes = {node.name: node for node in program.graph.nodes}
+    given = [name for name in program.graph_signature.user_outputs if isinstance(name, str)]
+    taken = [each for each in signature_in(program).arguments if not _is_constant(each)]
+    return [_port(nodes[each.name]) for each in taken], [_port(nodes[name]) for name in given]
+
+
+def _is_constant(argument: Any) -> bool:
+    return isinstance(argument, ConstantArgument)
+
+
+def _port(node: Any) -> Port:
+    value = node.meta.get("val")
+    if not isinstance(value, torch.Tensor):
+        return Port(node.name, None if value is None else _kind(value))
+    sizes = tuple(size if isinstance(size, int) else str(size) for size in value.shape)
+    return Port(node.name, str(value.dtype).removeprefix("torch."), sizes)
+
+
+def _kind(value: Any) -> str:
+    symbolic = {torch.SymInt: "int", torch.SymFloat: "float", torch.SymBool: "bool"}
+    return symbolic.get(type(value), type(value).__name__)
+
+
+def ranges_of(program: Any) -> dict[str, tuple[int, int | None]]:
+    """The sizes that its dynamic dimensions may have, by the names that ports give them."""
+    constraints = program.range_constraints.items()
+    return {
+        str(symbol): (_size(each.lower) or 0, _size(each.upper)) for symbol, each in constraints
+    }
+
+
+def _size(bound: Any) -> int | None:
+    """A bound of torch's, which is an int, one of sympy's, or infinite in one of several ways."""
+    is_finite = isinstance(bound, int) or bound.is_Integer
+    return int(bound) if is_finite and bound < sys.maxsize else None

@@ -6,7 +6,6 @@ Python, keeps data-dependent control flow, and can be trained further.
 
 from __future__ import annotations
 
-import inspect
 import io
 import warnings
 from collections.abc import Iterator, Mapping
@@ -18,11 +17,13 @@ import torch
 from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
 
-from holdfast.errors import ExportError, UsageError
+from holdfast.errors import ExportError, FormatError, UsageError
+from holdfast.programs.forwards import is_traceable, plain
 from holdfast.programs.inputs import Inputs, positional_names, signature_of
 from holdfast.programs.modes import without_deprecations
+from holdfast.programs.saying import first_line
 from holdfast.programs.tracing import Warned, listening
-from holdfast.spec.program import EXTRA_FILE
+from holdfast.spec.program import EXTRA_FILE, Port
 
 METHODS = ("script", "trace")
 
@@ -46,8 +47,13 @@ def checked_method(method: Any, model: nn.Module) -> tuple[str, dict[str, str]]:
     raise UsageError("this is no method to export by", wanted=wanted, found=repr(method)[:200])
 
 
-def make(model: nn.Module, inputs: Inputs, method: Any) -> tuple[torch.jit.ScriptModule, Warned]:
+def make(
+    model: nn.Module, inputs: Inputs, method: Any, structure: Any
+) -> tuple[torch.jit.ScriptModule, Warned]:
     """The TorchScript module of a model, and what torch warned of.
+
+    A trace whose outputs are nested (``structure``) as TorchScript cannot trace them gives them as
+    one tuple.
 
     Raises:
         ExportError: it cannot be scripted or traced.
@@ -55,54 +61,24 @@ def make(model: nn.Module, inputs: Inputs, method: Any) -> tuple[torch.jit.Scrip
     kind, parts = checked_method(method, model)
     with listening() as found:
         if kind == "trace":
-            made = _traced(model, inputs, "")
+            made = _traced(model, inputs, "", flat=not is_traceable(structure))
         else:
             with _with_traced(model, inputs, parts):
                 made = _scripted(model)
     return made, found
 
 
-def _traced(model: nn.Module, inputs: Inputs, name: str) -> Any:
+def _traced(model: nn.Module, inputs: Inputs, name: str, *, flat: bool = False) -> Any:
     try:
-        with _by_position(model, inputs):
+        with plain(model, inputs, flat=flat):
             return torch.jit.trace(model, inputs.tensors, strict=False, check_trace=False)
     except Exception as error:  # a tracer raises whatever the model and torch raise
         raise ExportError(
             "this model cannot be traced",
             member=name or None,
-            found=_first_line(error),
+            found=first_line(error),
             cure='Try method="script", or a .pt2 file.',
         ) from error
-
-
-@contextmanager
-def _by_position(model: nn.Module, inputs: Inputs) -> Iterator[None]:
-    """A forward that takes by position what goes by name, under the same names.
-
-    torch traces a call with names only where every parameter can also go by position.
-    """
-    if not inputs.keywords or isinstance(model, torch.jit.ScriptModule):
-        yield
-        return
-    forward, count = model.forward, len(inputs.args)
-    names = (*positional_names(signature_of(model), count), *inputs.keywords)
-
-    def positional(*args: Any) -> Any:
-        return forward(*args[:count], **dict(zip(inputs.keywords, args[count:], strict=True)))
-
-    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
-    positional.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-        [inspect.Parameter(name, kind) for name in names]
-    )
-    before = vars(model).get("forward")
-    model.forward = positional
-    try:
-        yield
-    finally:
-        if before is None:
-            del model.forward
-        else:
-            model.forward = before
 
 
 @contextmanager
@@ -165,11 +141,6 @@ def _reason(error: Exception) -> str:
     said = lines[0].strip() if lines else type(error).__name__
     parts = [said, f"in: {code}" if code and code not in said else "", where.rstrip(":")]
     return "; ".join(part for part in parts if part)[:400]
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0].strip() if lines else ''}"[:300]
 
 
 @contextmanager
@@ -274,7 +245,7 @@ def save(made: torch.jit.ScriptModule, path: Path, record: str) -> None:
     except RuntimeError as error:  # of torch's serializer
         raise ExportError(
             "this program cannot be saved as TorchScript",
-            found=_first_line(error),
+            found=first_line(error),
             cure="Code that is not torch's own (a torch.autograd.Function) has no form in a file: "
             "write its forward with torch's operators.",
         ) from error
@@ -288,4 +259,25 @@ def load(path: Path, device: Any) -> torch.jit.ScriptModule:
     return made
 
 
-__all__ = ["METHODS", "checked_method", "frozen", "load", "make", "save"]
+def ports_of(module: Any, path: Path) -> tuple[list[Port], dict[str, Any]]:
+    """What the forward of a TorchScript module takes, and the defaults that it has.
+
+    Raises:
+        FormatError: it has no forward.
+    """
+    if not hasattr(module, "forward"):
+        others = [name for name in module._c._method_names() if not name.startswith("_")]
+        raise FormatError(
+            "this TorchScript module has no forward, so it cannot be called",
+            file=path,
+            found=f"the methods {', '.join(others)}" if others else "no method",
+            cure="torch.jit.load(path) gives the module, and runs code that is in the file.",
+        )
+    arguments = module.forward.schema.arguments[1:]
+    tensors = ("Tensor", "Optional[Tensor]")
+    kinds = [(each.name, str(each.type)) for each in arguments]
+    ports = [Port(name) if kind in tensors else Port(name, kind) for name, kind in kinds]
+    return ports, {each.name: each.default_value for each in arguments if each.has_default_value()}
+
+
+__all__ = ["METHODS", "checked_method", "frozen", "load", "make", "ports_of", "save"]

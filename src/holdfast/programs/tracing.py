@@ -15,8 +15,9 @@ import torch
 from torch.jit._trace import TracerWarning  # torch.jit has it, too, and does not say so to mypy
 from torch.overrides import TorchFunctionMode
 
-#: Where warnings are not about the user's code: torch, and the library that it calls through.
+#: Where warnings are not about the user's code: torch, this package, the standard library.
 _TORCH = Path(torch.__file__).parent
+_OURS = Path(__file__).parent.parent
 _STDLIB = Path(sysconfig.get_path("stdlib"))
 #: What is installed beside it is theirs; it lies within it where there is no environment.
 _INSTALLED = {"site-packages", "dist-packages"}
@@ -52,13 +53,11 @@ class _Deciding(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:  # the signature is torch's
-        if torch._C._get_tracing_state() is None:
-            return func(*args, **(kwargs or {}))
         frame = sys._getframe(1)
-        if func in _DECIDING:
+        if func in _DECIDING and torch._C._get_tracing_state() is not None:
             name = getattr(func, "__name__", str(func))
             text = f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}: a bool of torch.{name}"
-            if _is_theirs(Path(frame.f_code.co_filename)) and text not in self._lost:
+            if is_theirs(Path(frame.f_code.co_filename)) and text not in self._lost:
                 self._lost.append(text)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
@@ -83,19 +82,19 @@ def listening() -> Iterator[Warned]:
             continue  # docs/programs.md says it once
         file = Path(each.filename)
         text = f"{file.name}:{each.lineno}: {_first_sentence(each.message)}"
-        is_theirs = _is_theirs(file)
+        in_theirs = is_theirs(file)
         if not issubclass(each.category, TracerWarning):
-            if is_theirs:
+            if in_theirs:
                 warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)
-            elif text not in found.notes:
+            elif text not in found.notes and "_flat_weights[" not in text:  # which an RNN has twice
                 found.notes.append(text)
-        elif is_theirs and text not in found.lost:
+        elif in_theirs and text not in found.lost:
             found.lost.append(text)
 
 
-def _is_theirs(file: Path) -> bool:
+def is_theirs(file: Path) -> bool:
     """Whether a file is the user's own code, or that of a package with models."""
-    if file.is_relative_to(_TORCH):
+    if file.is_relative_to(_TORCH) or file.is_relative_to(_OURS):
         return False
     return not file.is_relative_to(_STDLIB) or bool(_INSTALLED & set(file.parts))
 

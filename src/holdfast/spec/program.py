@@ -35,6 +35,11 @@ class Port:
     dtype: str | None = None
     shape: tuple[int | str | None, ...] | None = None
 
+    @property
+    def is_tensor(self) -> bool:
+        """Whether it takes or gives a tensor, as far as the file says."""
+        return self.dtype is None or self.shape is not None
+
     def __str__(self) -> str:
         if self.shape is None:
             return f"{self.name}: {self.dtype or 'any tensor'}"
