@@ -12,7 +12,7 @@ if _typing.TYPE_CHECKING:
     from holdfast import errors
     from holdfast.checkpoint import Checkpoint
     from holdfast.exporting import export, load_program
-    from holdfast.looking import convert, open, scan, verify
+    from holdfast.looking import convert, diff, open, scan, stats, verify
     from holdfast.run import Run
     from holdfast.runs import keep
     from holdfast.runs.every import every
@@ -26,6 +26,7 @@ _HOMES: dict[str, tuple[str, str | None]] = {
     "Run": ("holdfast.run", "Run"),
     "convert": ("holdfast.looking", "convert"),
     "describe": ("holdfast.training", "describe"),
+    "diff": ("holdfast.looking", "diff"),
     "errors": ("holdfast.errors", None),
     "export": ("holdfast.exporting", "export"),
     "every": ("holdfast.runs.every", "every"),
@@ -39,6 +40,7 @@ _HOMES: dict[str, tuple[str, str | None]] = {
     "save_state": ("holdfast.training", "save_state"),
     "snapshot": ("holdfast.training", "snapshot"),
     "scan": ("holdfast.looking", "scan"),
+    "stats": ("holdfast.looking", "stats"),
     "verify": ("holdfast.looking", "verify"),
 }
 
@@ -47,6 +49,7 @@ __all__ = [
     "Run",
     "convert",
     "describe",
+    "diff",
     "errors",
     "every",
     "export",
@@ -60,6 +63,7 @@ __all__ = [
     "save_state",
     "scan",
     "snapshot",
+    "stats",
     "verify",
 ]
 

@@ -18,7 +18,9 @@ from holdfast.spec.index import Index
 # Imported where they are called: looking at headers needs none of it, and half the time so.
 if TYPE_CHECKING:
     from holdfast.converting.report import ConvertReport
+    from holdfast.report.diff import DiffReport
     from holdfast.report.scan import ScanReport
+    from holdfast.report.stats import StatsReport
     from holdfast.report.verify import VerifyReport
     from holdfast.runs.entry import Entry
     from holdfast.spec.rename import Rules
@@ -127,6 +129,82 @@ def _is_of_source(target: Path, source: Path, index: Index) -> bool:
         return False
     files = {source, *(Path(each.file) for each in (*index.extents.values(), *index.other))}
     return any(file.exists() and target.samefile(file) for file in files)
+
+
+def diff(
+    a: str | os.PathLike[str],
+    b: str | os.PathLike[str],
+    *,
+    part: str | None = None,
+    on_progress: Callable[[int], object] | None = None,
+) -> DiffReport:
+    """What is different between two checkpoints: tensors, plain values, the record.
+
+    Tensors go together by name, else by name without what wrappers put there (``module.``), else by
+    content. Memory holds a few pieces of them, whatever their size; only sparse and quantized
+    tensors are read whole.
+
+    Args:
+        a: a file, a checkpoint folder, ``RUN``, ``RUN@best:loss`` or ``RUN@100``.
+        b: the other one; changes are from ``a`` to ``b``.
+        part: compare only what lies below this name, such as ``model``; a checkpoint without such a
+            part is taken whole, so that a file of weights is compared with a checkpoint's model.
+        on_progress: called with the bytes of each pair when it is compared, from several threads.
+
+    Raises:
+        NoCheckpointError: nothing is there.
+        FormatError: one is no checkpoint, or its bytes are not those that were saved.
+        FileError: one may not be read.
+        MissingPartError: neither has a part of that name.
+    """
+    from holdfast.arrays.read import Reader
+    from holdfast.measuring.diff import Half
+    from holdfast.measuring.diff import diff as compare
+
+    with open(a) as left, open(b) as right:
+        halves = [Half(each.index, Reader(each.index, each.source)) for each in (left, right)]
+        return compare(*halves, part=part, on_progress=on_progress)
+
+
+def stats(
+    path: str | os.PathLike[str],
+    *,
+    name: str | None = None,
+    grep: str | None = None,
+    on_progress: Callable[[int], object] | None = None,
+) -> StatsReport:
+    """What the numbers in a checkpoint's tensors are like, and what of them looks wrong.
+
+    Each tensor is read once, piece by piece: memory holds a few pieces, whatever their size; only
+    quantized tensors are read whole.
+
+    Args:
+        path: a file, a checkpoint folder, ``RUN``, ``RUN@best:loss`` or ``RUN@100``.
+        name: only the tensor of that name, or those below it (``model``, ``model.fc``).
+        grep: only names in which this regular expression is found.
+        on_progress: called with the bytes of each tensor when it is read, from several threads.
+
+    Raises:
+        NoCheckpointError: nothing is there.
+        FormatError: it is no checkpoint; one damaged tensor is flagged as unreadable instead.
+        FileError: it may not be read.
+        MissingPartError: nothing bears ``name``.
+        UsageError: ``grep`` is no regular expression.
+    """
+    from holdfast.arrays.read import Reader
+    from holdfast.measuring.stats import all_stats
+    from holdfast.report.choosing import chosen
+    from holdfast.report.leaves import leaves
+    from holdfast.report.stats import StatsReport
+    from holdfast.spec.index import SIZED
+
+    with open(path) as checkpoint:
+        everything, is_complete = leaves(checkpoint.tree)
+        found = chosen(everything, name, grep, checkpoint.index.file)
+        tensors = [leaf for leaf in found if isinstance(leaf.value, SIZED)]
+        reader = Reader(checkpoint.index, checkpoint.source)
+        made = all_stats(tensors, reader, on_progress=on_progress)
+        return StatsReport(checkpoint.index.file, made, is_complete)
 
 
 def scan(path: str | os.PathLike[str]) -> ScanReport:

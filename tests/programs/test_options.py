@@ -298,11 +298,11 @@ def test_an_export_over_it_takes_its_weights_along(large, tmp_path: Path, monkey
     assert first & second == {"m.onnx"}
     real, calls = making.commit, []
 
-    def fails_at_second(target: Path, *args: Any) -> None:
+    def fails_at_second(target: Path, *args: Any, **options: Any) -> None:
         calls.append(target)
         if len(calls) == 2:
             raise FileError("no", errno=5, file=target)
-        real(target, *args)
+        real(target, *args, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(making, "commit", fails_at_second)

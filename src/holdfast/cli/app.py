@@ -17,6 +17,8 @@ COMMANDS = (
     "list",
     "verify",
     "scan",
+    "diff",
+    "stats",
     "convert",
     "export",
     "call",
@@ -34,6 +36,8 @@ Examples:
   holdfast list runs/iris           the checkpoints of a run
   holdfast verify runs/iris         are the bytes those that were saved?
   holdfast scan model.pt            would loading it elsewhere run anything?
+  holdfast diff old.pt new.pt       which layers moved?
+  holdfast stats model.pt           is anything NaN?
   holdfast path runs/iris best:loss
 
 Keep PyTorch training state: look at it, check it, choose what to keep. A path is a file, RUN (a

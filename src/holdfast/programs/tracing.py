@@ -53,8 +53,10 @@ class _Deciding(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:  # the signature is torch's
+        if torch._C._get_tracing_state() is None:  # torch.cond compiles this, and takes no frames
+            return func(*args, **(kwargs or {}))
         frame = sys._getframe(1)
-        if func in _DECIDING and torch._C._get_tracing_state() is not None:
+        if func in _DECIDING:
             name = getattr(func, "__name__", str(func))
             text = f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}: a bool of torch.{name}"
             if is_theirs(Path(frame.f_code.co_filename)) and text not in self._lost:

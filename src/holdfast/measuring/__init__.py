@@ -1,0 +1,1 @@
+"""The numbers in tensors, piece by piece and without torch: statistics, and what changed."""
