@@ -122,6 +122,13 @@ class Layer:
     sums: Sums
     changes: tuple[Change, ...]
 
+    @property
+    def weight(self) -> float:
+        """How much it changed, to sort by: what has another shape comes first."""
+        return max(
+            self.sums.relative, *(each.weight for each in self.changes if not each.sums), 0.0
+        )
+
     def to_json(self) -> dict[str, Any]:
         """The same as JSON values; its tensors by name."""
         names = [change.name for change in self.changes]
@@ -173,7 +180,7 @@ class DiffReport:
             Layer(name, _sum(each, self.untouched.get(name)), tuple(each))
             for name, each in found.items()
         ]
-        return sorted(made, key=lambda layer: -layer.sums.relative)
+        return sorted(made, key=lambda layer: -layer.weight)
 
     def to_json(self) -> dict[str, Any]:
         """The same as JSON values."""
