@@ -26,6 +26,7 @@ COMMANDS = (
     "pin",
     "unpin",
     "prune",
+    "view",
     "demo",
     "bench",
 )
@@ -38,6 +39,7 @@ Examples:
   holdfast scan model.pt            would loading it elsewhere run anything?
   holdfast diff old.pt new.pt       which layers moved?
   holdfast stats model.pt           is anything NaN?
+  holdfast view runs/iris           all of it in the browser
   holdfast path runs/iris best:loss
 
 Keep PyTorch training state: look at it, check it, choose what to keep. A path is a file, RUN (a

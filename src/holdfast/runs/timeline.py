@@ -1,0 +1,57 @@
+"""A run as it went: its checkpoints with what they went on from, branches, and what is gone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from holdfast.runs.entry import Entry
+from holdfast.runs.marks import Overview
+
+
+def timeline(seen: Overview) -> dict[str, Any]:
+    """The facts of a run's page as JSON values: those of ``list``, and more for each checkpoint.
+
+    These are ``seconds`` since the one before it was saved, ``branch`` (0, and one more each time
+    training went back), ``pruned`` (how many saves before it are gone) and ``parent_name``.
+    """
+    made = seen.to_json()
+    names = {entry.id: entry.name for entry in seen.entries if entry.id is not None}
+    branches = _branches(seen.entries)
+    before: Entry | None = None
+    for entry, values, branch in zip(seen.entries, made["checkpoints"], branches, strict=True):
+        values["branch"] = branch
+        values["seconds"] = None if before is None else _seconds(before, entry)
+        values["pruned"] = _gone_between(before, entry)
+        values["parent_name"] = names.get(values["parent"])
+        before = entry if entry.problem is None else before
+    return {**made, "metrics": list(seen.metrics), "branches": max(branches, default=0) + 1}
+
+
+def _branches(entries: Sequence[Entry]) -> list[int]:
+    """The number of each checkpoint's branch: a new one begins where the step does not grow."""
+    made, branch, last = [], 0, None
+    for entry in entries:
+        if entry.problem is None and entry.step is not None:
+            branch += last is not None and entry.step <= last
+            last = entry.step
+        made.append(branch)
+    return made
+
+
+def _gone_between(before: Entry | None, entry: Entry) -> int:
+    """How many saves of the run lay between two that are there."""
+    if entry.sequence is None:
+        return 0
+    first = -1 if before is None or before.sequence is None else before.sequence
+    return max(0, entry.sequence - first - 1)
+
+
+def _seconds(before: Entry, entry: Entry) -> float | None:
+    times = [each.record.time if each.record else None for each in (before, entry)]
+    try:
+        one, other = (datetime.fromisoformat(time or "") for time in times)
+        return (other - one).total_seconds()
+    except (ValueError, TypeError):  # other code's, or a time that is none
+        return None

@@ -1,0 +1,1 @@
+"""A page in the browser for a run, a checkpoint, or two: a shell, without logic of its own."""

@@ -1,0 +1,182 @@
+"""The facts of each page as JSON values, and the lines that give the same elsewhere."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from holdfast import looking
+from holdfast.arrays.read import Reader
+from holdfast.errors import HoldfastError, UsageError
+from holdfast.measuring.compare import compared
+from holdfast.measuring.slices import slice_of
+from holdfast.measuring.stats import all_stats
+from holdfast.report.areas import areas
+from holdfast.report.rows import arranged, row
+from holdfast.runs.listing import list_run
+from holdfast.runs.marks import mark
+from holdfast.runs.timeline import timeline
+from holdfast.viewer.shown import Opened, Shown
+
+#: Plain values and objects that a page lists; the command line lists all.
+_MOST_VALUES = 2000
+#: Rows that are given at once.
+_MOST_ROWS = 500
+
+
+def run_facts(shown: Shown) -> dict[str, Any]:
+    """The page of a run."""
+    assert shown.run is not None
+    facts = timeline(mark(str(shown.run), list_run(shown.run)))
+    path = str(shown.run)
+    return {
+        **facts,
+        "lines": _lines(
+            f"run = holdfast.Run({path!r})\nrun.checkpoints()", f"holdfast list {_quoted(path)}"
+        ),
+    }
+
+
+def checkpoint_facts(opened: Opened) -> dict[str, Any]:
+    """The page of a checkpoint, without the rows of its tensors."""
+    summary, path = opened.summary, str(opened.checkpoint.path)
+    return {
+        "key": opened.key,
+        "file": summary.file,
+        "format": summary.format,
+        "file_nbytes": summary.file_nbytes,
+        "record": summary.record,
+        "parts": [part._asdict() for part in summary.parts],
+        "dtypes": [dtype._asdict() for dtype in summary.dtypes],
+        "total": summary.total._asdict(),
+        "values": [value._asdict() for value in summary.values[:_MOST_VALUES]],
+        "opaques": [opaque._asdict() for opaque in summary.opaques[:_MOST_VALUES]],
+        "more": {
+            "values": max(0, len(summary.values) - _MOST_VALUES),
+            "opaques": max(0, len(summary.opaques) - _MOST_VALUES),
+        },
+        "metadata": dict(summary.metadata),
+        "programs": list(summary.programs),
+        "symbols": list(summary.symbols),
+        "notes": list(summary.notes),
+        "is_complete": summary.is_complete,
+        "areas": [area._asdict() for area in areas(summary.tensors)],
+        "lines": _lines(
+            f"holdfast.open({path!r}).summary()",
+            f"holdfast show {_quoted(path)}",
+            f"holdfast verify {_quoted(path)}",
+            f"holdfast scan {_quoted(path)}",
+        ),
+    }
+
+
+def rows_facts(opened: Opened, *, filter: str, sort: str, start: int, count: int) -> dict[str, Any]:
+    """A window of the rows of a checkpoint's tensors."""
+    tensors = opened.summary.tensors
+    if (filter, sort) not in opened.arranged:
+        if len(opened.arranged) > 20:
+            opened.arranged.clear()
+        opened.arranged[filter, sort] = arranged(tensors, filter, sort)
+    places = opened.arranged[filter, sort]
+    start = max(0, start)
+    window = places[start : start + max(0, min(count, _MOST_ROWS))]
+    total = opened.summary.total.nbytes
+    return {
+        "total": len(places),
+        "start": start,
+        "rows": [row(tensors[at], total) for at in window],
+    }
+
+
+def check_facts(opened: Opened, what: str) -> dict[str, Any]:
+    """What ``scan`` or ``verify`` says of a checkpoint."""
+    checkpoint = opened.checkpoint
+    report = checkpoint.scan() if what == "scan" else checkpoint.verify()
+    return {"what": what, "ok": report.ok, "text": report.to_text(), "report": report.to_json()}
+
+
+def tensor_facts(shown: Shown, opened: Opened, name: str) -> dict[str, Any]:
+    """The page of a tensor, with its statistics: its bytes are read."""
+    leaf = opened.tensor(name)
+    (made,) = all_stats([leaf], _reader(opened))
+    path = str(opened.checkpoint.path)
+    return {
+        "key": opened.key,
+        "file": opened.summary.file,
+        "stats": made.to_json(),
+        "has_history": shown.run is not None,
+        "lines": _lines(
+            f"holdfast.open({path!r}).array({name!r})",
+            f"holdfast show {_quoted(path)} {_quoted(name)}",
+            f"holdfast stats {_quoted(path)} {_quoted(name)}",
+        ),
+    }
+
+
+def slice_facts(opened: Opened, name: str, index: str) -> dict[str, Any]:
+    """A two-dimensional slice of a tensor, thinned out; its checksum is not compared."""
+    try:
+        places = [int(each) for each in index.split(",") if each]
+    except ValueError as error:
+        raise UsageError("a slice is named by numbers", found=repr(index)[:100]) from error
+    reader = Reader(opened.checkpoint.index, opened.checkpoint.source, verify=False)
+    return slice_of(opened.tensor(name).value, reader, places).to_json()
+
+
+def history_facts(shown: Shown, name: str) -> dict[str, Any]:
+    """What became of a tensor over a run: one point for each checkpoint that has it."""
+    return {"name": name, "points": list(_history(shown, name))}
+
+
+def _history(shown: Shown, name: str) -> Iterator[dict[str, Any]]:
+    assert shown.run is not None
+    before: Opened | None = None
+    for entry in list_run(shown.run):
+        point: dict[str, Any] = {"key": entry.name, "step": entry.step}
+        try:
+            opened = shown.open(entry.name)
+            leaf = opened.tensor(name)
+            (made,) = all_stats([leaf], _reader(opened))
+            point |= {"norm": made.norm, "mean": made.mean, "std": made.std}
+            point["change"] = None if before is None else _change(before, opened, name)
+            before = opened
+        except HoldfastError as error:  # that one is damaged, pruned or has no such tensor
+            point["problem"] = error.what
+        yield point
+
+
+def _change(before: Opened, after: Opened, name: str) -> float | None:
+    a, b = before.tensor(name).value, after.tensor(name).value
+    if tuple(a.shape) != tuple(b.shape):
+        return None
+    dtypes = a.dtype.name, b.dtype.name
+    return compared(a, b, dtypes, (_reader(before), _reader(after))).relative
+
+
+def diff_facts(shown: Shown, a: str, b: str) -> dict[str, Any]:
+    """The page of two checkpoints."""
+    one, other = str(shown.path(a)), str(shown.path(b))
+    report = looking.diff(one, other)
+    return {
+        **report.to_json(),
+        "keys": [a, b],
+        "words": report.in_words(),
+        "lines": _lines(
+            f"holdfast.diff({one!r}, {other!r})",
+            f"holdfast diff {_quoted(one)} {_quoted(other)}",
+        ),
+    }
+
+
+def _reader(opened: Opened) -> Reader:
+    return Reader(opened.checkpoint.index, opened.checkpoint.source)
+
+
+def _lines(python: str, *commands: str) -> dict[str, Any]:
+    return {"python": f"import holdfast\n{python}", "commands": list(commands)}
+
+
+def _quoted(text: str | Path) -> str:
+    return shlex.quote(str(text))

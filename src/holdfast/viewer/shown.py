@@ -1,0 +1,131 @@
+"""What a viewer shows: one run, one checkpoint, or two; nothing else can be asked for."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from holdfast import looking
+from holdfast.checkpoint import Checkpoint
+from holdfast.errors import NoCheckpointError
+from holdfast.report.choosing import ByName
+from holdfast.report.facts import Summary
+from holdfast.report.leaves import Leaf, leaves
+from holdfast.runs import where
+from holdfast.runs.listing import list_run, taken_names
+from holdfast.runs.reading import is_checkpoint_folder
+from holdfast.spec.index import SIZED
+
+#: Checkpoints that stay open; of a run one looks at few at a time.
+_MOST_OPEN = 8
+
+
+@dataclass(slots=True)
+class Opened:
+    """One checkpoint that was looked at, and what is known of it."""
+
+    key: str
+    checkpoint: Checkpoint
+    summary: Summary
+    stamp: tuple[int, ...]
+    arranged: dict[tuple[str, str], list[int]] = field(default_factory=dict)
+    _tensors: dict[str, Leaf] | None = None
+
+    def tensor(self, name: str) -> Leaf:
+        """The tensor of that name; raises MissingPartError."""
+        if self._tensors is None:
+            found = leaves(self.checkpoint.tree).found
+            self._tensors = {leaf.name: leaf for leaf in found if isinstance(leaf.value, SIZED)}
+        if name not in self._tensors:
+            ByName(self.checkpoint.tree).find(name, self.summary.file)  # raises the letter
+            raise NoCheckpointError("no tensor bears that name", file=self.summary.file)
+        return self._tensors[name]
+
+
+class Shown:
+    """What is shown, by key: a file's name within a run, ``a`` and ``b`` of two."""
+
+    def __init__(self, run: Path | None, files: dict[str, Path]) -> None:
+        self.run, self._files = run, files
+        self._open: OrderedDict[str, Opened] = OrderedDict()
+        self._lock = threading.Lock()
+
+    @property
+    def keys(self) -> list[str]:
+        """The keys of what is shown; of a run those of the checkpoints that are there now."""
+        if self.run is None:
+            return list(self._files)
+        return [entry.name for entry in list_run(self.run)]
+
+    def path(self, key: str) -> Path:
+        """The path of a key.
+
+        Raises:
+            NoCheckpointError: nothing of that name is shown.
+        """
+        if self.run is None and key in self._files:
+            return self._files[key]
+        if self.run is not None and self._is_in_run(key):
+            return self.run / key
+        raise NoCheckpointError(
+            "no checkpoint of that name is shown here",
+            file=self.run or ", ".join(map(str, self._files.values())),
+            found=repr(key)[:200],
+            cure="It may have been pruned since; the run's page lists those that are there.",
+        )
+
+    def _is_in_run(self, key: str) -> bool:
+        """Whether that names what lies in the run's folder, and not by way of a link elsewhere."""
+        assert self.run is not None
+        if key.startswith(".") or key not in taken_names(self.run):
+            return False
+        return (self.run / key).resolve().is_relative_to(self.run.resolve())
+
+    def open(self, key: str) -> Opened:
+        """The checkpoint of a key; opened anew where its file is another one by now.
+
+        Raises what ``holdfast.open`` raises.
+        """
+        path = self.path(key)
+        stamp = _stamp(path)
+        with self._lock:
+            known = self._open.get(key)
+            if known is not None and known.stamp == stamp:
+                self._open.move_to_end(key)
+                return known
+            checkpoint = looking.open(path)
+            made = Opened(key, checkpoint, checkpoint.summary(), stamp)
+            self._open[key] = made
+            while len(self._open) > _MOST_OPEN:
+                self._open.popitem(last=False)  # closed when nobody uses it any more
+            return made
+
+
+def shown(path: str | os.PathLike[str], other: str | os.PathLike[str] | None = None) -> Shown:
+    """What ``holdfast view PATH [OTHER]`` shows.
+
+    Raises:
+        NoCheckpointError: nothing is there.
+        UsageError: a path means nothing.
+    """
+    if other is not None:
+        return Shown(None, {"a": where.resolve(path), "b": where.resolve(other)})
+    found = where.parse(path)
+    if found.which is None and found.path.is_dir() and not is_checkpoint_folder(found.path):
+        if not list_run(found.path):
+            raise NoCheckpointError("this run has no checkpoint", file=found.path)
+        return Shown(found.path, {})
+    file = where.resolve(path)
+    return Shown(None, {file.name: file})
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    try:
+        found: Any = path.stat()
+    except OSError:
+        return ()  # opening it says what is wrong
+    return found.st_ino, found.st_size, found.st_mtime_ns

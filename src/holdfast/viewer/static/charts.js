@@ -1,0 +1,135 @@
+// Charts by plotly, as SVG; each has a label for those who do not see it.
+"use strict";
+const drawn = [];
+const ready = new Promise((done) => {
+  if (window.Plotly || inlined) { done(); return; }
+  document.getElementById("plotly").addEventListener("load", done);
+});
+
+// Plotly takes some HTML in texts; names from files are shown as they are.
+const plain = (text) => String(text).replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
+const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
+
+function layout(more) {
+  const axis = { gridcolor: colour("line"), zerolinecolor: colour("line"), linecolor: colour("line"), automargin: true };
+  const made = {
+    paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
+    font: { color: colour("text"), family: "system-ui, sans-serif", size: 13 },
+    margin: { l: 56, r: 16, t: 12, b: 44 }, hovermode: "closest",
+    legend: { orientation: "h", y: 1.12, x: 0 },
+    colorway: [colour("accent"), colour("good"), colour("warn"), colour("bad"), colour("dim")],
+    ...more,
+  };
+  for (const [name, value] of Object.entries(more)) {
+    if (/^[xy]axis\d*$/.test(name)) made[name] = { ...axis, ...value };
+  }
+  return made;
+}
+
+function chart(label, figure, onclick = null, height = null) {
+  const place = el("div", { class: "chart", role: "img", "aria-label": label, style: height ? `height:${height}px` : null });
+  const draw = async () => {
+    await ready;
+    if (!place.isConnected) return;
+    const { data, more } = figure();
+    const first = !place.data;
+    await Plotly.react(place, data, layout({ xaxis: {}, yaxis: {}, ...more }), { displayModeBar: false, responsive: true });
+    if (first && onclick) place.on("plotly_click", (event) => onclick(event.points[0]));
+  };
+  drawn.push(draw);
+  requestAnimationFrame(draw);
+  return place;
+}
+document.addEventListener("theme", () => drawn.forEach((draw) => draw()));
+
+function timelineChart(facts, metric, onclick) {
+  const read = facts.checkpoints.filter((each) => each.problem === null && each.step !== null);
+  const figure = () => {
+    const branches = [...new Set(read.map((each) => each.branch))];
+    const data = branches.map((branch) => {
+      const points = read.filter((each) => each.branch === branch);
+      return {
+        type: "scatter", mode: "lines+markers", name: branches.length > 1 ? `branch ${branch + 1}` : plain(metric ?? "saved"),
+        x: points.map((each) => each.step), y: points.map((each) => (metric ? each.metrics[metric] ?? null : each.nbytes)),
+        text: points.map((each) => plain(`${each.name} ${each.marks.join(", ")}`)), customdata: points.map((each) => each.name),
+        hovertemplate: "step %{x}<br>%{y}<br>%{text}<extra></extra>", line: { width: 2 },
+        marker: {
+          size: points.map((each) => (each.marks.length ? 12 : 7)),
+          symbol: points.map((each) => (each.is_pinned ? "square" : each.marks.some((mark) => mark.startsWith("best")) ? "star" : "circle")),
+        },
+      };
+    });
+    const gaps = facts.checkpoints.filter((each) => each.pruned && each.step !== null);
+    const shapes = gaps.map((each) => ({ type: "line", x0: each.step, x1: each.step, yref: "paper", y0: 0, y1: 1, line: { color: colour("dim"), width: 1, dash: "dot" } }));
+    return { data, more: { xaxis: { title: { text: "step" } }, yaxis: { title: { text: plain(metric ?? "bytes") } }, shapes, showlegend: branches.length > 1 } };
+  };
+  const marked = read.filter((each) => each.marks.length).map((each) => `step ${each.step}: ${each.marks.join(", ")}`).join("; ");
+  return chart(`${metric ?? "Bytes"} over ${several(read.length, "checkpoint")}. ${marked}`, figure, (point) => onclick(point.customdata));
+}
+
+function treemapChart(areas, onclick) {
+  const figure = () => ({
+    data: [{
+      type: "treemap", branchvalues: "total", ids: areas.map((each) => plain(each.id || "all")),
+      parents: areas.map((each) => (each.id === "" ? "" : plain(each.parent || "all"))),
+      labels: areas.map((each) => plain(each.id === "" ? "everything" : each.label)), values: areas.map((each) => each.nbytes),
+      customdata: areas.map((each) => [each.id, plain(`${bytes(each.nbytes)}, ${several(each.tensors, "tensor")}`)]),
+      hovertemplate: "%{id}<br>%{customdata[1]}<extra></extra>", texttemplate: "%{label}<br>%{customdata[1]}",
+      maxdepth: 4, marker: { line: { width: 1, color: colour("back") } }, pathbar: { thickness: 22 },
+    }],
+    more: { margin: { l: 0, r: 0, t: 26, b: 0 } },
+  });
+  const largest = areas.filter((each) => each.parent === "" && each.id).sort((a, b) => b.nbytes - a.nbytes).slice(0, 5);
+  return chart(`Where the bytes are: ${largest.map((each) => `${each.id} ${bytes(each.nbytes)}`).join(", ")}`, figure, onclick, 420);
+}
+
+function histogramChart(label, histograms) {
+  const figure = () => ({
+    data: histograms.filter((each) => each.histogram.counts.length).map(({ name, histogram }) => {
+      const edges = histogram.edges.map(Number);
+      return {
+        type: "bar", name: plain(name), x: histogram.counts.map((_, at) => (edges[at] + edges[at + 1]) / 2), y: histogram.counts,
+        width: histogram.counts.map((_, at) => edges[at + 1] - edges[at]), opacity: histograms.length > 1 ? 0.6 : 1,
+        hovertemplate: "around %{x}: %{y}<extra></extra>",
+      };
+    }),
+    more: { barmode: "overlay", bargap: 0, xaxis: { title: { text: "value" } }, yaxis: { title: { text: "elements" } }, showlegend: histograms.length > 1 },
+  });
+  return chart(label, figure);
+}
+
+function heatmapChart(label, facts) {
+  const figure = () => ({
+    data: [{
+      type: "heatmap", z: facts.values, x: facts.values[0].map((_, at) => at * facts.steps[1]), y: facts.values.map((_, at) => at * facts.steps[0]),
+      colorscale: "RdBu", zmid: 0, hoverongaps: false, hovertemplate: "row %{y}, column %{x}: %{z}<extra></extra>", colorbar: { thickness: 12 },
+    }],
+    more: { xaxis: { title: { text: "column" } }, yaxis: { title: { text: "row" }, autorange: "reversed" } },
+  });
+  return chart(label, figure);
+}
+
+function historyChart(points, what) {
+  const known = points.filter((each) => typeof each[what] === "number");
+  const figure = () => ({
+    data: [{
+      type: "scatter", mode: "lines+markers", x: known.map((each) => each.step), y: known.map((each) => each[what]),
+      text: known.map((each) => plain(each.key)), hovertemplate: "step %{x}: %{y}<br>%{text}<extra></extra>",
+    }],
+    more: { xaxis: { title: { text: "step" } }, yaxis: { title: { text: what } } },
+  });
+  return chart(`${what} over the run: ${known.map((each) => `step ${each.step} ${number(each[what])}`).join(", ")}`, figure, null, 260);
+}
+
+function layersChart(layers, onclick) {
+  const shown = layers.filter((each) => typeof each.sums.relative === "number").slice(0, 30).reverse();
+  const figure = () => ({
+    data: [{
+      type: "bar", orientation: "h", y: shown.map((each) => plain(each.name)), x: shown.map((each) => each.sums.relative),
+      customdata: shown.map((each) => each.name), hovertemplate: "%{y}: %{x}<extra></extra>",
+    }],
+    more: { xaxis: { title: { text: "relative change" } }, yaxis: { type: "category" }, margin: { l: 16, r: 16, t: 8, b: 44 } },
+  });
+  const label = [...shown].reverse().map((each) => `${each.name} ${number(each.sums.relative)}`).join(", ");
+  return chart(`Relative change by layer: ${label}`, figure, (point) => onclick(point.customdata), Math.max(220, 40 + 24 * shown.length));
+}

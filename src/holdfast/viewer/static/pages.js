@@ -1,0 +1,266 @@
+// One function for each kind of page: facts in, elements out.
+"use strict";
+const go = (address) => { if (!inlined) location.href = page.root + address; };
+
+function marks(each) {
+  return each.marks.map((mark) => el("span", { class: mark.startsWith("unreadable") ? "mark bad" : mark === "latest" ? "mark good" : "mark" }, mark));
+}
+
+// ---- a run
+
+let runText = "";
+
+async function runPage() {
+  const facts = await get("/run.json");
+  runText = JSON.stringify(facts);
+  drawRun(facts);
+  if (inlined) return;
+  setInterval(async () => {
+    if (document.hidden) return;
+    const now = await get("/run.json").catch((error) => { lead(error.message); return null; });
+    if (now && JSON.stringify(now) !== runText) { runText = JSON.stringify(now); drawRun(now); }
+  }, 1000);
+}
+
+function drawRun(facts) {
+  const read = facts.checkpoints.filter((each) => each.problem === null);
+  const damaged = facts.checkpoints.length - read.length;
+  document.getElementById("title").textContent = facts.folder;
+  const branches = facts.branches > 1 ? `, ${several(facts.branches, "branch").replace("branchs", "branches")}` : "";
+  lead(`${several(facts.checkpoints.length, "checkpoint")}, ${bytes(facts.nbytes)}${branches}${damaged ? `, ${whole(damaged)} that cannot be read` : ""}`);
+  const picked = document.querySelector("#metric")?.value ?? facts.metrics[0] ?? "";
+  const place = el("div", {});
+  const draw = (metric) => place.replaceChildren(timelineChart(facts, metric || null, (name) => go(checkpointAt(name))));
+  const choice = el("select", { id: "metric", onchange: (event) => draw(event.target.value) },
+    facts.metrics.map((name) => el("option", { value: name, selected: name === picked }, name)), el("option", { value: "", selected: picked === "" }, "bytes"));
+  const from = [el("option", { value: "" }, "compare with …"), ...read.map((each) => el("option", { value: each.name }, each.name))];
+  const rows = [...facts.checkpoints].reverse().map((each) => [
+    [each.problem === null ? link(checkpointAt(each.name), each.name) : el("span", { class: "bad" }, each.name), "name"],
+    [each.step === null ? "" : whole(each.step), "number"],
+    ...facts.metrics.map((name) => [number(each.metrics[name]), "number"]),
+    [bytes(each.nbytes), "number"],
+    [each.seconds === null ? "" : `${number(each.seconds)} s`, "number"],
+    [moment(each.time) || "", ""],
+    [[...marks(each), each.pruned ? el("span", { class: "dim" }, `${whole(each.pruned)} pruned before it`) : null].filter(Boolean), ""],
+    [inlined || each.problem !== null ? "" : el("select", { "aria-label": `Compare ${each.name} with`, onchange: (event) => event.target.value && go(`/diff${query({ a: event.target.value, b: each.name })}`) }, from.map((option) => option.cloneNode(true))), ""],
+  ]);
+  const heads = ["checkpoint", ["step", "number"], ...facts.metrics.map((name) => [name, "number"]), ["size", "number"], ["since the last", "number"], "saved (UTC)", "", ""];
+  const caption = "A star is the best, a square is pinned, a dot the latest or another; a dotted line stands where saves before it were pruned.";
+  show(section("Over the steps", el("div", { class: "tools" }, el("label", { for: "metric" }, "Show"), choice), place, el("p", { class: "dim" }, caption)),
+    section("Checkpoints", table(heads, rows, "Checkpoints, newest first")), lines(facts.lines));
+  draw(picked);
+}
+
+// ---- a checkpoint
+
+async function checkpointPage() {
+  const facts = await get(`${checkpointAt(page.key)}.json`);
+  document.getElementById("title").textContent = facts.file;
+  const { total, record } = facts;
+  lead(`${facts.format}, ${bytes(facts.file_nbytes)}`);
+  const cards = [card("tensors", whole(total.tensors)), card("elements", whole(total.numel)), card("bytes", bytes(total.nbytes)),
+    ...(record && record.step !== null ? [card("step", whole(record.step))] : []),
+    ...Object.entries(record?.metrics ?? {}).map(([name, value]) => card(name, number(value))),
+    ...facts.dtypes.map((each) => card(each.name, bytes(each.nbytes)))];
+  const parts = facts.parts.filter((each) => each.name !== null);
+  const search = el("input", { type: "search", placeholder: "Filter by name", "aria-label": "Filter tensors by name" });
+  const sort = el("select", { "aria-label": "Sort tensors by" }, ["file", "name", "size", "shape", "dtype"].map((each) => el("option", {}, each)));
+  const rows = new Rows(search, sort);
+  const notes = [...facts.notes, ...(facts.is_complete ? [] : ["This tree describes more than can be listed."])];
+  show(
+    el("div", { class: "cards" }, cards),
+    notes.length ? section("Notes", el("ul", {}, notes.map((note) => el("li", {}, note)))) : null,
+    parts.length ? section("Parts", table(["part", ["tensors", "number"], ["elements", "number"], ["bytes", "number"]],
+      parts.map((each) => [[el("button", { type: "button", onclick: () => rows.filter(`${each.name}.`) }, each.name), "name"], [whole(each.tensors), "number"], [whole(each.numel), "number"], [bytes(each.nbytes), "number"]]), "Parts")) : null,
+    section("Tensors", el("div", { class: "tools" }, search, el("label", {}, "sort by ", sort), rows.count), rows.head, rows.place),
+    total.nbytes ? section("Where the bytes are", treemapChart(facts.areas, (point) => rows.filter(point.customdata[0].replace(/\.?…$/, "")))) : null,
+    section("Is it safe, is it whole?", ...(inlined ? [el("p", { class: "dim" }, "holdfast scan and holdfast verify say.")] : [
+      later("Looking at what it would call …", () => checked("scan")),
+      onRequest(`Compare all ${bytes(facts.file_nbytes)} with their checksums`, "Reading every byte …", () => checked("verify"))])),
+    record ? section("Record", recordTable(record), el("details", {}, el("summary", {}, "All of it"), el("pre", {}, JSON.stringify(record, null, 1)))) : null,
+    facts.values.length ? section("Plain values", table(["name", "type", "value"], facts.values.map((each) => [[each.name, "name"], each.type, [el("span", { class: "mono" }, each.text), "name"]]), "Plain values"),
+      facts.more.values ? el("p", { class: "dim" }, `… and ${whole(facts.more.values)} more`) : null) : null,
+    facts.opaques.length ? section("Objects, not built", table(["name", "kind", "class"], facts.opaques.map((each) => [[each.name, "name"], each.kind, [el("span", { class: "mono" }, each.symbol), "name"]]), "Objects")) : null,
+    Object.keys(facts.metadata).length ? section("Metadata", table(["key", "text"], Object.entries(facts.metadata).map(([key, text]) => [[key, "name"], [text, "name"]]), "Metadata")) : null,
+    lines(facts.lines));
+  rows.start();
+}
+
+function recordTable(record) {
+  const { versions = {}, git, host } = record.provenance ?? {};
+  const facts = [["id", record.id], ["goes on from", record.parent], ["saved", record.time ? `${moment(record.time)} UTC` : null], ["sequence", record.sequence],
+    ["code", git?.commit ? `${git.commit}${git.is_dirty ? " (with changes)" : ""}` : null], ["versions", Object.entries(versions).map(([name, version]) => `${name} ${version}`).join(", ")], ["on", host]];
+  return table(["field", "value"], facts.filter(([, value]) => value !== null && value !== undefined && value !== "").map(([name, value]) => [name, [String(value), "name"]]), "Record");
+}
+
+async function checked(what) {
+  const facts = await get(`/${what}/${encodeURIComponent(page.key)}.json`);
+  return el("div", {}, el("p", {}, el("span", { class: facts.ok ? "mark good" : "mark bad" }, `${what}: ${facts.ok ? "fine" : "look"}`)), el("pre", {}, facts.text));
+}
+
+// A table of any length: only the rows in sight are there, and windows of them are fetched.
+class Rows {
+  constructor(search, sort) {
+    this.height = 30; this.window = 200; this.pages = new Map(); this.total = 0; this.turn = 0;
+    this.search = search; this.sort = sort;
+    this.count = el("span", { class: "dim", "aria-live": "polite" });
+    this.space = el("div", { class: "space", role: "rowgroup" });
+    this.place = el("div", { class: "rows", tabindex: "0", role: "table", "aria-label": "Tensors" }, this.space);
+    this.head = el("div", { class: "row head", "aria-hidden": "true" }, ["name", "dtype", "shape"].map((each) => el("span", {}, each)), el("span", { class: "number" }, "bytes"), el("span", {}, "share"));
+    this.place.addEventListener("scroll", () => requestAnimationFrame(() => this.draw()));
+    this.place.addEventListener("keydown", (event) => this.move(event));
+    let waiting;
+    search.addEventListener("input", () => { clearTimeout(waiting); waiting = setTimeout(() => this.start(), 120); });
+    sort.addEventListener("change", () => this.start());
+  }
+  filter(text) { this.search.value = text; this.start(); this.search.focus(); }
+  move(event) {
+    const links = [...this.space.querySelectorAll("a")].sort((a, b) => a.offsetParent.offsetTop - b.offsetParent.offsetTop);
+    const at = links.indexOf(document.activeElement);
+    const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
+    if (at < 0 || !step || !links[at + step]) return;
+    event.preventDefault();
+    links[at + step].focus({ preventScroll: true });
+    links[at + step].scrollIntoView({ block: "nearest" });
+  }
+  start() {
+    this.turn += 1; this.pages.clear(); this.place.scrollTop = 0; this.space.replaceChildren();
+    return this.fetch(0);
+  }
+  async fetch(at) {
+    const turn = this.turn;
+    this.pages.set(at, null);
+    const facts = inlined ? this.local(at) : await get(`/rows/${encodeURIComponent(page.key)}.json${query({ filter: this.search.value, sort: this.sort.value, start: at * this.window, count: this.window })}`);
+    if (turn !== this.turn) return;
+    this.pages.set(at, facts.rows);
+    this.total = facts.total;
+    this.count.textContent = several(facts.total, "tensor");
+    this.place.setAttribute("aria-rowcount", facts.total);
+    this.space.style.height = `${facts.total * this.height}px`;
+    this.draw();
+  }
+  local(at) {
+    const wanted = this.search.value.toLowerCase();
+    const rows = inlined.rows.filter((each) => each.name.toLowerCase().includes(wanted));
+    const key = { name: (a, b) => (a.name < b.name ? -1 : 1), size: (a, b) => b.nbytes - a.nbytes, shape: (a, b) => b.nbytes - a.nbytes, dtype: (a, b) => (a.dtype < b.dtype ? -1 : 1) }[this.sort.value];
+    if (key) rows.sort(key);
+    return { total: rows.length, rows: rows.slice(at * this.window, (at + 1) * this.window) };
+  }
+  draw() {
+    const first = Math.max(0, Math.floor(this.place.scrollTop / this.height) - 5);
+    const last = Math.min(this.total, first + Math.ceil(this.place.clientHeight / this.height) + 10);
+    const focused = document.activeElement?.closest?.(".row")?.getAttribute("aria-rowindex");
+    const made = [];
+    for (let at = first; at < last; at += 1) {
+      const page_ = Math.floor(at / this.window);
+      if (!this.pages.has(page_)) this.fetch(page_);
+      const facts = this.pages.get(page_)?.[at % this.window];
+      if (facts) made.push(this.row(at, facts));
+    }
+    this.space.replaceChildren(...made);
+    if (focused) this.space.querySelector(`[aria-rowindex="${focused}"] a`)?.focus({ preventScroll: true });
+  }
+  row(at, facts) {
+    const share = `${(100 * facts.share).toFixed(facts.share < 0.1 ? 1 : 0)}%`;
+    return el("div", { class: "row", role: "row", "aria-rowindex": at + 1, style: `top:${at * this.height}px` },
+      el("span", { role: "cell", title: facts.note ? `${facts.name} (${facts.note})` : facts.name }, link(tensorAt(page.key, facts.name), facts.name)),
+      el("span", { role: "cell" }, facts.dtype), el("span", { role: "cell" }, shape(facts.shape)),
+      el("span", { role: "cell", class: "number" }, bytes(facts.nbytes)),
+      el("span", { role: "cell", "aria-label": `${share} of all bytes`, title: share }, el("div", { class: "bar" }, el("span", { style: `width:${100 * facts.share}%` }))));
+  }
+}
+
+// ---- a tensor
+
+async function tensorPage() {
+  const { key, name } = page;
+  const row = (await get(`/rows/${encodeURIComponent(key)}.json${query({ filter: name, count: 500 })}`)).rows.find((each) => each.name === name);
+  document.getElementById("title").textContent = name;
+  if (row) lead(`${row.dtype} ${shape(row.shape)}, ${bytes(row.nbytes)}${row.note ? `, ${row.note}` : ""} · ${key}`);
+  const isLarge = row && row.nbytes > 64 << 20;
+  const elsewhere = el("div", {});
+  const work = async () => {
+    const facts = await get(`/tensor/${encodeURIComponent(key)}.json${query({ name })}`);
+    elsewhere.replaceChildren(lines(facts.lines));
+    return statistics(facts.stats);
+  };
+  show(section("Statistics", isLarge ? onRequest(`Read its ${bytes(row.nbytes)}`, "Reading …", work) : later("Reading …", work)),
+    row ? section("As a picture", later("Reading …", () => picture(key, name, row.shape))) : null,
+    page.run ? section("Over the run", onRequest("Read it in every checkpoint", "Reading …", async () => history(await get(`/history.json${query({ name })}`)))) : null, elsewhere);
+}
+
+function statistics(stats) {
+  if (stats.why && !stats.counted) return el("p", {}, stats.why);
+  const cards = [["least", stats.minimum], ["largest", stats.maximum], ["mean", stats.mean], ["standard deviation", stats.std], ["norm", stats.norm], ["zeros", stats.zeros], ["NaN", stats.nans], ["infinite", stats.infs]];
+  return el("div", {},
+    stats.flags.length ? el("p", {}, stats.flags.map((flag) => el("span", { class: "mark bad" }, flag.text))) : null,
+    el("div", { class: "cards" }, cards.map(([label, value]) => card(label, number(value) || "–"))),
+    stats.histogram.counts.length ? histogramChart(`Histogram of ${stats.name}: ${number(stats.minimum)} to ${number(stats.maximum)}, mean ${number(stats.mean)}`, [{ name: stats.name, histogram: stats.histogram }]) : null);
+}
+
+async function picture(key, name, sizes) {
+  const lead_ = sizes.slice(0, -2);
+  const place = el("div", {});
+  const draw = async (index) => {
+    const facts = await get(`/slice/${encodeURIComponent(key)}.json${query({ name, index: index.join(",") })}`);
+    const thinned = facts.steps.some((step) => step > 1) ? `Every ${facts.steps[0]}. row and every ${facts.steps[1]}. column. ` : "";
+    place.replaceChildren(heatmapChart(`Heat map of ${name} ${shape(sizes)}`, facts), el("p", { class: "dim" }, `${thinned}Its checksum is compared when its statistics are read.`));
+  };
+  const inputs = lead_.map((size, axis) => el("input", { type: "number", min: 0, max: size - 1, value: 0, "aria-label": `Place along axis ${axis}`, onchange: () => draw(inputs.map((each) => Number(each.value))).catch((error) => place.replaceChildren(letter(error))) }));
+  await draw(lead_.map(() => 0));
+  return el("div", {}, inputs.length ? el("div", { class: "tools" }, "Slice at", inputs) : null, place);
+}
+
+function history({ points }) {
+  const rows = points.map((each) => [[link(checkpointAt(each.key), each.key), "name"], [each.step === null ? "" : whole(each.step), "number"], [number(each.norm), "number"], [number(each.mean), "number"], [number(each.std), "number"], [number(each.change), "number"], each.problem ?? ""]);
+  return el("div", {}, el("div", { class: "pair two" }, ["norm", "mean", "std", "change"].map((what) => historyChart(points, what))),
+    table(["checkpoint", ["step", "number"], ["norm", "number"], ["mean", "number"], ["std", "number"], ["relative change", "number"], ""], rows, "Over the run"));
+}
+
+// ---- two checkpoints
+
+async function diffPage() {
+  const facts = await get(`/diff.json${inlined ? "" : location.search}`);
+  document.getElementById("title").textContent = facts.equal ? "They hold the same" : `${several(facts.changes.length, "tensor")} changed`;
+  lead(`${facts.a} → ${facts.b} · ${facts.words}`);
+  const byName = new Map(facts.changes.map((each) => [each.name, each]));
+  const beside = el("div", { id: "beside" });
+  const rows = facts.layers.flatMap((layer) => [
+    [[el("strong", { id: `layer-${layer.name}` }, layer.name), "name"], ...sums(layer.sums), ""],
+    ...layer.tensors.map((name) => changeRow(facts, byName.get(name), beside)),
+  ]);
+  const jump = (name) => document.getElementById(`layer-${name}`)?.scrollIntoView({ block: "center" });
+  show(
+    facts.layers.length ? section("Layers by change", layersChart(facts.layers, jump)) : null,
+    rows.length ? section("Tensors", table(["", ["relative", "number"], ["cosine", "number"], ["largest", "number"], ["changed", "number"], ""], rows, "Changed tensors by layer"), beside) : null,
+    ...[["Only in the first", facts.removed], ["Only in the second", facts.added]].map(([head, sides]) => (sides.length ? section(head, table(["name", "dtype", "shape", ["bytes", "number"]], sides.map((each) => [[each.name, "name"], each.dtype, shape(each.shape), [bytes(each.nbytes), "number"]]), head)) : null)),
+    ...[["Plain values", facts.values], ["Record (does not count)", facts.record]].map(([head, values]) => (values.length ? section(head, table(["name", "first", "second"], values.map((each) => [[each.name, "name"], [each.a ?? "(none)", "name"], [each.b ?? "(none)", "name"]]), head)) : null)),
+    lines(facts.lines));
+}
+
+function sums(facts) {
+  if (!facts || !facts.numel) return ["", "", "", ""];
+  return [[number(facts.relative), "number"], [facts.cosine === null ? "" : Number(facts.cosine).toFixed(6), "number"], [number(facts.largest), "number"], [`${(100 * facts.share).toFixed(1)}%`, "number"]];
+}
+
+function changeRow(facts, change, beside) {
+  const notes = [change.kinds.includes("reshaped") ? change.shapes.map(shape).join(" → ") : null, change.dtypes[0] !== change.dtypes[1] ? change.dtypes.join(" → ") : null, change.old_name ? `was ${change.old_name}` : null, change.why];
+  const open = async () => {
+    beside.replaceChildren(later(`Reading ${change.name} …`, () => histograms(facts.keys, change)));
+    beside.scrollIntoView({ block: "nearest" });
+  };
+  const short = change.name.slice(change.name.lastIndexOf(".") + 1);
+  const name = inlined ? short : el("button", { class: "quiet", type: "button", title: `Both histograms of ${change.name}`, onclick: open }, short);
+  return [[name, "name inner"], ...sums(change.sums), [notes.filter(Boolean).join(", "), "name"]];
+}
+
+async function histograms(keys, change) {
+  const names = [change.old_name ?? change.name, change.name];
+  const found = await Promise.all(keys.map((key, side) => get(`/tensor/${encodeURIComponent(key)}.json${query({ name: names[side] })}`)));
+  const named = found.map(({ stats }, side) => ({ name: ["first", "second"][side], histogram: stats.histogram }));
+  return section(change.name, histogramChart(`Histograms of ${change.name} in both`, named),
+    table(["", ["mean", "number"], ["std", "number"], ["least", "number"], ["largest", "number"], ["norm", "number"]], found.map(({ stats }, side) => [link(tensorAt(keys[side], names[side]), ["first", "second"][side]), ...["mean", "std", "minimum", "maximum", "norm"].map((what) => [number(stats[what]), "number"])]), "Both"));
+}
+
+const kinds = { run: runPage, checkpoint: checkpointPage, tensor: tensorPage, diff: diffPage };
+kinds[page.kind]?.().catch((error) => { lead(""); show(letter(error)); });

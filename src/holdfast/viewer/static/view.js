@@ -1,0 +1,118 @@
+// What every page uses. Text from files goes into the page as text, never as HTML.
+"use strict";
+const page = document.documentElement.dataset;
+const inlined = JSON.parse(document.getElementById("inlined")?.textContent ?? "null");
+
+function el(tag, attributes = {}, ...children) {
+  const made = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (value === null || value === undefined || value === false) continue;
+    if (name.startsWith("on")) made.addEventListener(name.slice(2), value);
+    else made.setAttribute(name, value === true ? "" : value);
+  }
+  made.append(...present(children));
+  return made;
+}
+
+const present = (children) => children.flat().filter((child) => child !== null && child !== undefined);
+
+async function get(address) {
+  if (inlined) {
+    if (address in inlined) return inlined[address];
+    throw new Error("This file holds one page; holdfast view shows the others.");
+  }
+  const answer = await fetch(page.root + address);
+  const facts = await answer.json();
+  if (!answer.ok) throw new Error(facts.error ?? answer.statusText);
+  return facts;
+}
+
+const query = (values) => "?" + new URLSearchParams(values).toString();
+const checkpointAt = (key) => `/checkpoint/${encodeURIComponent(key)}`;
+const tensorAt = (key, name) => `/tensor/${encodeURIComponent(key)}${query({ name })}`;
+
+function link(address, text, attributes = {}) {
+  if (inlined) return el("span", attributes, text);
+  return el("a", { ...attributes, href: page.root + address }, text);
+}
+
+function bytes(count) {
+  const units = ["B", "KiB", "MiB", "GiB", "TiB"];
+  let unit = 0;
+  while (count >= 1024 && unit < units.length - 1) { count /= 1024; unit += 1; }
+  return `${unit && count < 100 ? count.toFixed(1) : Math.round(count)} ${units[unit]}`;
+}
+const whole = (count) => count.toLocaleString("en-US");
+const several = (count, word) => `${whole(count)} ${word}${count === 1 ? "" : "s"}`;
+function number(value) {
+  if (value === null || value === undefined) return "";
+  if (typeof value === "string") return value;
+  if (Number.isInteger(value) && Math.abs(value) < 1e9) return whole(value);
+  return Math.abs(value) < 1e-3 ? value.toExponential(3) : value.toPrecision(5).replace(/\.?0+(e|$)/, "$1");
+}
+const moment = (time) => (time ? time.slice(0, 19).replace("T", " ") : "");
+const shape = (sizes) => `[${sizes.join(", ")}]`;
+
+function card(label, value) {
+  return el("div", { class: "card" }, el("div", { class: "label" }, label), el("div", { class: "value" }, value));
+}
+
+function table(heads, rows, label) {
+  const cells = (row, tag) => row.map((cell) => {
+    const [content, kind] = Array.isArray(cell) ? cell : [cell, ""];
+    return el(tag, { class: kind || null, scope: tag === "th" ? "col" : null }, content ?? "");
+  });
+  return el("div", { class: "wide", tabindex: "0", role: "region", "aria-label": label },
+    el("table", {}, el("thead", {}, el("tr", {}, cells(heads, "th"))),
+      el("tbody", {}, rows.map((row) => el("tr", {}, cells(row, "td"))))));
+}
+
+function lines(facts) {
+  const parts = [["Python", facts.python], ...facts.commands.map((command) => ["Command line", command])];
+  return section("The same elsewhere", parts.map(([what, text]) => el("div", { class: "copy" },
+    el("pre", { "aria-label": what }, text),
+    el("button", { type: "button", "aria-label": `Copy: ${what}`, onclick: (event) => copy(event.target, text) }, "Copy"))));
+}
+
+async function copy(button, text) {
+  await navigator.clipboard.writeText(text);
+  button.textContent = "Copied";
+  setTimeout(() => { button.textContent = "Copy"; }, 1500);
+}
+
+function section(head, ...children) {
+  return el("section", { "aria-label": head }, el("h2", {}, head), ...children);
+}
+
+function letter(error) {
+  return el("pre", { class: "letter", role: "alert" }, error.message);
+}
+
+// A place that is filled when its facts are there: reading a large tensor takes as long as its bytes.
+function later(text, work) {
+  const place = el("div", {}, el("p", { class: "dim", "aria-live": "polite" }, text));
+  work().then((made) => place.replaceChildren(made), (error) => place.replaceChildren(letter(error)));
+  return place;
+}
+
+function onRequest(text, label, work) {
+  const place = el("div", {});
+  place.append(el("button", { type: "button", onclick: () => place.replaceChildren(later(label, work)) }, text));
+  return place;
+}
+
+function lead(text) { document.getElementById("lead").textContent = text; }
+function show(...children) { document.getElementById("content").replaceChildren(...present(children)); }
+
+const theme = {
+  stored() { try { return localStorage.getItem("holdfast-theme"); } catch { return null; } },
+  now() { return this.stored() ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light"); },
+  apply() { page.theme = this.now(); document.dispatchEvent(new Event("theme")); },
+  toggle() {
+    try { localStorage.setItem("holdfast-theme", this.now() === "dark" ? "light" : "dark"); } catch { /* a file has none */ }
+    this.apply();
+  },
+};
+document.getElementById("theme").addEventListener("click", () => theme.toggle());
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => theme.apply());
+theme.apply();

@@ -1,0 +1,73 @@
+"""One file that shows a page by itself: its facts, styles, scripts and the charts' library."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from holdfast.io.commit import commit
+from holdfast.io.sink import Sink
+from holdfast.report.rows import row
+from holdfast.viewer import pages
+from holdfast.viewer.app import ASSETS, PLOTLY, asset, home_of, rendered
+from holdfast.viewer.shown import Shown
+
+#: Rows of a table that one file holds.
+_MOST_ROWS = 20_000
+
+
+def write(shown: Shown, target: Path) -> int:
+    """Write the page that one begins with; the bytes it has.
+
+    Raises:
+        FileError: the file system said no; what was there before is untouched.
+    """
+    data = html(shown).encode()
+
+    def fill(data: bytes, sink: Sink) -> None:
+        sink(data)
+        sink.end()
+
+    commit(target, len(data), partial(fill, data), what="page")
+    return len(data)
+
+
+def html(shown: Shown) -> str:
+    """The page as one text that asks nothing of anybody."""
+    kind = home_of(shown).split("/")[1]
+    key = shown.keys[0] if kind == "checkpoint" else ""
+    scripts = [_script(asset(name).decode()) for name in (PLOTLY, *ASSETS) if name.endswith(".js")]
+    inlined = {
+        "facts": Markup(_json(_facts(shown, kind, key))),
+        "style": Markup(asset("style.css").decode()),
+        "scripts": scripts,
+    }
+    return rendered(shown, kind, kind.capitalize(), "", key=key, inlined=inlined)
+
+
+def _facts(shown: Shown, kind: str, key: str) -> dict[str, Any]:
+    """The facts of a page, by the addresses that its script asks for."""
+    if kind == "run":
+        return {"/run.json": pages.run_facts(shown)}
+    if kind == "diff":
+        return {"/diff.json": pages.diff_facts(shown, "a", "b")}
+    from urllib.parse import quote
+
+    opened = shown.open(key)
+    total = opened.summary.total.nbytes
+    rows = [row(tensor, total) for tensor in opened.summary.tensors[:_MOST_ROWS]]
+    address = f"/checkpoint/{quote(key, safe='!~*()' + chr(39))}.json"  # as encodeURIComponent does
+    return {address: pages.checkpoint_facts(opened), "rows": rows}
+
+
+def _json(facts: Any) -> str:
+    """JSON that nothing in it can end the script element of."""
+    return json.dumps(facts, ensure_ascii=True, allow_nan=False).replace("<", "\\u003c")
+
+
+def _script(text: str) -> Markup:
+    return Markup(text.replace("</script", "<\\/script"))
