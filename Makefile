@@ -65,7 +65,7 @@ $(VENV)/.ready-demo: $(VENV)/bin/python pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/.ready-dev: $(VENV)/bin/python pyproject.toml constraints.txt
-	$(PIP) install -c constraints.txt -e '.[torch,loaders,dev]'
+	$(PIP) install -c constraints.txt -e '.[torch,loaders,view,dev]'
 	touch $@ $(VENV)/.ready-demo
 
 $(LIGHT)/bin/python:

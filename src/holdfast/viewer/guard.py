@@ -59,7 +59,7 @@ class Guard:
             await PlainTextResponse(text + "\n", status)(scope, receive, with_headers)
             return
         prefix = f"/{self._token}"
-        inner = {**scope, "path": scope["path"][len(prefix) :], "root_path": prefix}
+        inner = {**scope, "path": scope["path"][len(prefix) :] or "/", "root_path": prefix}
         inner["raw_path"] = inner["path"].encode()
         await self._app(inner, receive, with_headers)
 

@@ -26,7 +26,7 @@ def serve(shown: Shown, *, port: int = 0, opens: bool = True, say: Callable[[str
     Raises:
         UsageError: the port is taken.
     """
-    with contextlib.closing(_listening(port)) as sock:
+    with contextlib.closing(listening(port)) as sock:
         taken = sock.getsockname()[1]
         token = secrets.token_urlsafe(16)
         app = Guard(make_app(shown), token, taken)
@@ -39,7 +39,7 @@ def serve(shown: Shown, *, port: int = 0, opens: bool = True, say: Callable[[str
             uvicorn.Server(config).run(sockets=[sock])
 
 
-def _listening(port: int) -> socket.socket:
+def listening(port: int) -> socket.socket:
     """A socket of this machine alone, already listening: the link works once it is printed."""
     sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     try:

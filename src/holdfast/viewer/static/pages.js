@@ -35,13 +35,13 @@ function drawRun(facts) {
     facts.metrics.map((name) => el("option", { value: name, selected: name === picked }, name)), el("option", { value: "", selected: picked === "" }, "bytes"));
   const from = [el("option", { value: "" }, "compare with …"), ...read.map((each) => el("option", { value: each.name }, each.name))];
   const rows = [...facts.checkpoints].reverse().map((each) => [
-    [each.problem === null ? link(checkpointAt(each.name), each.name) : el("span", { class: "bad" }, each.name), "name"],
+    [[each.problem === null ? link(checkpointAt(each.name), each.name) : el("span", { class: "bad" }, each.name), " ", ...marks(each)], "name"],
     [each.step === null ? "" : whole(each.step), "number"],
     ...facts.metrics.map((name) => [number(each.metrics[name]), "number"]),
     [bytes(each.nbytes), "number"],
     [each.seconds === null ? "" : `${number(each.seconds)} s`, "number"],
     [moment(each.time) || "", ""],
-    [[...marks(each), each.pruned ? el("span", { class: "dim" }, `${whole(each.pruned)} pruned before it`) : null].filter(Boolean), ""],
+    [each.pruned ? el("span", { class: "dim" }, `${whole(each.pruned)} pruned before it`) : "", ""],
     [inlined || each.problem !== null ? "" : el("select", { "aria-label": `Compare ${each.name} with`, onchange: (event) => event.target.value && go(`/diff${query({ a: event.target.value, b: each.name })}`) }, from.map((option) => option.cloneNode(true))), ""],
   ]);
   const heads = ["checkpoint", ["step", "number"], ...facts.metrics.map((name) => [name, "number"]), ["size", "number"], ["since the last", "number"], "saved (UTC)", "", ""];

@@ -60,7 +60,7 @@ function card(label, value) {
 function table(heads, rows, label) {
   const cells = (row, tag) => row.map((cell) => {
     const [content, kind] = Array.isArray(cell) ? cell : [cell, ""];
-    return el(tag, { class: kind || null, scope: tag === "th" ? "col" : null }, content ?? "");
+    return el(tag, { class: kind || null, scope: tag === "th" ? "col" : null }, ...[content ?? ""].flat());
   });
   return el("div", { class: "wide", tabindex: "0", role: "region", "aria-label": label },
     el("table", {}, el("thead", {}, el("tr", {}, cells(heads, "th"))),

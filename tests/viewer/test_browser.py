@@ -1,0 +1,241 @@
+"""The pages in a real browser: every one opened, its numbers read, nothing else asked for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+from viewing import EVIL, make_run
+
+import holdfast
+from holdfast.cli.app import cli
+
+ARGUMENTS = ["--headless", "--no-sandbox", "--disable-gpu"]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        found = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=ARGUMENTS)
+        yield found
+        found.close()
+
+
+class Watched:
+    """A page of which all is noted that must not be."""
+
+    def __init__(self, page: Page) -> None:
+        self.page = page
+        self.complaints: list[str] = []
+        self.requests: list[str] = []
+        page.on("console", lambda each: self._note(each.type, each.text))
+        page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        page.on("request", lambda request: self.requests.append(request.url))
+
+    def _note(self, kind: str, text: str) -> None:
+        if kind in ("error", "warning"):
+            self.complaints.append(text)
+
+
+@pytest.fixture
+def watched(browser: Browser, link: str) -> Iterator[Watched]:
+    """A page; at the end nothing was complained of, and nobody else asked."""
+    context = browser.new_context(viewport={"width": 1200, "height": 900})
+    made = Watched(context.new_page())
+    yield made
+    hacked = made.page.evaluate("window.hacked")
+    context.close()
+    assert hacked is None, "a name from the file has run"
+    assert made.complaints == []
+    hosts = {re.sub(r"^(\w+:/*[^/]*).*", r"\1", url) for url in made.requests}
+    assert all(host.startswith(("http://127.0.0.1:", "data:", "file:")) for host in hosts), hosts
+
+
+def number_at(page: Page, label: str) -> float:
+    """What the card of that label says."""
+    card = page.locator(".card", has=page.get_by_text(label, exact=True))
+    return float(card.locator(".value").inner_text().replace(",", ""))
+
+
+def test_from_the_run_to_a_tensor_and_its_history(
+    watched: Watched, link: str, run_folder: Path
+) -> None:
+    page = watched.page
+    page.goto(f"{link}/")
+    expect(page).to_have_url(f"{link}/run")
+    expect(page.get_by_role("heading", level=1)).to_have_text(str(run_folder))
+    expect(page.get_by_role("img", name="loss over")).to_be_visible()
+    expect(page.locator(".main-svg").first).to_be_visible()
+    page.get_by_role("link", name="step-00000007.pt").click()
+    expect(page.get_by_text("38 tensors").or_(page.locator(".rows a").first)).to_be_visible()
+    expect(page.get_by_role("img", name="Where the bytes are")).to_be_visible()
+    expect(page.get_by_text("scan: fine")).to_be_visible()
+    page.get_by_role("button", name="Compare all").click()
+    expect(page.get_by_text("verify: fine")).to_be_visible()
+    page.get_by_label("Filter tensors by name").fill("0.weight")
+    page.locator(".rows").get_by_role("link", name="model.0.weight").click()
+    expect(page.get_by_role("img", name="Histogram of model.0.weight")).to_be_visible()
+    with holdfast.open(run_folder / "step-00000007.pt") as checkpoint:
+        array = checkpoint.array("model.0.weight").astype(np.float64)
+    for label, wanted in (
+        ("least", array.min()),
+        ("largest", array.max()),
+        ("mean", array.mean()),
+        ("standard deviation", array.std()),
+        ("norm", np.linalg.norm(array)),
+    ):
+        assert number_at(page, label) == pytest.approx(wanted, rel=1e-3), label
+    expect(page.get_by_role("img", name="Heat map of model.0.weight")).to_be_visible()
+    page.get_by_role("button", name="Read it in every checkpoint").click()
+    expect(page.get_by_role("img", name="norm over the run")).to_be_visible()
+    expect(page.get_by_role("region", name="Over the run").locator("tbody tr")).to_have_count(5)
+    expect(page.get_by_label("Command line").first).to_contain_text("holdfast show")
+
+
+def test_two_checkpoints_with_histograms_beside_each_other(watched: Watched, link: str) -> None:
+    page = watched.page
+    page.goto(f"{link}/run")
+    page.get_by_label("Compare step-00000007.pt with").select_option("step-00000006.pt")
+    page.wait_for_url("**/diff?*")
+    expect(page.get_by_role("heading", level=1)).to_contain_text("changed")
+    expect(page.get_by_role("img", name="Relative change by layer")).to_be_visible()
+    page.get_by_title("Both histograms of model.0.weight").click()
+    expect(page.get_by_role("img", name="Histograms of model.0.weight in both")).to_be_visible()
+    found = page.evaluate("fetch('diff.json' + location.search).then(answer => answer.json())")
+    weight = next(each for each in found["changes"] if each["name"] == "model.0.weight")
+    row = page.locator("tr", has=page.get_by_title("Both histograms of model.0.weight"))
+    shown = float(row.locator("td").nth(1).inner_text())
+    assert shown == pytest.approx(weight["sums"]["relative"], rel=1e-3)
+
+
+def test_names_from_files_are_text(watched: Watched, link: str) -> None:
+    page = watched.page
+    page.goto(f"{link}/run")
+    expect(page.get_by_role("columnheader", name=EVIL)).to_be_visible()
+    page.get_by_label("Show").select_option(EVIL)
+    expect(page.locator(".main-svg .ytitle")).to_have_text(EVIL)
+    page.goto(f"{link}/checkpoint/step-00000007.pt")
+    page.get_by_label("Filter tensors by name").fill("<script>")
+    expect(page.get_by_text("1 tensor", exact=True)).to_be_visible()
+    page.locator(".rows").get_by_role("link", name="extra.odd.").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text(f"extra.odd.{EVIL}")
+    expect(page.get_by_role("img", name="Histogram of extra.odd")).to_be_visible()
+    expect(page.get_by_text("all 1", exact=True)).to_be_visible()
+
+
+def test_a_page_of_what_is_wrong(
+    browser: Browser, serve: Callable[..., str], tmp_path: Path
+) -> None:
+    torch.save({"x": torch.ones(100)}, tmp_path / "a.pt")
+    link = serve(tmp_path / "a.pt")
+    data = (tmp_path / "a.pt").read_bytes()
+    (tmp_path / "a.pt").write_bytes(data[:300])
+    page = browser.new_page()
+    page.goto(f"{link}/")
+    expect(page.get_by_role("alert")).to_contain_text("a.pt")
+    page.goto(f"{link}/checkpoint/other.pt")
+    expect(page.get_by_role("alert")).to_contain_text("no checkpoint of that name is shown here")
+    page.goto(f"{link}/nothing")
+    expect(page.get_by_role("alert")).to_contain_text("there is no such page")
+    page.close()
+
+
+def test_the_keyboard_is_enough(watched: Watched, link: str) -> None:
+    page = watched.page
+    page.goto(f"{link}/checkpoint/step-00000007.pt")
+    expect(page.locator(".rows a").first).to_be_visible()
+    page.keyboard.press("Tab")
+    expect(page.get_by_text("Skip to the content")).to_be_focused()
+    page.locator(".rows a").first.focus()
+    page.keyboard.press("ArrowDown")
+    expect(page.locator('[aria-rowindex="2"] a')).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", name="Statistics")).to_be_visible()
+
+
+def test_light_and_dark(watched: Watched, link: str) -> None:
+    page = watched.page
+    page.emulate_media(color_scheme="dark")
+    page.goto(f"{link}/run")
+    back = "getComputedStyle(document.body).backgroundColor"
+    dark = page.evaluate(back)
+    page.get_by_role("button", name="Light or dark").click()
+    assert page.evaluate(back) == "rgb(255, 255, 255)" != dark
+    page.reload()
+    assert page.evaluate(back) == "rgb(255, 255, 255)", "it is remembered"
+
+
+@pytest.mark.parametrize("kind", ["run", "checkpoint", "tensor", "diff"])
+def test_a_phone_shows_no_more_than_its_width(watched: Watched, link: str, kind: str) -> None:
+    page = watched.page
+    page.set_viewport_size({"width": 390, "height": 844})
+    key = "step-00000007.pt"
+    addresses = {
+        "run": "run",
+        "checkpoint": f"checkpoint/{key}",
+        "tensor": f"tensor/{key}?name=model.0.weight",
+        "diff": f"diff?a=step-00000006.pt&b={key}",
+    }
+    page.goto(f"{link}/{addresses[kind]}")
+    expect(page.locator(".main-svg").first).to_be_visible()
+    assert page.evaluate("document.scrollingElement.scrollWidth") <= 390
+
+
+def test_a_hundred_thousand_rows_are_a_few_in_the_page(
+    browser: Browser, serve: Callable[..., str], tmp_path: Path
+) -> None:
+    torch.save({f"layer.{n}.w": torch.tensor(float(n)) for n in range(100_000)}, tmp_path / "a.pt")
+    page = browser.new_page()
+    page.goto(serve(tmp_path / "a.pt"))
+    expect(page.get_by_text("100,000 tensors")).to_be_visible(timeout=30_000)
+    assert page.locator(".row").count() < 60
+    page.locator(".rows").evaluate("(rows) => { rows.scrollTop = rows.scrollHeight; }")
+    expect(page.get_by_role("link", name="layer.99999.w")).to_be_visible()
+    assert page.locator(".row").count() < 60
+    page.get_by_label("Filter tensors by name").fill("layer.4242.")
+    expect(page.get_by_text("1 tensor", exact=True)).to_be_visible()
+    page.close()
+
+
+def test_a_run_in_training_shows_its_next_save(
+    browser: Browser, serve: Callable[..., str], tmp_path: Path
+) -> None:
+    folder = make_run(tmp_path / "run")
+    page = browser.new_page()
+    page.goto(serve(folder))
+    expect(page.get_by_role("link", name="step-00000007.pt")).to_be_visible()
+    model = torch.nn.Linear(2, 2)
+    with holdfast.Run(folder, background=False, model=model) as run:
+        run.save(8, metrics={"loss": 0.001})
+    expect(page.get_by_role("link", name="step-00000008.pt")).to_be_visible(timeout=2_000)
+    page.close()
+
+
+@pytest.mark.parametrize("kind", ["run", "checkpoint", "diff"])
+def test_one_file_to_send_to_someone(
+    watched: Watched, run_folder: Path, tmp_path: Path, kind: str
+) -> None:
+    paths = {
+        "run": [str(run_folder)],
+        "checkpoint": [str(run_folder / "step-00000007.pt")],
+        "diff": [f"{run_folder}@6", f"{run_folder}@7"],
+    }[kind]
+    out = tmp_path / "out.html"
+    done: Any = CliRunner().invoke(cli, ["view", *paths, "--static", str(out)])
+    assert done.exit_code == 0, done.output
+    page = watched.page
+    page.goto(out.as_uri())
+    watched.requests.clear()
+    expect(page.locator(".main-svg").first).to_be_visible()
+    if kind == "checkpoint":
+        page.get_by_label("Filter tensors by name").fill("0.weight")
+        expect(page.locator(".rows").get_by_text("model.0.weight", exact=True)).to_be_visible()
+    assert watched.requests == []
+    assert page.locator("a[href]:not(.skip)").count() == 0

@@ -1,0 +1,177 @@
+"""The facts behind each page, which are those that the library gives."""
+
+from __future__ import annotations
+
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlencode
+
+import numpy as np
+import pytest
+import torch
+from viewing import EVIL
+
+import holdfast
+from holdfast.errors import NoCheckpointError
+from holdfast.viewer.shown import shown
+
+
+def get(address: str) -> Any:
+    with urllib.request.urlopen(address) as answer:
+        return json.load(answer)
+
+
+def refused(address: str) -> tuple[int, str]:
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        get(address)
+    with caught.value as error:
+        return error.code, json.load(error)["error"]
+
+
+def test_a_run(link: str, run_folder: Path) -> None:
+    facts = get(f"{link}/run.json")
+    steps = [each["step"] for each in facts["checkpoints"]]
+    assert steps[-3:] == [5, 6, 7]
+    assert facts["latest"] == "step-00000007.pt"
+    assert facts["checkpoints"][-1]["marks"][0] == "latest"
+    assert facts["checkpoints"][-1]["is_pinned"]
+    gone = sum(each["pruned"] for each in facts["checkpoints"])
+    assert gone + len(steps) == 8
+    assert facts["lines"]["commands"] == [f"holdfast list {run_folder}"]
+    assert facts["checkpoints"][-1]["seconds"] > 0
+
+
+def test_a_checkpoint(link: str, run_folder: Path) -> None:
+    facts = get(f"{link}/checkpoint/step-00000007.pt.json")
+    with holdfast.open(run_folder / "step-00000007.pt") as checkpoint:
+        summary = checkpoint.summary()
+    assert facts["total"]["nbytes"] == summary.total.nbytes
+    assert facts["record"] == summary.record
+    whole = next(area for area in facts["areas"] if area["id"] == "")
+    assert whole["nbytes"] == sum(each.nbytes for each in summary.tensors)
+    assert whole["tensors"] == len(summary.tensors)
+
+
+def test_rows_are_filtered_sorted_and_windowed(link: str) -> None:
+    def rows(**asked: Any) -> Any:
+        return get(f"{link}/rows/step-00000007.pt.json?{urlencode(asked)}")
+
+    everything = rows()
+    assert everything["total"] == len(everything["rows"])
+    weights = rows(filter="WEIGHT", sort="size")
+    sizes = [row["nbytes"] for row in weights["rows"]]
+    assert sizes == sorted(sizes, reverse=True)
+    assert all("weight" in row["name"] for row in weights["rows"])
+    assert rows(start=2, count=3)["rows"] == everything["rows"][2:5]
+    assert rows(start=10**9)["rows"] == []
+    assert sum(row["share"] for row in everything["rows"]) == pytest.approx(1)
+    code, text = refused(f"{link}/rows/step-00000007.pt.json?sort=colour")
+    assert (code, text.startswith("rows are not sorted by that")) == (400, True)
+    assert refused(f"{link}/rows/step-00000007.pt.json?start=-1")[0] == 400
+
+
+def test_a_tensor(link: str, run_folder: Path) -> None:
+    address = f"{link}/tensor/step-00000007.pt.json?name=model.0.weight"
+    stats = get(address)["stats"]
+    with holdfast.open(run_folder / "step-00000007.pt") as checkpoint:
+        array = checkpoint.array("model.0.weight").astype(np.float64)
+    assert stats["mean"] == pytest.approx(array.mean())
+    assert stats["norm"] == pytest.approx(np.linalg.norm(array))
+    assert sum(stats["histogram"]["counts"]) == array.size
+    evil = get(f"{link}/tensor/step-00000007.pt.json?name={quote('extra.odd.' + EVIL)}")
+    assert evil["stats"]["mean"] == 1.0
+    code, text = refused(f"{link}/tensor/step-00000007.pt.json?name=model.0.wieght")
+    assert (code, "model.0.weight" in text) == (404, True)
+    assert refused(f"{link}/tensor/step-00000007.pt.json")[0] == 400
+
+
+@pytest.mark.parametrize(
+    ("tensor", "index", "expected"),
+    [
+        (torch.arange(6.0).reshape(2, 3), "", [[0, 1, 2], [3, 4, 5]]),
+        (torch.arange(3.0), "", [[0, 1, 2]]),
+        (torch.tensor(4.0), "", [[4]]),
+        (torch.arange(12.0).reshape(2, 3, 2), "1", [[6, 7], [8, 9], [10, 11]]),
+        (torch.arange(6.0).reshape(2, 3).t(), "", [[0, 3], [1, 4], [2, 5]]),
+        (torch.tensor([1.0, float("inf")]), "", [[1, None]]),
+        (torch.tensor([[0.0, 2.0]]).to_sparse(), "", [[0, 2]]),
+        (torch.tensor([1.0, 2.0]).bfloat16(), "", [[1, 2]]),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Sparse:UserWarning")
+def test_a_slice(
+    tensor: Any, index: str, expected: Any, tmp_path: Path, serve: Callable[..., str]
+) -> None:
+    torch.save({"x": tensor}, tmp_path / "a.pt")
+    facts = get(f"{serve(tmp_path / 'a.pt')}/slice/a.pt.json?name=x&index={index}")
+    assert facts["values"] == expected
+
+
+def test_a_large_slice_is_thinned_out(tmp_path: Path, serve: Callable[..., str]) -> None:
+    tensor = torch.arange(1000.0 * 500).reshape(1000, 500)
+    torch.save({"x": tensor, "cube": tensor.reshape(2, 500, 500)}, tmp_path / "a.pt")
+    link = serve(tmp_path / "a.pt")
+    facts = get(f"{link}/slice/a.pt.json?name=x")
+    assert facts["steps"] == [7, 4]
+    assert facts["values"] == tensor[::7, ::4].tolist()
+    for index, why in (("5", "no such slice"), ("0,1", "no such slice"), ("x", "by numbers")):
+        assert why in refused(f"{link}/slice/a.pt.json?name=cube&index={index}")[1]
+
+
+def test_the_history_of_a_tensor(link: str) -> None:
+    points = get(f"{link}/history.json?name=model.0.weight")["points"]
+    assert points[0]["change"] is None
+    assert all(point["change"] > 0 for point in points[1:])
+    assert [point["step"] for point in points] == sorted(point["step"] for point in points)
+
+
+def test_two_checkpoints(run_folder: Path, serve: Callable[..., str]) -> None:
+    paths = f"{run_folder}@6", f"{run_folder}@7"
+    facts = get(f"{serve(*paths)}/diff.json")
+    report = holdfast.diff(*paths)
+    assert facts["words"] == report.in_words()
+    assert facts["layers"] == report.to_json()["layers"]
+
+
+def test_two_of_a_run(link: str) -> None:
+    facts = get(f"{link}/diff.json?a=step-00000006.pt&b=step-00000007.pt")
+    assert not facts["equal"]
+    code, text = refused(f"{link}/diff.json?a=step-00000006.pt")
+    assert (code, text.splitlines()[0]) == (400, "which two checkpoints?")
+
+
+def test_scan_and_verify(link: str) -> None:
+    for what in ("scan", "verify"):
+        facts = get(f"{link}/{what}/step-00000007.pt.json")
+        assert facts["ok"], facts["text"]
+
+
+def test_a_damaged_file_is_an_answer(tmp_path: Path, serve: Callable[..., str]) -> None:
+    torch.save({"x": torch.ones(100)}, tmp_path / "a.pt")
+    data = (tmp_path / "a.pt").read_bytes()
+    link = serve(tmp_path / "a.pt")
+    assert get(f"{link}/checkpoint/a.pt.json")["total"]["tensors"] == 1
+    (tmp_path / "a.pt").write_bytes(data[: len(data) // 2])
+    code, text = refused(f"{link}/checkpoint/a.pt.json")
+    assert code == 422
+    assert str(tmp_path / "a.pt") in text
+
+
+def test_a_file_that_was_replaced_is_read_anew(tmp_path: Path, serve: Callable[..., str]) -> None:
+    holdfast.save({"x": torch.ones(100)}, tmp_path / "a.pt")
+    link = serve(tmp_path / "a.pt")
+    assert get(f"{link}/tensor/a.pt.json?name=x")["stats"]["mean"] == 1
+    holdfast.save({"x": torch.ones(100) * 2}, tmp_path / "a.pt")
+    assert get(f"{link}/tensor/a.pt.json?name=x")["stats"]["mean"] == 2
+
+
+def test_what_is_not_there(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(NoCheckpointError, match="this run has no checkpoint"):
+        shown(tmp_path / "empty")
+    with pytest.raises(NoCheckpointError):
+        shown(tmp_path / "gone.pt").open("gone.pt")
