@@ -28,3 +28,9 @@ def test_large_by_several_threads() -> None:
     outcome = outcome_of("error", "Run, background", "large", *options)
     assert outcome.wrong == {}
     assert outcome.happened >= 2
+
+
+def test_unpin_where_the_disk_does_not_answer() -> None:
+    """Whether a file is there is asked by calls that fail, too; that was taken for a no once."""
+    options = ("--only", "newfstatat", "--share", "2")
+    check(outcome_of("error", "Run, unpin", "small", *options), at_least=40)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
-import os
 import re
 from pathlib import Path
 
+from holdfast.errors import FileError
 from holdfast.io import temps
+from holdfast.runs.listing import is_there
 from holdfast.runs.pins import is_pinned
 from holdfast.runs.reading import explained
 
@@ -60,8 +61,12 @@ def _given_back(path: Path) -> bool:
     if _TRASH.fullmatch(path.name) is None:
         return False
     name = path.with_name(path.name[len(".trash-00000000-") :])
-    if not is_pinned(name) or os.path.lexists(name):
-        return False
+    try:
+        if not is_pinned(name) or is_there(name):
+            return False
+    except (OSError, FileError) as error:
+        log.warning("%s stays: whether it was pinned cannot be said (%s)", path, error)
+        return True
     path.rename(name)
     log.warning("%s was pinned while it was pruned: it is there again", name)
     return True

@@ -19,8 +19,12 @@ def pin_of(path: Path) -> Path:
 
 
 def is_pinned(path: Path) -> bool:
-    """Whether a checkpoint is pinned."""
-    return os.path.lexists(pin_of(path))
+    """Whether a checkpoint is pinned; raises OSError where that cannot be said."""
+    try:
+        pin_of(path).lstat()
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def pin(path: Path) -> None:
@@ -51,16 +55,14 @@ def pin(path: Path) -> None:
 
 
 def unpin(path: Path) -> None:
-    """Remove a checkpoint's pin, durably; nothing happens where there is none.
+    """Remove a checkpoint's pin, durably; where there is none, that is so.
 
     Raises:
         FileError: the pin cannot be removed.
     """
-    if not is_pinned(path):
-        return
     try:
         pin_of(path).unlink(missing_ok=True)
-        fsync_folder(path.parent)
+        fsync_folder(path.parent)  # one that is gone may be gone in memory alone
     except OSError as error:
         raise _refused("unpinned", path, error) from error
 

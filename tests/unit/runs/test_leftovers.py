@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import subprocess
@@ -158,6 +159,27 @@ def test_what_cannot_be_removed_is_a_warning(tmp_path, monkeypatch, caplog):
 def test_a_file_being_looked_at_is_not_in_the_way_of_a_commit(tmp_path):
     commit(tmp_path / "a.pt", 1, lambda write: write(b"x"))
     assert dead_files(tmp_path) == []
+
+
+@pytest.mark.parametrize("unseen", ["step-00000003.pin", "step-00000003.pt"])
+def test_what_may_be_pinned_stays_where_that_cannot_be_seen(tmp_path, monkeypatch, caplog, unseen):
+    """os.path.lexists says no where the disk does not answer; it was removed then."""
+    (tmp_path / "step-00000003.pin").touch()
+    trash = tmp_path / ".trash-0123abcd-step-00000003.pt"
+    trash.write_bytes(b"it")
+    real = Path.lstat
+
+    def lstat(self):
+        if self.name == unseen:
+            raise OSError(errno.EIO, "Input/output error")
+        return real(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "lstat", lstat)
+        patch.setattr("os.path.lexists", lambda path: Path(path).name != unseen)
+        assert sweep(tmp_path) == []
+    assert trash.read_bytes() == b"it"
+    assert "stays: whether it was pinned cannot be said" in caplog.text
 
 
 def test_what_was_pinned_while_a_pruning_died_gets_its_name_back(tmp_path, caplog):
