@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,7 +24,7 @@ def densified(ref: SparseRef, parts: Mapping[str, Array], *, file: str) -> Array
         RefusedError: an index lies outside the shape.
         UsageError: the dense array would be larger than 16 GiB.
     """
-    if ref.dtype.nbytes_of(int(np.prod([float(n) for n in ref.shape]))) > _LARGEST:
+    if ref.dtype.nbytes_of(math.prod(ref.shape)) > _LARGEST:
         raise UsageError(
             "this sparse tensor is too large as a dense array",
             file=file,

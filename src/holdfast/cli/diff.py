@@ -93,17 +93,12 @@ def _rows(layers: Sequence[Layer], *, is_short: bool) -> Iterator[list[Cell]]:
     names = ("relative", "cosine", "largest", "changed")
     yield [Cell(""), *(Cell(name, right=True, dim=True) for name in names)]
     for layer in layers:
-        is_one = len(layer.changes) == 1 and layer.name not in _names(layer)
-        if is_one and not is_short:
+        if len(layer.changes) == 1 and not is_short:
             yield _tensor(layer.changes[0], layer.changes[0].name)
             continue
         yield [Cell(text.shortened(layer.name), bold=True), *_numbers(layer.sums)]
         for change in layer.changes if not is_short else ():
             yield _tensor(change, f"  {change.name.removeprefix(f'{layer_of(change.name)}.')}")
-
-
-def _names(layer: Layer) -> list[str]:
-    return [change.name for change in layer.changes]
 
 
 def _tensor(change: Change, name: str) -> list[Cell]:

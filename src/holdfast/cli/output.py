@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
@@ -11,6 +12,9 @@ from typing import Any, NamedTuple
 import click
 
 from holdfast.cli.text import safe
+
+#: Controls that JSON leaves as they are, and some terminals obey.
+_CONTROLS = re.compile("[\x7f-\x9f]")
 
 
 class Cell(NamedTuple):
@@ -35,7 +39,8 @@ def answer(text: str = "") -> None:
 
 def answer_json(value: Any) -> None:
     """The answer as JSON."""
-    click.echo(json.dumps(value, indent=2, ensure_ascii=not _is_utf8(), allow_nan=False))
+    text = json.dumps(value, indent=2, ensure_ascii=not _is_utf8(), allow_nan=False)
+    click.echo(_CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
 
 
 def answer_table(rows: Iterable[Sequence[Cell]], *, indent: int = 0) -> None:

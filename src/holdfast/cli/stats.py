@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import click
 
@@ -68,7 +69,7 @@ def command(
     if sort is not None:
         shown.sort(key=_SORTS[sort])
     if as_json:
-        answer_json({**report.to_json(), "tensors": [each.to_json() for each in shown]})
+        answer_json({**replace(report, tensors=tuple(shown)).to_json(), "ok": report.ok})
     else:
         _print(report, shown)
     ctx.exit(1 if check and not report.ok else 0)

@@ -70,18 +70,25 @@ class _Cursor:
 
 
 def real(block: Array, dtype: str) -> Array:
-    """A block as float64; of complex numbers their magnitudes."""
+    """A block as float64; of complex numbers their magnitudes, NaN where one part is."""
     if dtype == "complex32":
         block = complex_of_halves(block)
-    if block.dtype.kind == "c":
-        return np.abs(block.astype(np.complex128))
-    return block.astype(np.float64)
+    if block.dtype.kind != "c":
+        return block.astype(np.float64)
+    made = np.abs(block.astype(np.complex128))
+    made[np.isnan(block)] = np.nan
+    return made
 
 
 def wide(block: Array, dtype: str) -> Array:
-    """A block as float64, or complex128 where it is complex."""
+    """A block as float64, or complex128 where it is complex.
+
+    Integers of 64 bits become long doubles, which hold all of them where they have 80 bits.
+    """
     if dtype == "complex32":
         block = complex_of_halves(block)
+    if block.dtype.kind in "iu" and block.itemsize == 8:
+        return block.astype(np.longdouble)
     return block.astype(np.complex128 if block.dtype.kind == "c" else np.float64)
 
 
@@ -106,23 +113,38 @@ def without_numbers(node: Any) -> str | None:
     if not node.dtype.is_quantized and node.dtype.numpy_name is None:
         known = node.dtype.name == "complex32" or node.dtype.name.startswith(("int", "uint"))
         return None if known else f"{node.dtype.name} is packed bits"
-    there = node.storage.numel if isinstance(node, TensorRef) and node.storage else node.numel
+    there = _stored_numel(node)
     if node.numel > _MOST_OVERLAP * max(1, there):
         return f"it overlaps itself: {node.numel:,} elements in {there:,}"
     return None
 
 
+def _stored_numel(node: TensorRef | ChunkedRef) -> int:
+    """How many elements have bytes, at most."""
+    if isinstance(node, ChunkedRef):
+        return sum(_stored_numel(chunk.ref) for chunk in node.chunks)
+    return node.numel if node.storage is None else node.storage.numel
+
+
 def stored(node: Any) -> Any:
-    """The tensor without axes that the file only expands (stride 0), whose elements repeat."""
-    if not isinstance(node, TensorRef) or 0 not in node.stride or not node.numel:
+    """The tensor without axes of one element, and without those that the file only expands.
+
+    (Their stride is 0, and their elements repeat.) The order of the elements is the same, and no
+    tensor that is left has more axes than NumPy knows.
+    """
+    if not isinstance(node, TensorRef) or not node.numel:
         return node
-    shape = zip(node.shape, node.stride, strict=True)
-    return replace(node, shape=tuple(size if step else min(size, 1) for size, step in shape))
+    axes = zip(node.shape, node.stride, strict=True)
+    kept = [(size, step) for size, step in axes if size > 1 and step]
+    shape, stride = (tuple(each[side] for each in kept) for side in (0, 1))
+    return replace(node, shape=shape, stride=stride) if len(kept) < len(node.shape) else node
 
 
-def components(node: Any) -> dict[str, Any]:
-    """What of a tensor is compared one by one: of a sparse one its indices and values."""
-    return dict(node.components) if isinstance(node, SparseRef) else {"": node}
+def is_expanded(node: Any) -> bool:
+    """Whether the file has fewer elements than the shape says, as an axis has stride 0."""
+    if not isinstance(node, TensorRef):
+        return False
+    return any(size > 1 and not step for size, step in zip(node.shape, node.stride, strict=True))
 
 
 def numel_of(node: Any) -> int:

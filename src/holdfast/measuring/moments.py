@@ -25,36 +25,47 @@ class Moments:
     count: int = 0
     low: float = math.inf
     high: float = -math.inf
-    mean: float = 0.0
-    deviations: float = 0.0
-    squares: float = 0.0
+    mean: Any = 0.0
+    deviations: Any = 0.0
+    squares: Any = 0.0
 
     def add(self, numbers: Array) -> None:
         """Add finite float64 numbers."""
         if not numbers.size:
             return
-        self.low = min(self.low, float(numbers.min()))
-        self.high = max(self.high, float(numbers.max()))
-        with np.errstate(over="ignore", invalid="ignore"):  # of numbers beyond 1e154: infinite
-            mean = float(numbers.mean())
-            apart = numbers - mean
-            deviations = float(np.dot(apart, apart))
-            self.squares += float(np.dot(numbers, numbers))
-            total = self.count + numbers.size
-            shift = mean - self.mean
-            self.deviations += deviations + shift * shift * (self.count * numbers.size / total)
-            self.mean += shift * (numbers.size / total)
+        low, high = float(numbers.min()), float(numbers.max())
+        self.low, self.high = min(self.low, low), max(self.high, high)
+        numbers = reaching(numbers, max(-low, high))
+        mean = numbers.mean()
+        apart = numbers - mean
+        total = self.count + numbers.size
+        shift = mean - self.mean
+        self.squares += np.dot(numbers, numbers)
+        self.deviations += np.dot(apart, apart)
+        self.deviations += shift * shift * (self.count * numbers.size / total)
+        self.mean += shift * (numbers.size / total)
         self.count = total
 
     @property
     def std(self) -> float:
         """The standard deviation of the numbers themselves (divided by their count)."""
-        return math.sqrt(self.deviations / self.count) if self.count else math.nan
+        return float(np.sqrt(self.deviations / self.count)) if self.count else math.nan
 
     @property
     def norm(self) -> float:
         """The square root of the sum of squares."""
-        return math.sqrt(self.squares)
+        return float(np.sqrt(self.squares))
+
+
+#: Squares of numbers beyond these, and sums of them, are none of a double's.
+_SMALL, _LARGE = 1e-140, 1e140
+
+
+def reaching(numbers: Array, largest: float) -> Array:
+    """The numbers in a type that reaches their squares; ``largest`` is that of their sizes."""
+    if largest == 0 or _SMALL < largest < _LARGE or numbers.dtype.itemsize > 8:
+        return numbers
+    return numbers.astype(np.longdouble)
 
 
 @dataclass(slots=True)

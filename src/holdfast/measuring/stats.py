@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,6 +14,7 @@ from holdfast.errors import DamagedError, RefusedError, TruncatedError, UsageErr
 from holdfast.measuring.blocks import (
     blocks,
     dtype_of,
+    is_expanded,
     numel_of,
     real,
     shape_of,
@@ -23,14 +22,13 @@ from holdfast.measuring.blocks import (
     without_numbers,
 )
 from holdfast.measuring.moments import Histogram, Moments
+from holdfast.measuring.parallel import in_parallel
 from holdfast.report.leaves import Leaf
 from holdfast.report.stats import Bins, Flag, TensorStats, flagged
 from holdfast.spec.index import SparseRef
 
 Array = np.ndarray[Any, Any]
 
-#: Tensors that are read at once: more would take more memory than they save time.
-_AT_ONCE = 2
 #: Rows of which it is noted whether they are zero; of more, nothing is said.
 _MOST_ROWS = 1 << 26
 
@@ -46,17 +44,15 @@ def all_stats(
     def measured(leaf: Leaf) -> TensorStats:
         made = stats_of(leaf, reader)
         if on_progress is not None:
-            on_progress(leaf.value.nbytes)
+            on_progress(_nbytes_of(leaf))
         return made
 
-    return tuple(flagged(list(_in_parallel(measured, found))))
+    return tuple(flagged(list(in_parallel(measured, found, _nbytes_of))))
 
 
-def _in_parallel(
-    work: Callable[[Leaf], TensorStats], found: Iterable[Leaf]
-) -> Iterator[TensorStats]:
-    with ThreadPoolExecutor(min(_AT_ONCE, os.cpu_count() or 1)) as pool:
-        yield from pool.map(work, found)
+def _nbytes_of(leaf: Leaf) -> int:
+    """The bytes that are read of a tensor."""
+    return int(stored(leaf.value).nbytes)
 
 
 def stats_of(leaf: Leaf, reader: Reader) -> TensorStats:
@@ -69,8 +65,9 @@ def stats_of(leaf: Leaf, reader: Reader) -> TensorStats:
         return replace(empty, why=why)
     meter = _Meter(empty.dtype, _rows_of(leaf.value))
     try:
-        for block in blocks(node, reader):
-            meter.add(block)
+        with np.errstate(all="ignore"):  # NaN, and what is too large, are what is looked for
+            for block in blocks(node, reader):
+                meter.add(block)
     except (DamagedError, TruncatedError, RefusedError) as error:
         return replace(empty, why=error.what, flags=(Flag("unreadable", error.what),))
     except (
@@ -88,7 +85,7 @@ def _measured(node: Any) -> Any:
 def _rows_of(node: Any) -> tuple[int, int]:
     """How many rows a tensor has, and how long they are; (0, 0) where rows mean nothing."""
     shape = shape_of(node)
-    is_plain = not isinstance(node, SparseRef) and stored(node) is node
+    is_plain = not isinstance(node, SparseRef) and not is_expanded(node)
     if not is_plain or len(shape) < 2 or not 1 < shape[0] <= _MOST_ROWS or 0 in shape:
         return 0, 0
     return shape[0], math.prod(shape[1:])
@@ -114,7 +111,7 @@ class _Meter:
     def add(self, block: Array) -> None:
         numbers = real(block, self.dtype)
         if not self.counted:
-            self.tiny = _smallest_normal(block.dtype)
+            self.tiny = _smallest_normal(block.dtype, self.dtype)
             self.alive = np.zeros(self.rows[0], bool) if self.rows[1] > 1 else None
         if block.dtype.kind in "iu" and self.dtype != "complex32":
             low, high = int(block.min()), int(block.max())
@@ -159,11 +156,13 @@ class _Meter:
         return {**values, "histogram": Bins(tuple(self.histogram.edges()), counts)}
 
 
-def _smallest_normal(kind: np.dtype[Any]) -> float | None:
+def _smallest_normal(kind: np.dtype[Any], dtype: str) -> float | None:
     """The least normal number of a type; None where it has none, or consists of few others."""
     import ml_dtypes
 
-    if kind.kind == "c":
+    if dtype == "complex32":
+        kind = np.dtype(np.float16)
+    elif kind.kind == "c":
         kind = np.dtype(f"f{kind.itemsize // 2}")
     if kind.itemsize < 2 or kind.kind in "iub":
         return None

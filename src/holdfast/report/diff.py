@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
-from holdfast.report.stats import plain
+from holdfast.report.stats import is_weight, plain
 
 ChangeKind = Literal["changed", "cast", "renamed", "reshaped"]
 
@@ -27,16 +27,17 @@ class Sums:
 
     ``changed`` counts elements that are not the same: of one element type bit by bit, else by
     value. Elements of which one is not finite are in ``changed`` and in no sum (``strange``).
-    ``dot`` is the real part of the inner product.
+    ``dot`` is the real part of the inner product. Sums are long doubles where doubles would not
+    reach.
     """
 
     numel: int = 0
     changed: int = 0
     strange: int = 0
-    gap: float = 0.0  # the sum of (a - b) ** 2
-    a: float = 0.0  # the sum of a ** 2
-    b: float = 0.0
-    dot: float = 0.0
+    gap: Any = 0.0  # the sum of (a - b) ** 2
+    a: Any = 0.0  # the sum of a ** 2
+    b: Any = 0.0
+    dot: Any = 0.0
     largest: float = 0.0  # the largest abs(a - b)
 
     def __add__(self, other: Sums) -> Sums:
@@ -48,14 +49,14 @@ class Sums:
         """The norm of a - b by that of a: 0 where they are the same, infinite where a is zero."""
         if not self.gap:
             return 0.0
-        return math.sqrt(self.gap / self.a) if self.a else math.inf
+        return float((self.gap / self.a) ** 0.5) if self.a else math.inf
 
     @property
     def cosine(self) -> float | None:
         """The cosine of the angle between them; None where one is zero."""
         if not self.a or not self.b:
             return None
-        return max(-1.0, min(1.0, self.dot / (math.sqrt(self.a) * math.sqrt(self.b))))
+        return max(-1.0, min(1.0, float(self.dot / (self.a**0.5 * self.b**0.5))))
 
     @property
     def share(self) -> float:
@@ -81,7 +82,7 @@ class Change:
 
     ``kinds`` are all that hold: ``changed`` (other numbers), ``cast`` (another element type),
     ``reshaped`` (another shape: then there are no sums), ``renamed``. ``why`` says why there are no
-    sums where the shapes agree.
+    sums where the shapes agree: such a tensor differs, or cannot be compared.
     """
 
     name: str
@@ -147,8 +148,10 @@ class ValueChange(NamedTuple):
 class DiffReport:
     """What is different between two checkpoints, ``a`` and ``b``.
 
-    ``is_equal`` says that both hold the same tensors and values. The record (``record``: when it
-    was saved, by what, as which step) tells two saves of one state apart, and does not count.
+    ``is_equal`` says that both hold the same tensors and values, as numbers and plain data: a list
+    and a tuple, a dense and a sparse tensor of the same numbers are the same. The record
+    (``record``: when it was saved, by what, as which step) tells two saves of one state apart, and
+    does not count.
     ``changes`` are sorted by how much they changed; ``same`` counts the tensors that are the same.
     """
 
@@ -168,8 +171,9 @@ class DiffReport:
 
     @property
     def is_equal(self) -> bool:
-        """Whether both hold the same."""
-        return not (self.changes or self.added or self.removed or self.values)
+        """Whether both hold the same; of what could not be listed nothing is known."""
+        found = self.changes or self.added or self.removed or self.values
+        return self.is_complete and not found
 
     def layers(self) -> list[Layer]:
         """The changed tensors by layer, the layer that changed most first."""
@@ -218,11 +222,6 @@ _KINDS: tuple[ChangeKind, ...] = ("changed", "cast", "renamed", "reshaped")
 def layer_of(name: str) -> str:
     """The layer of a tensor: its name up to the last dot; of a name without one, the name."""
     return name.rpartition(".")[0] or name
-
-
-def is_weight(dtype: str, shape: tuple[int, ...]) -> bool:
-    """Whether a tensor holds floating-point numbers, and more than one."""
-    return dtype.startswith(("float", "bfloat", "complex", "<f", ">f")) and math.prod(shape) > 1
 
 
 def _sum(changes: Iterable[Change], untouched: Sums | None) -> Sums:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any, Literal, NamedTuple
 
+from holdfast.report.values import non_finite
+
 FlagKind = Literal[
     "nan", "inf", "zero", "constant", "dead rows", "exploding", "subnormal", "unreadable"
 ]
@@ -136,14 +138,19 @@ def plain(value: float | int | None) -> float | int | str | None:
     """A number as JSON has it; those that are not finite as text."""
     if value is None or isinstance(value, int) or math.isfinite(value):
         return value
-    return "NaN" if math.isnan(value) else ("Infinity" if value > 0 else "-Infinity")
+    return non_finite(value)
+
+
+def is_weight(dtype: str, shape: Sequence[int]) -> bool:
+    """Whether a tensor holds floating-point numbers, and more than one."""
+    return dtype.startswith(("float", "bfloat", "complex", "<f", ">f")) and math.prod(shape) > 1
 
 
 def flagged(tensors: Sequence[TensorStats]) -> list[TensorStats]:
     """The same with flags; what is exploding is seen beside the others of its part."""
     sizes: dict[str | None, list[float]] = {}
     for tensor in tensors:
-        if tensor.rms:
+        if tensor.rms and is_weight(tensor.dtype, tensor.shape):
             sizes.setdefault(tensor.part, []).append(tensor.rms)
     usual = {part: median(each) for part, each in sizes.items()}
     return [_flagged(tensor, usual.get(tensor.part, 0.0)) for tensor in tensors]
@@ -151,7 +158,7 @@ def flagged(tensors: Sequence[TensorStats]) -> list[TensorStats]:
 
 def _flagged(tensor: TensorStats, usual: float) -> TensorStats:
     flags = [*tensor.flags, *_flags(tensor)]
-    rms = tensor.rms
+    rms = tensor.rms if is_weight(tensor.dtype, tensor.shape) else None
     if rms is not None and rms > _LARGE and rms > _TIMES_MEDIAN * usual:
         times = f", {rms / usual:.3g} times the median of its part" if usual else ""
         flags.append(Flag("exploding", f"root mean square {rms:.3g}{times}"))
@@ -165,15 +172,16 @@ def _flags(tensor: TensorStats) -> list[Flag]:
         flags.append(Flag("nan", f"{tensor.nans:,} NaN {of}"))
     if tensor.infs:
         flags.append(Flag("inf", f"{tensor.infs:,} infinite {of}"))
-    is_one = tensor.minimum is not None and tensor.minimum == tensor.maximum
-    if is_one and tensor.counted > 1 and not tensor.nans and not tensor.infs:
+    if not is_weight(tensor.dtype, tensor.shape):  # masks, indices and counters are as they are
+        return flags
+    if tensor.minimum == tensor.maximum is not None and not tensor.nans and not tensor.infs:
         if tensor.minimum == 0:
             flags.append(Flag("zero", "all zero"))
         else:
             flags.append(Flag("constant", f"all {tensor.minimum:.6g}"))
     elif tensor.dead_rows:
-        rows = f"of {tensor.shape[0]:,}" if tensor.shape else ""
-        flags.append(Flag("dead rows", f"{tensor.dead_rows:,} rows {rows} are all zero"))
+        dead = f"{tensor.dead_rows:,} of {tensor.shape[0]:,} rows"
+        flags.append(Flag("dead rows", f"{dead} {'is' if tensor.dead_rows == 1 else 'are'} zero"))
     if tensor.subnormals > _SUBNORMAL_SHARE * tensor.counted:
         share = tensor.subnormals / tensor.counted
         flags.append(Flag("subnormal", f"{share:.1%} are subnormal"))

@@ -76,7 +76,7 @@ def json_of(value: Any) -> Any:
     if isinstance(value, int):
         return value if value.bit_length() <= INTEGER_BITS else None
     if isinstance(value, float):
-        return value if math.isfinite(value) else _non_finite(value)
+        return value if math.isfinite(value) else non_finite(value)
     if isinstance(value, str):
         return value if len(value) <= JSON_LIMIT else None
     if isinstance(value, list | tuple) and len(value) <= JSON_LIMIT:
@@ -137,5 +137,6 @@ def _unpack(scalar: NumpyScalar) -> Any:
     return struct.unpack(layout, scalar.data)[0]
 
 
-def _non_finite(value: float) -> str:
+def non_finite(value: float) -> str:
+    """The name of a float that JSON has no number for."""
     return "NaN" if math.isnan(value) else ("Infinity" if value > 0 else "-Infinity")

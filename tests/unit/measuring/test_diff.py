@@ -171,13 +171,147 @@ def test_what_has_no_numbers(tmp_path: Path) -> None:
     assert between({"x": texts}, {"x": texts.copy()}, tmp_path).is_equal
     assert one(texts, other, tmp_path).why == "an array of <U1"
     huge = torch.ones(1, 3).expand(10**9, 3)
-    assert between({"x": huge}, {"x": huge.clone() if False else huge}, tmp_path).is_equal
+    assert between({"x": huge}, {"x": huge}, tmp_path).is_equal
     assert one(huge, (huge[:1] * 2).expand(10**9, 3), tmp_path).kinds == ("changed",)
     overlapping = torch.zeros(1000).as_strided((500, 500), (1, 1))
     assert between({"x": overlapping}, {"x": overlapping}, tmp_path).is_equal
     ones = torch.ones(1000).as_strided((500, 500), (1, 1))
     why = one(overlapping, ones, tmp_path).why
     assert why == "it overlaps itself: 250,000 elements in 1,000"
+
+
+def test_what_is_packed_is_compared_where_it_lies(tmp_path: Path) -> None:
+    """Two views of one storage: what is beside them is the same."""
+    whole = torch.arange(16, dtype=torch.uint8).view(torch.float4_e2m1fn_x2)
+    a, b = {"x": whole[:8], "z": whole}, {"x": whole[8:], "z": whole}
+    (change,) = between(a, b, tmp_path).changes
+    assert (change.name, change.why) == ("x", "float4_e2m1fn_x2 is packed bits")
+    assert between(a, {"x": whole[:8].clone(), "z": whole}, tmp_path).is_equal
+
+
+def test_the_places_of_a_sparse_tensor_are_numbers(tmp_path: Path) -> None:
+    places = torch.tensor([[0, 1, 2, 3]])
+
+    def sparse(indices: Any) -> Any:
+        return torch.sparse_coo_tensor(indices, torch.ones(indices.shape[1]), (5,))
+
+    assert not between(
+        {"x": sparse(places[:, :2])}, {"x": sparse(places[:, 2:])}, tmp_path
+    ).is_equal
+    other = torch.sparse_coo_tensor(places.t().contiguous().t()[:, :2], torch.ones(2), (5,))
+    assert between({"x": sparse(places[:, :2])}, {"x": other}, tmp_path).is_equal
+
+
+def test_one_sparse_tensor_that_is_too_large_hides_no_other(tmp_path: Path) -> None:
+    def sparse(count: int) -> Any:
+        places = torch.arange(count)
+        return torch.sparse_coo_tensor(
+            torch.stack([places, places]), torch.ones(count), (10**6,) * 2
+        )
+
+    a, b = {"x": sparse(3), "w": torch.ones(2)}, {"x": sparse(4), "w": torch.ones(2) * 2}
+    odd, weight = between(a, b, tmp_path).changes
+    assert odd.why == "this sparse tensor is too large as a dense array"
+    assert weight.sums is not None
+    assert between({"x": sparse(3)}, {"y": sparse(3)}, tmp_path).added
+
+
+def test_sparse_values_that_are_expanded(tmp_path: Path) -> None:
+    def sparse(count: int) -> Any:
+        return torch.sparse_coo_tensor(
+            torch.arange(count)[None], torch.ones(1).expand(count), (99,)
+        )
+
+    assert one(sparse(50), sparse(49), tmp_path).sums is not None
+
+
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [
+        (np.zeros(2, dtype=[("a", "<f4")]), np.ones(2, dtype=[("a", "<f4")])),
+        (np.array([1, "a"], dtype=object), np.array([1, "b"], dtype=object)),
+        (np.array([1], "M8[s]"), np.array([1], "M8[D]")),
+        (np.array([["a", "b"], ["c", "d"]]), np.asfortranarray([["a", "c"], ["b", "d"]])),
+        (torch.zeros(4).untyped_storage(), torch.ones(4).untyped_storage()),
+        (1 << 5000, (1 << 5000) + 1),
+        (0.0, -0.0),
+        ([1.0], [1]),
+    ],
+)
+def test_what_differs_is_never_equal(a: Any, b: Any, tmp_path: Path) -> None:
+    torch.save({"x": a, "y": 1}, tmp_path / "a.pt")
+    torch.save({"x": b, "y": 1}, tmp_path / "b.pt")
+    assert not holdfast.diff(tmp_path / "a.pt", tmp_path / "b.pt").is_equal
+
+
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [
+        (np.array([["a", "b"], ["c", "d"]]), np.asfortranarray([["a", "b"], ["c", "d"]])),
+        (torch.ones(4).untyped_storage(), torch.ones(4).untyped_storage()),
+        (1 << 5000, 1 << 5000),
+        (math.nan, math.nan),
+        (torch.ones(1).expand(100), torch.ones(100)),
+        (torch.randn(2, 3).t()[(None,) * 70], None),
+    ],
+)
+def test_what_is_the_same_is_equal(a: Any, b: Any, tmp_path: Path) -> None:
+    assert between({"x": a}, {"x": a if b is None else b}, tmp_path).is_equal
+
+
+def test_what_could_not_be_listed_is_not_equal() -> None:
+    assert not DiffReport("a", "b", same=3, is_complete=False).is_equal
+
+
+def test_large_and_small_doubles(tmp_path: Path) -> None:
+    def sums(a: float, b: float) -> Any:
+        values = [torch.full((10,), each, dtype=torch.float64) for each in (a, b)]
+        return one(*values, tmp_path).sums
+
+    assert (sums(1e200, -1e200).relative, sums(1e200, -1e200).cosine) == (2.0, -1.0)
+    assert sums(1e-200, 2e-200).relative == pytest.approx(1.0)
+
+
+def test_large_integers_are_exact(tmp_path: Path) -> None:
+    a, b = torch.tensor([2**53 + 1, 2**62 + 1]), torch.tensor([2**53, 2**62])
+    sums = one(a, b, tmp_path).sums
+    assert sums is not None
+    assert (sums.largest, sums.changed) == (1.0, 2)
+    assert one(a, b.to(torch.uint64), tmp_path).kinds == ("cast", "changed")
+
+
+def test_thousands_with_one_content_are_renamed_at_once(tmp_path: Path) -> None:
+    """It took a minute when each was looked for among all others."""
+    count = 8000
+    a = {f"k.{n}.bias": torch.zeros(4) for n in range(count)}
+    b = {f"j.{n}.bias": torch.zeros(4) for n in range(count)}
+    changes = between(a, b, tmp_path).changes
+    assert {(each.old_name, each.name) for each in changes} == {
+        (f"k.{n}.bias", f"j.{n}.bias") for n in range(count)
+    }
+
+
+def test_a_few_bytes_that_describe_a_trillion_are_done_at_once(tmp_path: Path) -> None:
+    huge = torch.zeros(1).expand(10**6, 10**6)
+    (change,) = between({"x": huge}, {"y": huge}, tmp_path).changes
+    assert (change.old_name, change.name) == ("x", "y")
+
+
+def test_keys_with_dots_below_a_part(tmp_path: Path) -> None:
+    weights = {"a.b": torch.ones(2), "a": {"b": torch.ones(3)}}
+    report = between({"model": weights}, weights, tmp_path, part="model")
+    assert (report.is_equal, report.same) == (True, 2)
+
+
+def test_progress_is_told_of_every_pair(tmp_path: Path) -> None:
+    told: list[int] = []
+    between(
+        {"x": torch.ones(2), "y": torch.ones(3)},
+        {"x": torch.ones(3), "y": torch.ones(3)},
+        tmp_path,
+        on_progress=told.append,
+    )
+    assert sorted(told) == [20, 24]
 
 
 def test_values_and_objects(tmp_path: Path) -> None:

@@ -93,7 +93,7 @@ def test_what_is_not_finite_is_counted_and_left_out(tmp_path: Path) -> None:
         (torch.full((5,), 0.5), "all 0.5"),
         (torch.tensor(0.0), None),
         (torch.tensor([0, 0, 3]), None),
-        (torch.tensor([[1.0, 2.0], [0.0, 0.0], [3.0, 0.0], [0.0, 0.0]]), "2 rows of 4 are all"),
+        (torch.tensor([[1.0, 2.0], [0.0, 0.0], [3.0, 0.0], [0.0, 0.0]]), "2 of 4 rows are zero"),
         (torch.tensor([[1.0], [0.0]]), None),  # rows of one number are no rows
         (torch.tensor([1e-40, 1.0, 2.0]), "33.3% are subnormal"),
         (torch.tensor([2.0**-7] * 9 + [1.0]).to(torch.float8_e4m3fn), None),
@@ -186,8 +186,57 @@ def test_it_says_what_is_flagged(tmp_path: Path) -> None:
 
 
 def test_infinite_results_are_text_in_json(tmp_path: Path) -> None:
-    made = of(torch.tensor([1e200, 1e200], dtype=torch.float64), tmp_path).to_json()
+    made = of(torch.full((100,), 1.7e308, dtype=torch.float64), tmp_path).to_json()
     assert made["norm"] == "Infinity"
+    assert made["mean"] == pytest.approx(1.7e308)
+
+
+@pytest.mark.parametrize("size", [1e200, 1e-200, 5e-324])
+def test_numbers_whose_squares_no_double_holds(size: float, tmp_path: Path) -> None:
+    found = of(torch.tensor([size, -size, 0.0], dtype=torch.float64), tmp_path)
+    assert found.norm == pytest.approx(math.sqrt(2) * size, rel=1e-9)
+    assert found.std == pytest.approx(math.sqrt(2 / 3) * size, rel=1e-9)
+    assert found.mean == 0
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        torch.ones(8, 8).tril(-1).bool(),
+        torch.zeros(4, 4, dtype=torch.int64),
+        torch.tensor(250_000.0),
+        torch.tensor([250_001]),
+    ],
+)
+def test_masks_indices_and_counters_are_not_flagged(tensor: Any, tmp_path: Path) -> None:
+    torch.save({"x": tensor, "w": torch.randn(4, 4)}, tmp_path / "a.pt")
+    assert holdfast.stats(tmp_path / "a.pt").flagged == ()
+
+
+def test_nan_in_one_part_of_a_complex_number(tmp_path: Path) -> None:
+    found = of(
+        torch.complex(torch.tensor([math.nan, 1.0]), torch.tensor([math.inf, 1.0])), tmp_path
+    )
+    assert (found.nans, found.infs) == (1, 0)
+
+
+def test_odd_numbers_are_no_warnings(tmp_path: Path) -> None:
+    """pytest makes errors of NumPy's; a signalling NaN is one that a conversion quietens."""
+    signalling = torch.tensor([0x7F800001], dtype=torch.int32).view(torch.float32)
+    assert of(signalling, tmp_path).nans == 1
+    assert of(torch.tensor([math.inf, -math.inf, 1.0]), tmp_path).infs == 2
+
+
+def test_more_axes_than_numpy_knows(tmp_path: Path) -> None:
+    tensor = torch.randn(2, 3).t()[(None,) * 30][(None,) * 40]
+    assert of(tensor, tmp_path).counted == 6
+
+
+def test_progress_is_what_is_read(tmp_path: Path) -> None:
+    torch.save({"x": torch.ones(1).expand(10**12), "y": torch.ones(3)}, tmp_path / "a.pt")
+    told: list[int] = []
+    holdfast.stats(tmp_path / "a.pt", on_progress=told.append)
+    assert sorted(told) == [4, 12]
 
 
 _MEASURED = """
