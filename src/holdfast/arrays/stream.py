@@ -10,7 +10,7 @@ import numpy as np
 
 from holdfast.arrays import dense
 from holdfast.arrays.dense import PIECE
-from holdfast.arrays.numbers import complex_of_halves
+from holdfast.arrays.numbers import PACKED, complex_of_halves, dequantized
 from holdfast.arrays.read import Reader
 from holdfast.spec.index import ChunkedRef, TensorRef
 
@@ -36,11 +36,24 @@ def elements(node: Any, reader: Reader) -> Iterator[Array]:
 
 
 def numbers(node: Any, reader: Reader) -> Iterator[Array]:
-    """The numbers of a tensor: as ``elements``, but quantized tensors are dequantized (whole)."""
-    if isinstance(node, TensorRef) and (node.quantizer is not None or node.dtype.bits < 8):
+    """The numbers of a tensor: as ``elements``, but quantized tensors are dequantized.
+
+    Those with a scale for each channel, and packed ones, are read whole.
+    """
+    if isinstance(node, TensorRef) and _has_one_scale(node):
+        quantizer = node.quantizer
+        assert quantizer is not None
+        for piece in dense.pieces(node, reader.storages):
+            yield dequantized(piece, quantizer.scale, quantizer.zero_point, None)
+    elif isinstance(node, TensorRef) and (node.quantizer is not None or node.dtype.bits < 8):
         yield from _whole(node, reader)
     else:
         yield from elements(node, reader)
+
+
+def _has_one_scale(ref: TensorRef) -> bool:
+    is_one = ref.quantizer is not None and isinstance(ref.quantizer.scale, int | float)
+    return is_one and ref.dtype.name not in PACKED
 
 
 def _whole(node: Any, reader: Reader) -> Iterator[Array]:
