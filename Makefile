@@ -6,7 +6,7 @@ LIGHT := .venv-light
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test soak faults bench fuzz fuzz-keep check clean
+.PHONY: demo test soak faults bench pictures fuzz fuzz-keep check clean
 
 demo: $(VENV)/.ready-demo
 	$(BIN)/holdfast demo
@@ -38,6 +38,10 @@ bench: $(VENV)/.ready-bench
 	$(BIN)/holdfast bench build/bench --json > build/bench/result.json
 	$(BIN)/python bench/to_markdown.py build/bench/result.json
 	for script in bench/bench_*.py; do $(BIN)/python $$script || exit 1; done
+
+# What the commands print and what the page shows, of a run that is trained for it: docs/pictures.
+pictures: $(VENV)/.ready-dev
+	$(BIN)/python docs/make_pictures.py
 
 # Half an hour of changed files, from seeds of every format; what it finds lies in build/fuzz.
 FUZZ_SECONDS ?= 1800
