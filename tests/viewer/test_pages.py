@@ -129,6 +129,37 @@ def test_the_history_of_a_tensor(link: str) -> None:
     assert [point["step"] for point in points] == sorted(point["step"] for point in points)
 
 
+def test_numbers_that_json_has_not(tmp_path: Path, serve: Callable[..., str]) -> None:
+    folder = tmp_path / "run"
+    weights = torch.nn.Linear(1, 1).double()
+    with holdfast.Run(folder, background=False, model=weights) as run:
+        for step, value in enumerate((1.0, 1.7e308, float("nan"))):
+            torch.nn.init.constant_(weights.weight, value)
+            run.save(step, metrics={"loss": value})
+    link = serve(folder)
+    assert get(f"{link}/run.json")["checkpoints"][-1]["metrics"]["loss"] == "NaN"
+    points = get(f"{link}/history.json?name=model.weight")["points"]
+    assert [point["mean"] for point in points] == [1.0, 1.7e308, None]
+    assert get(f"{link}/tensor/step-00000002.pt.json?name=model.weight")["stats"]["nans"] == 1
+    assert get(f"{link}/slice/step-00000002.pt.json?name=model.weight")["values"] == [[None]]
+    diff = get(f"{link}/diff.json?a=step-00000000.pt&b=step-00000002.pt")
+    assert diff["changes"][0]["sums"]["strange"] == 1
+
+
+def test_a_run_is_listed_anew_when_its_folder_changes(
+    tmp_path: Path, serve: Callable[..., str]
+) -> None:
+    model = torch.nn.Linear(1, 1)
+    with holdfast.Run(tmp_path / "run", background=False, model=model) as run:
+        run.save(0)
+        link = serve(tmp_path / "run")
+        assert len(get(f"{link}/run.json")["checkpoints"]) == 1
+        run.save(1)
+        assert len(get(f"{link}/run.json")["checkpoints"]) == 2
+        run.pin(0)
+        assert get(f"{link}/run.json")["checkpoints"][0]["is_pinned"]
+
+
 def test_two_checkpoints(run_folder: Path, serve: Callable[..., str]) -> None:
     paths = f"{run_folder}@6", f"{run_folder}@7"
     facts = get(f"{serve(*paths)}/diff.json")

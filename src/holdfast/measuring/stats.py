@@ -148,7 +148,7 @@ class _Meter:
         }
         if found.count:
             low, high = self.whole or (found.low, found.high)
-            values |= {"minimum": low, "maximum": high, "mean": found.mean, "std": found.std}
+            values |= {"minimum": low, "maximum": high, "mean": float(found.mean), "std": found.std}
             values |= {"norm": found.norm}
         if self.alive is not None:
             values["dead_rows"] = int(self.alive.size - np.count_nonzero(self.alive))

@@ -15,6 +15,7 @@ from holdfast.measuring.slices import slice_of
 from holdfast.measuring.stats import all_stats
 from holdfast.report.areas import areas
 from holdfast.report.rows import arranged, row
+from holdfast.report.stats import plain
 from holdfast.runs.listing import list_run
 from holdfast.runs.marks import mark
 from holdfast.runs.timeline import timeline
@@ -27,10 +28,12 @@ _MOST_ROWS = 500
 
 
 def run_facts(shown: Shown) -> dict[str, Any]:
-    """The page of a run."""
+    """The page of a run; listed anew where something in the folder is another by now."""
     assert shown.run is not None
-    facts = timeline(mark(str(shown.run), list_run(shown.run)))
-    path = str(shown.run)
+    stamp, path = shown.stamp(), str(shown.run)
+    if shown.listed is None or shown.listed[0] != stamp:
+        shown.listed = stamp, timeline(mark(path, list_run(shown.run)))
+    facts = shown.listed[1]
     return {
         **facts,
         "lines": _lines(
@@ -139,8 +142,8 @@ def _history(shown: Shown, name: str) -> Iterator[dict[str, Any]]:
             opened = shown.open(entry.name)
             leaf = opened.tensor(name)
             (made,) = all_stats([leaf], _reader(opened))
-            point |= {"norm": made.norm, "mean": made.mean, "std": made.std}
-            point["change"] = None if before is None else _change(before, opened, name)
+            point |= {what: plain(getattr(made, what)) for what in ("norm", "mean", "std")}
+            point["change"] = None if before is None else plain(_change(before, opened, name))
             before = opened
         except HoldfastError as error:  # that one is damaged, pruned or has no such tensor
             point["problem"] = error.what

@@ -30,7 +30,13 @@ def serve(shown: Shown, *, port: int = 0, opens: bool = True, say: Callable[[str
         taken = sock.getsockname()[1]
         token = secrets.token_urlsafe(16)
         app = Guard(make_app(shown), token, taken)
-        config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False)
+        config = uvicorn.Config(
+            app,
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=1,
+        )
         link = f"http://{HOST}:{taken}/{token}/"
         say(link)
         if opens:

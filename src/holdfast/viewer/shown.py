@@ -51,6 +51,7 @@ class Shown:
 
     def __init__(self, run: Path | None, files: dict[str, Path]) -> None:
         self.run, self._files = run, files
+        self.listed: tuple[object, dict[str, Any]] | None = None  # the run, as it was last
         self._open: OrderedDict[str, Opened] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -60,6 +61,15 @@ class Shown:
         if self.run is None:
             return list(self._files)
         return [entry.name for entry in list_run(self.run)]
+
+    def stamp(self) -> object:
+        """What tells the run's folder from what it was before, without reading its files.
+
+        Raises:
+            NoCheckpointError, FileError: it is not there, or may not be read.
+        """
+        assert self.run is not None
+        return {name: _stamp(self.run / name) for name in taken_names(self.run)}
 
     def path(self, key: str) -> Path:
         """The path of a key.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import subprocess
 import sys
@@ -197,6 +198,8 @@ def test_numbers_whose_squares_no_double_holds(size: float, tmp_path: Path) -> N
     assert found.norm == pytest.approx(math.sqrt(2) * size, rel=1e-9)
     assert found.std == pytest.approx(math.sqrt(2 / 3) * size, rel=1e-9)
     assert found.mean == 0
+    assert type(found.mean) is float
+    json.dumps(found.to_json(), allow_nan=False)
 
 
 @pytest.mark.parametrize(
