@@ -60,18 +60,39 @@ def test_rows_are_filtered_sorted_and_windowed(link: str) -> None:
     def rows(**asked: Any) -> Any:
         return get(f"{link}/rows/step-00000007.pt.json?{urlencode(asked)}")
 
-    everything = rows()
-    assert everything["total"] == len(everything["rows"])
+    everything = rows(sort="file")
+    assert everything["total"] == everything["tensors"] == len(everything["rows"])
     weights = rows(filter="WEIGHT", sort="size")
     sizes = [row["nbytes"] for row in weights["rows"]]
     assert sizes == sorted(sizes, reverse=True)
     assert all("weight" in row["name"] for row in weights["rows"])
-    assert rows(start=2, count=3)["rows"] == everything["rows"][2:5]
+    assert rows(sort="file", start=2, count=3)["rows"] == everything["rows"][2:5]
     assert rows(start=10**9)["rows"] == []
     assert sum(row["share"] for row in everything["rows"]) == pytest.approx(1)
     code, text = refused(f"{link}/rows/step-00000007.pt.json?sort=colour")
     assert (code, text.startswith("rows are not sorted by that")) == (400, True)
     assert refused(f"{link}/rows/step-00000007.pt.json?start=-1")[0] == 400
+
+
+def test_rows_as_a_tree(link: str) -> None:
+    def rows(**asked: Any) -> Any:
+        address = f"{link}/rows/step-00000007.pt.json?{urlencode(asked, doseq=True)}"
+        return get(address)
+
+    flat, tree = rows(sort="file"), rows()
+    names = [row["name"] for row in tree["rows"]]
+    assert names[:4] == ["model", "model.0", "model.0.weight", "model.0.bias"]
+    assert [row["level"] for row in tree["rows"]][:4] == [0, 1, 2, 2]
+    model = tree["rows"][0]
+    own = [row for row in flat["rows"] if row["name"].startswith("model.")]
+    assert (model["tensors"], model["nbytes"]) == (len(own), sum(row["nbytes"] for row in own))
+    closed = rows(closed=["model.0", "optimizer"])
+    shut = [row["name"] for row in closed["rows"] if not row.get("is_open", True)]
+    assert shut == ["model.0", "optimizer"]
+    assert not any(row["name"].startswith("model.0.") for row in closed["rows"])
+    assert closed["tensors"] == tree["tensors"] == flat["tensors"]
+    found = rows(filter="0.weight")["rows"]
+    assert [row["name"] for row in found] == ["model", "model.0", "model.0.weight"]
 
 
 def test_a_tensor(link: str, run_folder: Path) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import pairwise
 from typing import NamedTuple
 
 from holdfast.report.facts import TensorFacts
 
 #: More areas than these nobody tells apart; the smallest ones are drawn as one.
 MOST = 600
+#: Deeper names are one step from there on.
+_DEEPEST = 32
 
 
 class Area(NamedTuple):
@@ -28,19 +31,24 @@ def areas(tensors: Iterable[TensorFacts], most: int = MOST) -> list[Area]:
     the whole, one area ``… N more`` stands beside its larger siblings.
     """
     sizes: dict[str, list[int]] = {"": [0, 0]}
+    parents = {"": ""}
     for tensor in tensors:
         nbytes = 0 if tensor.shares_with or tensor.same_as else tensor.nbytes
-        steps = tensor.name.split(".")
-        for depth in range(len(steps) + 1):
-            found = sizes.setdefault(".".join(steps[:depth]), [0, 0])
+        steps = tensor.name.split(".", _DEEPEST)
+        around = [".".join(steps[:depth]) for depth in range(len(steps) + 1)]
+        for parent, name in pairwise(["", *around]):
+            parents.setdefault(name, parent)
+        for name in dict.fromkeys(around):
+            found = sizes.setdefault(name, [0, 0])
             found[0] += nbytes
             found[1] += 1
     kept = _largest(sizes, most)
     made, rest = [], dict[str, list[int]]()
     for name, (nbytes, count) in sizes.items():
-        parent = name.rpartition(".")[0]
+        parent = parents[name]
         if name in kept:
-            made.append(Area(name, parent, name.rpartition(".")[2], nbytes, count))
+            label = name[len(parent) + 1 :] if parent else name
+            made.append(Area(name, parent, label, nbytes, count))
         elif parent in kept:
             other = rest.setdefault(parent, [0, 0])
             other[0] += nbytes

@@ -145,10 +145,13 @@ def _two(request: Request, is_pair: bool) -> tuple[str, str]:
 
 def _rows(shown: Shown, request: Request) -> dict[str, Any]:
     asked = request.query_params
+    if "name" in asked:
+        return pages.row_facts(_opened(shown, request), asked["name"])
     return pages.rows_facts(
         _opened(shown, request),
         filter=asked.get("filter", "")[:500],
-        sort=asked.get("sort", "file"),
+        sort=asked.get("sort", "tree"),
+        closed=asked.getlist("closed")[:1000],
         start=_number(asked.get("start", "0")),
         count=_number(asked.get("count", "200")),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from holdfast.measuring.compare import compared
 from holdfast.measuring.slices import slice_of
 from holdfast.measuring.stats import all_stats
 from holdfast.report.areas import areas
-from holdfast.report.rows import arranged, row
+from holdfast.report.rows import Line, arranged, row
 from holdfast.report.stats import plain
 from holdfast.runs.listing import list_run
 from holdfast.runs.marks import mark
@@ -25,6 +25,8 @@ from holdfast.viewer.shown import Opened, Shown
 _MOST_VALUES = 2000
 #: Rows that are given at once.
 _MOST_ROWS = 500
+#: Arrangements of a checkpoint's rows that are kept.
+_MOST_ARRANGED = 20
 
 
 def run_facts(shown: Shown) -> dict[str, Any]:
@@ -75,22 +77,35 @@ def checkpoint_facts(opened: Opened) -> dict[str, Any]:
     }
 
 
-def rows_facts(opened: Opened, *, filter: str, sort: str, start: int, count: int) -> dict[str, Any]:
-    """A window of the rows of a checkpoint's tensors."""
-    tensors = opened.summary.tensors
-    if (filter, sort) not in opened.arranged:
-        if len(opened.arranged) > 20:
+def rows_facts(
+    opened: Opened, *, filter: str, sort: str, closed: Sequence[str], start: int, count: int
+) -> dict[str, Any]:
+    """A window of the rows of a checkpoint's tensors; ``tensors`` counts those that match."""
+    tensors, asked = opened.summary.tensors, (filter, sort, tuple(closed))
+    if asked not in opened.arranged:
+        if len(opened.arranged) > _MOST_ARRANGED:
             opened.arranged.clear()
-        opened.arranged[filter, sort] = arranged(tensors, filter, sort)
-    places = opened.arranged[filter, sort]
-    start = max(0, start)
-    window = places[start : start + max(0, min(count, _MOST_ROWS))]
+        lines = arranged(tensors, filter, sort, closed)
+        opened.arranged[asked] = lines
+    lines = opened.arranged[asked]
+    window = lines[start : start + min(count, _MOST_ROWS)]
     total = opened.summary.total.nbytes
+    matching = sum(line.place is not None for line in lines)
+    matching += sum(line.tensors for line in lines if not line.is_open)
     return {
-        "total": len(places),
+        "total": len(lines),
+        "tensors": matching,
         "start": start,
-        "rows": [row(tensors[at], total) for at in window],
+        "rows": [row(line, tensors, total) for line in window],
     }
+
+
+def row_facts(opened: Opened, name: str) -> dict[str, Any]:
+    """The row of the one tensor of that name."""
+    opened.tensor(name)  # raises the letter where there is none
+    tensors = opened.summary.tensors
+    (at,) = [at for at, each in enumerate(tensors) if each.name == name]
+    return row(Line(name, place=at), tensors, opened.summary.total.nbytes)
 
 
 def check_facts(opened: Opened, what: str) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from holdfast.errors import NoCheckpointError
 from holdfast.report.choosing import ByName
 from holdfast.report.facts import Summary
 from holdfast.report.leaves import Leaf, leaves
+from holdfast.report.rows import Line
 from holdfast.runs import where
 from holdfast.runs.listing import list_run, taken_names
 from holdfast.runs.reading import is_checkpoint_folder
@@ -32,7 +33,7 @@ class Opened:
     checkpoint: Checkpoint
     summary: Summary
     stamp: tuple[int, ...]
-    arranged: dict[tuple[str, str], list[int]] = field(default_factory=dict)
+    arranged: dict[tuple[str, str, tuple[str, ...]], list[Line]] = field(default_factory=dict)
     _tensors: dict[str, Leaf] | None = None
 
     def tensor(self, name: str) -> Leaf:

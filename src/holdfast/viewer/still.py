@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from holdfast.io.commit import commit
 from holdfast.io.sink import Sink
-from holdfast.report.rows import row
+from holdfast.report.rows import arranged, row
 from holdfast.viewer import pages
 from holdfast.viewer.app import ASSETS, PLOTLY, asset, home_of, rendered
 from holdfast.viewer.shown import Shown
@@ -59,7 +59,8 @@ def _facts(shown: Shown, kind: str, key: str) -> dict[str, Any]:
 
     opened = shown.open(key)
     total = opened.summary.total.nbytes
-    rows = [row(tensor, total) for tensor in opened.summary.tensors[:_MOST_ROWS]]
+    tensors = opened.summary.tensors
+    rows = [row(line, tensors, total) for line in arranged(tensors)[:_MOST_ROWS]]
     address = f"/checkpoint/{quote(key, safe='!~*()' + chr(39))}.json"  # as encodeURIComponent does
     return {address: pages.checkpoint_facts(opened), "rows": rows}
 

@@ -83,7 +83,7 @@ function treemapChart(areas, onclick) {
   return chart(`Where the bytes are: ${largest.map((each) => `${each.id} ${bytes(each.nbytes)}`).join(", ")}`, figure, onclick, 420);
 }
 
-function histogramChart(label, histograms) {
+function histogramChart(label, histograms, range = null) {
   const figure = () => ({
     data: histograms.filter((each) => each.histogram.counts.length).map(({ name, histogram }) => {
       const edges = histogram.edges.map(Number);
@@ -93,7 +93,7 @@ function histogramChart(label, histograms) {
         hovertemplate: "around %{x}: %{y}<extra></extra>",
       };
     }),
-    more: { barmode: "overlay", bargap: 0, xaxis: { title: { text: "value" } }, yaxis: { title: { text: "elements" } }, showlegend: histograms.length > 1 },
+    more: { barmode: "overlay", bargap: 0, xaxis: { title: { text: "value" }, ...(range ? { range } : {}) }, yaxis: { title: { text: "elements" } }, showlegend: false },
   });
   return chart(label, figure);
 }

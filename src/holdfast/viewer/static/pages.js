@@ -64,7 +64,7 @@ async function checkpointPage() {
     ...facts.dtypes.map((each) => card(each.name, bytes(each.nbytes)))];
   const parts = facts.parts.filter((each) => each.name !== null);
   const search = el("input", { type: "search", placeholder: "Filter by name", "aria-label": "Filter tensors by name" });
-  const sort = el("select", { "aria-label": "Sort tensors by" }, ["file", "name", "size", "shape", "dtype"].map((each) => el("option", {}, each)));
+  const sort = el("select", { "aria-label": "Sort tensors by" }, ["tree", "file", "name", "size", "shape", "dtype"].map((each) => el("option", {}, each)));
   const rows = new Rows(search, sort);
   const notes = [...facts.notes, ...(facts.is_complete ? [] : ["This tree describes more than can be listed."])];
   show(
@@ -101,7 +101,7 @@ async function checked(what) {
 // A table of any length: only the rows in sight are there, and windows of them are fetched.
 class Rows {
   constructor(search, sort) {
-    this.height = 30; this.window = 200; this.pages = new Map(); this.total = 0; this.turn = 0;
+    this.height = 30; this.window = 200; this.pages = new Map(); this.total = 0; this.turn = 0; this.closed = new Set();
     this.search = search; this.sort = sort;
     this.count = el("span", { class: "dim", "aria-live": "polite" });
     this.space = el("div", { class: "space", role: "rowgroup" });
@@ -115,7 +115,7 @@ class Rows {
   }
   filter(text) { this.search.value = text; this.start(); this.search.focus(); }
   move(event) {
-    const links = [...this.space.querySelectorAll("a")].sort((a, b) => a.offsetParent.offsetTop - b.offsetParent.offsetTop);
+    const links = [...this.space.querySelectorAll("a, button")].sort((a, b) => a.offsetParent.offsetTop - b.offsetParent.offsetTop);
     const at = links.indexOf(document.activeElement);
     const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
     if (at < 0 || !step || !links[at + step]) return;
@@ -127,24 +127,33 @@ class Rows {
     this.turn += 1; this.pages.clear(); this.place.scrollTop = 0; this.space.replaceChildren();
     return this.fetch(0);
   }
+  async toggle(name) {
+    if (!this.closed.delete(name)) this.closed.add(name);
+    const top = this.place.scrollTop;
+    this.turn += 1; this.pages.clear();
+    await this.fetch(Math.floor(top / this.height / this.window));
+    this.place.scrollTop = top;
+    [...this.space.querySelectorAll("button")].find((button) => button.dataset.name === name)?.focus({ preventScroll: true });
+  }
   async fetch(at) {
     const turn = this.turn;
     this.pages.set(at, null);
-    const facts = inlined ? this.local(at) : await get(`/rows/${encodeURIComponent(page.key)}.json${query({ filter: this.search.value, sort: this.sort.value, start: at * this.window, count: this.window })}`);
+    const facts = inlined ? this.local(at) : await get(`/rows/${encodeURIComponent(page.key)}.json${query({ filter: this.search.value, sort: this.sort.value, start: at * this.window, count: this.window })}${[...this.closed].map((name) => `&${new URLSearchParams({ closed: name })}`).join("")}`);
     if (turn !== this.turn) return;
     this.pages.set(at, facts.rows);
     this.total = facts.total;
-    this.count.textContent = several(facts.total, "tensor");
+    this.count.textContent = several(facts.tensors, "tensor");
     this.place.setAttribute("aria-rowcount", facts.total);
     this.space.style.height = `${facts.total * this.height}px`;
     this.draw();
   }
   local(at) {
     const wanted = this.search.value.toLowerCase();
-    const rows = inlined.rows.filter((each) => each.name.toLowerCase().includes(wanted));
+    const isTree = this.sort.value === "tree" && !wanted;
+    const rows = inlined.rows.filter((each) => isTree || (each.dtype && each.name.toLowerCase().includes(wanted))).map((each) => (isTree ? each : { ...each, level: 0 }));
     const key = { name: (a, b) => (a.name < b.name ? -1 : 1), size: (a, b) => b.nbytes - a.nbytes, shape: (a, b) => b.nbytes - a.nbytes, dtype: (a, b) => (a.dtype < b.dtype ? -1 : 1) }[this.sort.value];
     if (key) rows.sort(key);
-    return { total: rows.length, rows: rows.slice(at * this.window, (at + 1) * this.window) };
+    return { total: rows.length, tensors: rows.filter((each) => each.dtype).length, rows: rows.slice(at * this.window, (at + 1) * this.window) };
   }
   draw() {
     const first = Math.max(0, Math.floor(this.place.scrollTop / this.height) - 5);
@@ -158,13 +167,21 @@ class Rows {
       if (facts) made.push(this.row(at, facts));
     }
     this.space.replaceChildren(...made);
-    if (focused) this.space.querySelector(`[aria-rowindex="${focused}"] a`)?.focus({ preventScroll: true });
+    if (focused) this.space.querySelector(`[aria-rowindex="${focused}"] :is(a, button)`)?.focus({ preventScroll: true });
+  }
+  name(facts) {
+    const isTree = this.sort.value === "tree" && !(inlined && this.search.value);
+    const short = isTree && !facts.name.includes("[") ? facts.name.slice(facts.name.lastIndexOf(".") + 1) : facts.name;
+    if (facts.dtype) return link(tensorAt(page.key, facts.name), short, { "aria-label": facts.name });
+    const text = `${facts.is_open ? "▾" : "▸"} ${short}`;
+    if (inlined) return el("span", {}, text);
+    return el("button", { class: "group", type: "button", "data-name": facts.name, "aria-expanded": String(facts.is_open), "aria-label": facts.name, onclick: () => this.toggle(facts.name) }, text);
   }
   row(at, facts) {
     const share = `${(100 * facts.share).toFixed(facts.share < 0.1 ? 1 : 0)}%`;
     return el("div", { class: "row", role: "row", "aria-rowindex": at + 1, style: `top:${at * this.height}px` },
-      el("span", { role: "cell", title: facts.note ? `${facts.name} (${facts.note})` : facts.name }, link(tensorAt(page.key, facts.name), facts.name)),
-      el("span", { role: "cell" }, facts.dtype), el("span", { role: "cell" }, shape(facts.shape)),
+      el("span", { role: "cell", title: facts.note ? `${facts.name} (${facts.note})` : facts.name, style: `padding-left:${16 * facts.level}px` }, this.name(facts)),
+      el("span", { role: "cell" }, facts.dtype ?? ""), el("span", { role: "cell" }, facts.dtype ? shape(facts.shape) : several(facts.tensors, "tensor")),
       el("span", { role: "cell", class: "number" }, bytes(facts.nbytes)),
       el("span", { role: "cell", "aria-label": `${share} of all bytes`, title: share }, el("div", { class: "bar" }, el("span", { style: `width:${100 * facts.share}%` }))));
   }
@@ -174,10 +191,10 @@ class Rows {
 
 async function tensorPage() {
   const { key, name } = page;
-  const row = (await get(`/rows/${encodeURIComponent(key)}.json${query({ filter: name, count: 500 })}`)).rows.find((each) => each.name === name);
+  const row = await get(`/rows/${encodeURIComponent(key)}.json${query({ name })}`);
   document.getElementById("title").textContent = name;
-  if (row) lead(`${row.dtype} ${shape(row.shape)}, ${bytes(row.nbytes)}${row.note ? `, ${row.note}` : ""} · ${key}`);
-  const isLarge = row && row.nbytes > 64 << 20;
+  lead(`${row.dtype} ${shape(row.shape)}, ${bytes(row.nbytes)}${row.note ? `, ${row.note}` : ""} · ${key}`);
+  const isLarge = row.nbytes > 64 << 20;
   const elsewhere = el("div", {});
   const work = async () => {
     const facts = await get(`/tensor/${encodeURIComponent(key)}.json${query({ name })}`);
@@ -185,7 +202,7 @@ async function tensorPage() {
     return statistics(facts.stats);
   };
   show(section("Statistics", isLarge ? onRequest(`Read its ${bytes(row.nbytes)}`, "Reading …", work) : later("Reading …", work)),
-    row ? section("As a picture", later("Reading …", () => picture(key, name, row.shape))) : null,
+    section("As a picture", later("Reading …", () => picture(key, name, row.shape))),
     page.run ? section("Over the run", onRequest("Read it in every checkpoint", "Reading …", async () => history(await get(`/history.json${query({ name })}`)))) : null, elsewhere);
 }
 
@@ -258,7 +275,10 @@ async function histograms(keys, change) {
   const names = [change.old_name ?? change.name, change.name];
   const found = await Promise.all(keys.map((key, side) => get(`/tensor/${encodeURIComponent(key)}.json${query({ name: names[side] })}`)));
   const named = found.map(({ stats }, side) => ({ name: ["first", "second"][side], histogram: stats.histogram }));
-  return section(change.name, histogramChart(`Histograms of ${change.name} in both`, named),
+  const edges = named.flatMap(({ histogram }) => histogram.edges.map(Number));
+  const range = edges.length ? [Math.min(...edges), Math.max(...edges)] : null;
+  const side = (each) => el("div", {}, el("h3", {}, each.name), histogramChart(`Histogram of ${change.name} in the ${each.name}`, [each], range));
+  return section(change.name, el("div", { class: "pair two" }, named.map(side)),
     table(["", ["mean", "number"], ["std", "number"], ["least", "number"], ["largest", "number"], ["norm", "number"]], found.map(({ stats }, side) => [link(tensorAt(keys[side], names[side]), ["first", "second"][side]), ...["mean", "std", "minimum", "maximum", "norm"].map((what) => [number(stats[what]), "number"])]), "Both"));
 }
 
