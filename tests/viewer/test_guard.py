@@ -65,6 +65,8 @@ def test_every_answer_says_what_a_page_may_do(link: str, path: str) -> None:
     assert headers["x-content-type-options"] == "nosniff"
     assert headers["referrer-policy"] == "no-referrer"
     assert "access-control-allow-origin" not in headers
+    kept = "private, max-age=86400, immutable" if path.startswith("static/") else "no-store"
+    assert headers.get_all("cache-control") == [kept]
 
 
 @pytest.mark.parametrize(

@@ -2,65 +2,85 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from itertools import pairwise
+import heapq
+from collections.abc import Iterator, Sequence
+from itertools import count
 from typing import NamedTuple
 
 from holdfast.report.facts import TensorFacts
+from holdfast.report.rows import Group, grouped
 
 #: More areas than these nobody tells apart; the smallest ones are drawn as one.
 MOST = 600
-#: Deeper names are one step from there on.
-_DEEPEST = 32
 
 
 class Area(NamedTuple):
-    """One area: ``id`` is the dotted name it stands for, ``parent`` the id of the one around it."""
+    """One area: ``name`` is what the names in it begin with; ``parent`` is the id around it.
 
-    id: str
-    parent: str
+    The whole has the id 0 and no parent.
+    """
+
+    id: int
+    parent: int | None
+    name: str
     label: str
     nbytes: int
     tensors: int
 
 
-def areas(tensors: Iterable[TensorFacts], most: int = MOST) -> list[Area]:
-    """The areas of all tensors by the steps of their names, the whole (id "") first.
+class _Waiting(NamedTuple):
+    """An area that may be drawn, the largest first; of equals the first met."""
 
-    Bytes that several tensors share count for the first of them. Of what is smaller than a share of
-    the whole, one area ``… N more`` stands beside its larger siblings.
+    order: tuple[int, int]
+    parent: int | None
+    name: str
+    label: str
+    nbytes: int
+    tensors: int
+    group: Group | None
+
+
+def areas(tensors: Sequence[TensorFacts], most: int = MOST) -> list[Area]:
+    """The areas of all tensors by the steps of their names, the whole first.
+
+    Bytes that several tensors share count for the first of them. The largest areas are there, each
+    behind the one around it; what is smaller is one area ``… N more`` beside its larger siblings.
     """
-    sizes: dict[str, list[int]] = {"": [0, 0]}
-    parents = {"": ""}
-    for tensor in tensors:
-        nbytes = 0 if tensor.shares_with or tensor.same_as else tensor.nbytes
-        steps = tensor.name.split(".", _DEEPEST)
-        around = [".".join(steps[:depth]) for depth in range(len(steps) + 1)]
-        for parent, name in pairwise(["", *around]):
-            parents.setdefault(name, parent)
-        for name in dict.fromkeys(around):
-            found = sizes.setdefault(name, [0, 0])
-            found[0] += nbytes
-            found[1] += 1
-    kept = _largest(sizes, most)
-    made, rest = [], dict[str, list[int]]()
-    for name, (nbytes, count) in sizes.items():
-        parent = parents[name]
-        if name in kept:
-            label = name[len(parent) + 1 :] if parent else name
-            made.append(Area(name, parent, label, nbytes, count))
-        elif parent in kept:
-            other = rest.setdefault(parent, [0, 0])
-            other[0] += nbytes
-            other[1] += count
-    made += [
-        Area(f"{parent}.…", parent, f"… {count} more", nbytes, count)
-        for parent, (nbytes, count) in rest.items()
-    ]
+    root = grouped(tensors, range(len(tensors)))
+    number = count()
+    waiting = [_Waiting((0, next(number)), None, "", "", root.nbytes, root.tensors, root)]
+    made: list[Area] = []
+    rest: dict[int, list[int]] = {}
+    while waiting:
+        area = heapq.heappop(waiting)
+        if area.parent is not None and len(made) > most:
+            other = rest.setdefault(area.parent, [0, 0])
+            other[0] += area.nbytes
+            other[1] += area.tensors
+            continue
+        made.append(Area(len(made), *area[1:-1]))
+        for inner in _inside(area, made[-1].id, tensors, number):
+            heapq.heappush(waiting, inner)
+    for parent, (nbytes, many) in rest.items():
+        name = made[parent].name
+        made.append(Area(len(made), parent, name, f"… {many} more", nbytes, many))
     return made
 
 
-def _largest(sizes: dict[str, list[int]], most: int) -> set[str]:
-    """So many of the largest; what is around one is at least as large, and so is among them."""
-    order = sorted(sizes, key=lambda name: (-sizes[name][0], name.count("."), name))
-    return {"", *order[:most]}
+def _inside(
+    area: _Waiting, parent: int, tensors: Sequence[TensorFacts], number: Iterator[int]
+) -> Iterator[_Waiting]:
+    """The areas directly within one."""
+    start = "" if area.parent is None else f"{area.name}."
+    for each in () if area.group is None else area.group.order:
+        if isinstance(each, str):
+            assert area.group is not None
+            below = area.group.groups[each]
+            sums = (below.nbytes, below.tensors)
+            order = (-below.nbytes, next(number))
+            yield _Waiting(order, parent, f"{start}{each}", each, *sums, below)
+            continue
+        tensor = tensors[each]
+        nbytes = 0 if tensor.shares_with or tensor.same_as else tensor.nbytes
+        label = tensor.name[len(start) :]
+        yield _Waiting((-nbytes, next(number)), parent, tensor.name, label, nbytes, 1, None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from holdfast.errors import UsageError
@@ -57,36 +57,51 @@ def arranged(
     return [Line(tensors[at].name, place=at) for at in places]
 
 
-class _Group:
-    """What lies below one step of names, in the order first met."""
+class Group:
+    """What lies below one step of names: groups by step, and tensors by place, as first met.
+
+    ``nbytes`` counts bytes that several tensors share for the first of them.
+    """
+
+    __slots__ = ("groups", "nbytes", "order", "tensors")
 
     def __init__(self) -> None:
-        self.groups: dict[str, _Group] = {}
+        self.groups: dict[str, Group] = {}
         self.order: list[str | int] = []
         self.tensors = self.nbytes = 0
+
+
+def grouped(tensors: Sequence[TensorFacts], places: Iterable[int]) -> Group:
+    """The tensors at these places by the steps of their names."""
+    root = Group()
+    for at in places:
+        tensor = tensors[at]
+        nbytes = 0 if tensor.shares_with or tensor.same_as else tensor.nbytes
+        group = root
+        group.tensors += 1
+        group.nbytes += nbytes
+        for step in tensor.name.split(".", _DEEPEST)[:-1]:
+            below = group.groups.get(step)
+            if below is None:
+                below = group.groups[step] = Group()
+                group.order.append(step)
+            group = below
+            group.tensors += 1
+            group.nbytes += nbytes
+        group.order.append(at)
+    return root
 
 
 def _tree(
     tensors: Sequence[TensorFacts], places: Sequence[int], closed: frozenset[str]
 ) -> list[Line]:
-    root = _Group()
-    for at in places:
-        group, *steps = root, *tensors[at].name.split(".", _DEEPEST)[:-1]
-        for step in steps:
-            if step not in group.groups:
-                group.groups[step] = _Group()
-                group.order.append(step)
-            group = group.groups[step]
-            group.tensors += 1
-            group.nbytes += tensors[at].nbytes
-        group.order.append(at)
     made: list[Line] = []
-    _put(root, (), tensors, closed, made)
+    _put(grouped(tensors, places), (), tensors, closed, made)
     return made
 
 
 def _put(
-    group: _Group,
+    group: Group,
     above: tuple[str, ...],
     tensors: Sequence[TensorFacts],
     closed: frozenset[str],

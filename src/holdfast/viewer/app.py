@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -16,6 +16,7 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from holdfast.errors import HoldfastError, MissingPartError, NoCheckpointError, UsageError
+from holdfast.formats.at_rest import collector_at_rest
 from holdfast.viewer import pages
 from holdfast.viewer.shown import Shown
 
@@ -41,6 +42,7 @@ def make_app(shown: Shown) -> Starlette:
         ("/checkpoint/{key}.json", _json(lambda r: pages.checkpoint_facts(_opened(shown, r)))),
         ("/checkpoint/{key}", _page(shown, "checkpoint", _key)),
         ("/rows/{key}.json", _json(lambda r: _rows(shown, r))),
+        ("/areas/{key}.json", _json(lambda r: pages.areas_facts(_opened(shown, r)))),
         ("/scan/{key}.json", _json(lambda r: pages.check_facts(_opened(shown, r), "scan"))),
         ("/verify/{key}.json", _json(lambda r: pages.check_facts(_opened(shown, r), "verify"))),
         ("/tensor/{key}.json", _json(lambda r: _tensor(shown, r))),
@@ -57,6 +59,7 @@ def make_app(shown: Shown) -> Starlette:
     )
 
 
+@cache
 def asset(name: str) -> bytes:
     """The bytes of a file that pages load.
 
@@ -91,7 +94,8 @@ def _page(shown: Shown, kind: str, title: Callable[[Request], str]) -> Answer:
 
 def _json(facts: Callable[[Request], Any]) -> Answer:
     def answer(request: Request) -> Response:
-        return JSONResponse(facts(request))
+        with collector_at_rest():
+            return JSONResponse(facts(request))
 
     return answer
 
@@ -178,7 +182,8 @@ def _static(request: Request) -> Response:
         data = asset(name)
     except KeyError:
         return Response("no such file\n", 404, media_type="text/plain")
-    return Response(data, media_type=_TYPES[Path(name).suffix])
+    headers = {"cache-control": "private, max-age=86400, immutable"}  # of this server's own link
+    return Response(data, media_type=_TYPES[Path(name).suffix], headers=headers)
 
 
 def _root(request: Request) -> str:

@@ -50,8 +50,10 @@ class Guard:
 
         async def with_headers(message: MutableMapping[str, Any]) -> None:
             if message["type"] == "http.response.start":
+                given = list(message.get("headers", ()))
+                names = {name for name, _ in given}
                 own = [(k.encode(), v.encode()) for k, v in _HEADERS.items()]
-                message["headers"] = [*message.get("headers", ()), *own]
+                message["headers"] = given + [pair for pair in own if pair[0] not in names]
             await send(message)
 
         if refusal is not None:

@@ -67,7 +67,6 @@ def checkpoint_facts(opened: Opened) -> dict[str, Any]:
         "symbols": list(summary.symbols),
         "notes": list(summary.notes),
         "is_complete": summary.is_complete,
-        "areas": [area._asdict() for area in areas(summary.tensors)],
         "lines": _lines(
             f"holdfast.open({path!r}).summary()",
             f"holdfast show {_quoted(path)}",
@@ -75,6 +74,11 @@ def checkpoint_facts(opened: Opened) -> dict[str, Any]:
             f"holdfast scan {_quoted(path)}",
         ),
     }
+
+
+def areas_facts(opened: Opened) -> dict[str, Any]:
+    """Where the bytes are."""
+    return {"areas": [area._asdict() for area in areas(opened.summary.tensors)]}
 
 
 def rows_facts(

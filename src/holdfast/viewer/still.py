@@ -62,7 +62,8 @@ def _facts(shown: Shown, kind: str, key: str) -> dict[str, Any]:
     tensors = opened.summary.tensors
     rows = [row(line, tensors, total) for line in arranged(tensors)[:_MOST_ROWS]]
     address = f"/checkpoint/{quote(key, safe='!~*()' + chr(39))}.json"  # as encodeURIComponent does
-    return {address: pages.checkpoint_facts(opened), "rows": rows}
+    own = address.replace("/checkpoint/", "/areas/", 1)
+    return {address: pages.checkpoint_facts(opened), own: pages.areas_facts(opened), "rows": rows}
 
 
 def _json(facts: Any) -> str:

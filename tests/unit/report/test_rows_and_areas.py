@@ -69,13 +69,16 @@ def test_a_closed_group_hides_what_is_in_it_and_nothing_else(names: list[str]) -
 @given(NAMES, st.integers(1, 40))
 def test_areas_add_up(names: list[str], most: int) -> None:
     found = tensors(names)
-    made = {area.id: area for area in areas(found, most)}
-    assert made[""].nbytes == sum(each.nbytes for each in found)
-    assert made[""].tensors == len(found)
-    for area in made.values():
-        inner = [each for each in made.values() if each.parent == area.id and each.id != area.id]
-        assert sum(each.nbytes for each in inner) <= area.nbytes
-        assert area.id == "" or area.parent in made
+    drawn = areas(found, most)
+    assert [area.id for area in drawn] == list(range(len(drawn)))
+    whole = drawn[0]
+    assert (whole.nbytes, whole.tensors) == (sum(each.nbytes for each in found), len(found))
+    for area in drawn:
+        assert area.parent is None if area is whole else area.parent < area.id
+        inner = [each for each in drawn if each.parent == area.id]
+        if inner:
+            assert sum(each.nbytes for each in inner) == area.nbytes
+            assert sum(each.tensors for each in inner) == area.tensors
 
 
 def test_small_areas_are_one() -> None:
@@ -83,7 +86,7 @@ def test_small_areas_are_one() -> None:
     made = areas(found, most=10)
     (rest,) = [area for area in made if area.label.startswith("…")]
     assert rest.label == f"… {100 - (len(made) - 3)} more"
-    assert sum(area.nbytes for area in made if area.parent == "layer") == made[0].nbytes
+    assert [each.label for each in made[:4]] == ["", "layer", "99", "98"], "the largest first"
 
 
 def test_very_deep_names_are_rows() -> None:

@@ -1,10 +1,14 @@
 // Charts by plotly, as SVG; each has a label for those who do not see it.
 "use strict";
 const drawn = [];
-const ready = new Promise((done) => {
-  if (window.Plotly || inlined) { done(); return; }
-  document.getElementById("plotly").addEventListener("load", done);
-});
+// Millions of characters: they are asked for when the first chart is, so that they hold up nothing.
+let loading = null;
+function ready() {
+  loading ??= window.Plotly || inlined ? Promise.resolve() : new Promise((done, failed) => {
+    document.head.append(el("script", { src: `${page.root}/static/plotly.min.js`, onload: done, onerror: failed }));
+  });
+  return loading;
+}
 
 // Plotly takes some HTML in texts; names from files are shown as they are.
 const plain = (text) => String(text).replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
@@ -29,7 +33,7 @@ function layout(more) {
 function chart(label, figure, onclick = null, height = null) {
   const place = el("div", { class: "chart", role: "img", "aria-label": label, style: height ? `height:${height}px` : null });
   const draw = async () => {
-    await ready;
+    await ready();
     if (!place.isConnected) return;
     const { data, more } = figure();
     const first = !place.data;
@@ -70,17 +74,17 @@ function timelineChart(facts, metric, onclick) {
 function treemapChart(areas, onclick) {
   const figure = () => ({
     data: [{
-      type: "treemap", branchvalues: "total", ids: areas.map((each) => plain(each.id || "all")),
-      parents: areas.map((each) => (each.id === "" ? "" : plain(each.parent || "all"))),
-      labels: areas.map((each) => plain(each.id === "" ? "everything" : each.label)), values: areas.map((each) => each.nbytes),
-      customdata: areas.map((each) => [each.id, plain(`${bytes(each.nbytes)}, ${several(each.tensors, "tensor")}`)]),
-      hovertemplate: "%{id}<br>%{customdata[1]}<extra></extra>", texttemplate: "%{label}<br>%{customdata[1]}",
+      type: "treemap", branchvalues: "total", ids: areas.map((each) => String(each.id)),
+      parents: areas.map((each) => (each.parent === null ? "" : String(each.parent))),
+      labels: areas.map((each) => plain(each.parent === null ? "everything" : each.label || each.name || "(no name)")), values: areas.map((each) => each.nbytes),
+      customdata: areas.map((each) => [each.name, plain(`${bytes(each.nbytes)}, ${several(each.tensors, "tensor")}`), plain(each.name || "everything")]),
+      hovertemplate: "%{customdata[2]}<br>%{customdata[1]}<extra></extra>", texttemplate: "%{label}<br>%{customdata[1]}",
       maxdepth: 4, marker: { line: { width: 1, color: colour("back") } }, pathbar: { thickness: 22 },
     }],
     more: { margin: { l: 0, r: 0, t: 26, b: 0 } },
   });
-  const largest = areas.filter((each) => each.parent === "" && each.id).sort((a, b) => b.nbytes - a.nbytes).slice(0, 5);
-  return chart(`Where the bytes are: ${largest.map((each) => `${each.id} ${bytes(each.nbytes)}`).join(", ")}`, figure, onclick, 420);
+  const largest = areas.filter((each) => each.parent === 0).sort((a, b) => b.nbytes - a.nbytes).slice(0, 5);
+  return chart(`Where the bytes are: ${largest.map((each) => `${each.name} ${bytes(each.nbytes)}`).join(", ")}`, figure, onclick, 420);
 }
 
 function histogramChart(label, histograms, range = null) {

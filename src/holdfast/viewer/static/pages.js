@@ -54,6 +54,12 @@ function drawRun(facts) {
 // ---- a checkpoint
 
 async function checkpointPage() {
+  const search = el("input", { type: "search", placeholder: "Filter by name", "aria-label": "Filter tensors by name" });
+  const sort = el("select", { "aria-label": "Sort tensors by" }, ["tree", "file", "name", "size", "shape", "dtype"].map((each) => el("option", {}, each)));
+  const rows = new Rows(search, sort);
+  const tensors = section("Tensors", el("div", { class: "tools" }, search, el("label", {}, "sort by ", sort), rows.count), rows.head, rows.place);
+  show(tensors);
+  rows.start().catch((error) => tensors.replaceChildren(letter(error)));
   const facts = await get(`${checkpointAt(page.key)}.json`);
   document.getElementById("title").textContent = facts.file;
   const { total, record } = facts;
@@ -63,17 +69,14 @@ async function checkpointPage() {
     ...Object.entries(record?.metrics ?? {}).map(([name, value]) => card(name, number(value))),
     ...facts.dtypes.map((each) => card(each.name, bytes(each.nbytes)))];
   const parts = facts.parts.filter((each) => each.name !== null);
-  const search = el("input", { type: "search", placeholder: "Filter by name", "aria-label": "Filter tensors by name" });
-  const sort = el("select", { "aria-label": "Sort tensors by" }, ["tree", "file", "name", "size", "shape", "dtype"].map((each) => el("option", {}, each)));
-  const rows = new Rows(search, sort);
   const notes = [...facts.notes, ...(facts.is_complete ? [] : ["This tree describes more than can be listed."])];
   show(
     el("div", { class: "cards" }, cards),
     notes.length ? section("Notes", el("ul", {}, notes.map((note) => el("li", {}, note)))) : null,
     parts.length ? section("Parts", table(["part", ["tensors", "number"], ["elements", "number"], ["bytes", "number"]],
       parts.map((each) => [[el("button", { type: "button", onclick: () => rows.filter(`${each.name}.`) }, each.name), "name"], [whole(each.tensors), "number"], [whole(each.numel), "number"], [bytes(each.nbytes), "number"]]), "Parts")) : null,
-    section("Tensors", el("div", { class: "tools" }, search, el("label", {}, "sort by ", sort), rows.count), rows.head, rows.place),
-    total.nbytes ? section("Where the bytes are", treemapChart(facts.areas, (point) => rows.filter(point.customdata[0].replace(/\.?…$/, "")))) : null,
+    tensors,
+    total.nbytes ? section("Where the bytes are", later("Adding up …", async () => treemapChart((await get(`/areas/${encodeURIComponent(page.key)}.json`)).areas, (point) => rows.filter(point.customdata[0])))) : null,
     section("Is it safe, is it whole?", ...(inlined ? [el("p", { class: "dim" }, "holdfast scan and holdfast verify say.")] : [
       later("Looking at what it would call …", () => checked("scan")),
       onRequest(`Compare all ${bytes(facts.file_nbytes)} with their checksums`, "Reading every byte …", () => checked("verify"))])),
@@ -83,7 +86,7 @@ async function checkpointPage() {
     facts.opaques.length ? section("Objects, not built", table(["name", "kind", "class"], facts.opaques.map((each) => [[each.name, "name"], each.kind, [el("span", { class: "mono" }, each.symbol), "name"]]), "Objects")) : null,
     Object.keys(facts.metadata).length ? section("Metadata", table(["key", "text"], Object.entries(facts.metadata).map(([key, text]) => [[key, "name"], [text, "name"]]), "Metadata")) : null,
     lines(facts.lines));
-  rows.start();
+  rows.draw();
 }
 
 function recordTable(record) {
@@ -103,7 +106,7 @@ class Rows {
   constructor(search, sort) {
     this.height = 30; this.window = 200; this.pages = new Map(); this.total = 0; this.turn = 0; this.closed = new Set();
     this.search = search; this.sort = sort;
-    this.count = el("span", { class: "dim", "aria-live": "polite" });
+    this.count = el("span", { id: "count", class: "dim", "aria-live": "polite" });
     this.space = el("div", { class: "space", role: "rowgroup" });
     this.place = el("div", { class: "rows", tabindex: "0", role: "table", "aria-label": "Tensors" }, this.space);
     this.head = el("div", { class: "row head", "aria-hidden": "true" }, ["name", "dtype", "shape"].map((each) => el("span", {}, each)), el("span", { class: "number" }, "bytes"), el("span", {}, "share"));
