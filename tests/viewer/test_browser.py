@@ -103,7 +103,9 @@ def test_from_the_run_to_a_tensor_and_its_history(
 def test_two_checkpoints_with_histograms_beside_each_other(watched: Watched, link: str) -> None:
     page = watched.page
     page.goto(f"{link}/run")
-    page.get_by_label("Compare step-00000007.pt with").select_option("step-00000006.pt")
+    page.get_by_label("Compare", exact=True).select_option("step-00000006.pt")
+    page.get_by_label("with", exact=True).select_option("step-00000007.pt")
+    page.get_by_role("button", name="Show what changed").click()
     page.wait_for_url("**/diff?*")
     expect(page.get_by_role("heading", level=1)).to_contain_text("changed")
     expect(page.get_by_role("img", name="Relative change by layer")).to_be_visible()
@@ -169,6 +171,19 @@ def test_a_hostile_file_is_shown_and_not_run(
     assert "it ran" not in capfd.readouterr().out
 
 
+def test_a_file_that_goes_while_it_is_looked_at(
+    browser: Browser, serve: Callable[..., str], tmp_path: Path
+) -> None:
+    torch.save({"x": torch.ones(3)}, tmp_path / "a.pt")
+    page = browser.new_page()
+    page.goto(serve(tmp_path / "a.pt"))
+    expect(page.get_by_role("link", name="x", exact=True)).to_be_visible()
+    (tmp_path / "a.pt").unlink()
+    page.get_by_label("Filter tensors by name").fill("x")
+    expect(page.get_by_role("alert").first).to_contain_text("a.pt")
+    page.close()
+
+
 def test_the_keyboard_is_enough(watched: Watched, link: str) -> None:
     page = watched.page
     page.goto(f"{link}/checkpoint/step-00000007.pt")
@@ -180,6 +195,29 @@ def test_the_keyboard_is_enough(watched: Watched, link: str) -> None:
     expect(page.locator('[aria-rowindex="3"] a')).to_be_focused()
     page.keyboard.press("Enter")
     expect(page.get_by_role("heading", name="Statistics")).to_be_visible()
+
+
+NUMBERS = {
+    "12300.2": "12300",
+    "98760.4": "98760",
+    "12345678901.5": "1.235e+10",
+    "12345678901": "12,345,678,901",
+    "0.00012345": "1.234e-4",
+    "0.5": "0.5",
+    "100": "100",
+    "-2500.05": "-2500.1",
+    "1e300": "1.000e+300",
+    "0": "0",
+    "null": "",
+    '"NaN"': "NaN",
+}
+
+
+def test_numbers_are_what_they_are(watched: Watched, link: str) -> None:
+    page = watched.page
+    page.goto(f"{link}/run")
+    for value, text in NUMBERS.items():
+        assert page.evaluate(f"number({value})") == text
 
 
 def test_light_and_dark(watched: Watched, link: str) -> None:
@@ -240,9 +278,11 @@ def test_a_run_in_training_shows_its_next_save(
     page.goto(serve(folder))
     expect(page.get_by_role("link", name="step-00000007.pt")).to_be_visible()
     model = torch.nn.Linear(2, 2)
+    page.get_by_role("link", name="step-00000007.pt").focus()
     with holdfast.Run(folder, background=False, model=model) as run:
         run.save(8, metrics={"loss": 0.001})
     expect(page.get_by_role("link", name="step-00000008.pt")).to_be_visible()
+    expect(page.get_by_role("link", name="step-00000007.pt")).to_be_focused()
     page.close()
 
 

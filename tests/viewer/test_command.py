@@ -90,9 +90,31 @@ def test_without_the_extra_it_says_how_to_install_it() -> None:
     assert 'pip install "holdfast[view]"' in done.stderr
 
 
+def static(*paths: object) -> Any:
+    return CliRunner().invoke(cli, ["view", *map(str, paths[:-1]), "--static", str(paths[-1])])
+
+
 def test_a_page_that_cannot_be_written(run_folder: Path, tmp_path: Path) -> None:
-    target = tmp_path / "folder"
+    target = tmp_path / "folder.html"
     target.mkdir()
-    done = CliRunner().invoke(cli, ["view", str(run_folder), "--static", str(target)])
+    done = static(run_folder, target)
     assert done.exit_code == 1
     assert str(target) in done.stderr
+
+
+def test_a_page_never_replaces_what_it_shows(run_folder: Path, tmp_path: Path) -> None:
+    file = tmp_path / "own.pt"
+    file.write_bytes((run_folder / "step-00000007.pt").read_bytes())
+    before = file.read_bytes()
+    linked = tmp_path / "linked.html"
+    linked.symlink_to(file)
+    for target in (file, linked):
+        done = static(file, target)
+        assert done.exit_code == 2
+        assert "a page is written into a file of its own" in done.stderr
+    named = tmp_path / "shown.html"
+    named.write_bytes(before)
+    assert static(named, named).exit_code == 2
+    inside = run_folder / "step-00000007.pt"
+    assert static(run_folder, inside).exit_code == 2
+    assert inside.read_bytes() == file.read_bytes() == named.read_bytes() == before

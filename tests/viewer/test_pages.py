@@ -222,6 +222,40 @@ def test_a_file_that_was_replaced_is_read_anew(tmp_path: Path, serve: Callable[.
     assert get(f"{link}/tensor/a.pt.json?name=x")["stats"]["mean"] == 2
 
 
+ODD = ["\udcff.pt", "a.json", "# %?.pt", "new\nline.pt"]
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_odd_names_of_files(name: str, tmp_path: Path, serve: Callable[..., str]) -> None:
+    torch.save({"x": torch.ones(3), "\ud800": torch.ones(2)}, tmp_path / "plain.pt")
+    (tmp_path / "plain.pt").rename(tmp_path / name)
+    link = serve(tmp_path / name)
+    with urllib.request.urlopen(f"{link}/") as answer:
+        assert answer.headers["content-type"].startswith("text/html")
+    key = quote(name.encode("utf-8", "backslashreplace"), safe="")
+    assert get(f"{link}/rows/{key}.json")["tensors"] == 2
+    assert get(f"{link}/checkpoint/{key}.json")["total"]["tensors"] == 2
+
+
+def test_the_folder_one_is_in(
+    run_folder: Path, monkeypatch: pytest.MonkeyPatch, serve: Callable[..., str]
+) -> None:
+    monkeypatch.chdir(run_folder)
+    with urllib.request.urlopen(f"{serve('.')}/run") as answer:
+        assert 'data-run="iris"' in answer.read().decode()
+
+
+def test_a_shard_that_is_replaced_is_read_anew(tmp_path: Path, serve: Callable[..., str]) -> None:
+    for name, value in (("one", 1.0), ("two", 2.0)):
+        torch.save({"x": torch.full((100,), value)}, tmp_path / f"{name}.pt")
+        holdfast.convert(tmp_path / f"{name}.pt", tmp_path / name, shard_size="1MB")
+    link = serve(tmp_path / "one")
+    assert get(f"{link}/tensor/one.json?name=x")["stats"]["mean"] == 1
+    for file in (tmp_path / "two").iterdir():
+        (tmp_path / "one" / file.name).write_bytes(file.read_bytes())
+    assert get(f"{link}/tensor/one.json?name=x")["stats"]["mean"] == 2
+
+
 def test_what_is_not_there(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(NoCheckpointError, match="this run has no checkpoint"):

@@ -8,7 +8,7 @@ from itertools import count
 from typing import NamedTuple
 
 from holdfast.report.facts import TensorFacts
-from holdfast.report.rows import Group, grouped
+from holdfast.report.rows import Group, grouped, own_nbytes
 
 #: More areas than these nobody tells apart; the smallest ones are drawn as one.
 MOST = 600
@@ -81,6 +81,6 @@ def _inside(
             yield _Waiting(order, parent, f"{start}{each}", each, *sums, below)
             continue
         tensor = tensors[each]
-        nbytes = 0 if tensor.shares_with or tensor.same_as else tensor.nbytes
+        nbytes = own_nbytes(tensor)
         label = tensor.name[len(start) :]
         yield _Waiting((-nbytes, next(number)), parent, tensor.name, label, nbytes, 1, None)

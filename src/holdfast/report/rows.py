@@ -71,12 +71,18 @@ class Group:
         self.tensors = self.nbytes = 0
 
 
+def own_nbytes(tensor: TensorFacts) -> int:
+    """The bytes that are this tensor's: of what it shares or only repeats, none."""
+    is_own = not (tensor.shares_with or tensor.same_as or tensor.is_expanded)
+    return tensor.nbytes if is_own else 0
+
+
 def grouped(tensors: Sequence[TensorFacts], places: Iterable[int]) -> Group:
     """The tensors at these places by the steps of their names."""
     root = Group()
     for at in places:
         tensor = tensors[at]
-        nbytes = 0 if tensor.shares_with or tensor.same_as else tensor.nbytes
+        nbytes = own_nbytes(tensor)
         group = root
         group.tensors += 1
         group.nbytes += nbytes
@@ -132,7 +138,7 @@ def row(line: Line, tensors: Sequence[TensorFacts], total: int) -> dict[str, Any
         "dtype": tensor.dtype,
         "shape": list(tensor.shape),
         "nbytes": tensor.nbytes,
-        "share": tensor.nbytes / total if total else 0.0,
+        "share": own_nbytes(tensor) / total if total else 0.0,
         "note": _note(tensor),
     }
 

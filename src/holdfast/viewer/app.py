@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from functools import cache, partial
 from importlib import resources
@@ -12,11 +13,12 @@ from urllib.parse import quote
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from holdfast.errors import HoldfastError, MissingPartError, NoCheckpointError, UsageError
 from holdfast.formats.at_rest import collector_at_rest
+from holdfast.report.stats import plain
 from holdfast.viewer import pages
 from holdfast.viewer.shown import Shown
 
@@ -39,7 +41,7 @@ def make_app(shown: Shown) -> Starlette:
         ("/", partial(_home, shown)),
         ("/run", _page(shown, "run", lambda _: "Run")),
         ("/run.json", _json(lambda _: pages.run_facts(_with_run(shown)))),
-        ("/checkpoint/{key}.json", _json(lambda r: pages.checkpoint_facts(_opened(shown, r)))),
+        ("/checkpoint/{key}.json", partial(_checkpoint, shown)),
         ("/checkpoint/{key}", _page(shown, "checkpoint", _key)),
         ("/rows/{key}.json", _json(lambda r: _rows(shown, r))),
         ("/areas/{key}.json", _json(lambda r: pages.areas_facts(_opened(shown, r)))),
@@ -75,8 +77,14 @@ def asset(name: str) -> bytes:
 
 def rendered(shown: Shown, kind: str, title: str, root: str, **more: Any) -> str:
     """The shell of a page; ``root`` is what its links begin with."""
-    run = None if shown.run is None else shown.run.name
-    values = {"kind": kind, "title": title, "root": root, "run": run, "pair": _pair(shown), **more}
+    values = {
+        "kind": kind,
+        "title": title,
+        "root": root,
+        "run": shown.name,
+        "pair": _pair(shown),
+        **more,
+    }
     defaults = {"letter": None, "inlined": None, "key": "", "name": ""}
     return _templates.get_template("page.html").render({**defaults, **values})
 
@@ -87,15 +95,36 @@ def _page(shown: Shown, kind: str, title: Callable[[Request], str]) -> Answer:
         if key:
             shown.path(key)  # what is not shown has no page
         html = rendered(shown, kind, title(request), _root(request), key=key, name=name)
-        return Response(html, media_type="text/html")
+        return _html(html)
 
     return answer
+
+
+def _html(text: str, status: int = 200) -> Response:
+    """A page; names of files may hold bytes that are no text."""
+    return Response(text.encode("utf-8", "backslashreplace"), status, media_type="text/html")
+
+
+def encoded(facts: Any) -> str:
+    """Facts as JSON in ASCII: names may be no text, and a record may hold NaN."""
+    try:
+        return json.dumps(facts, allow_nan=False)
+    except ValueError:
+        return json.dumps(_finite(facts), allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return plain(value) if isinstance(value, float) else value
 
 
 def _json(facts: Callable[[Request], Any]) -> Answer:
     def answer(request: Request) -> Response:
         with collector_at_rest():
-            return JSONResponse(facts(request))
+            return Response(encoded(facts(request)), media_type="application/json")
 
     return answer
 
@@ -115,6 +144,15 @@ def home_of(shown: Shown) -> str:
 
 def _pair(shown: Shown) -> bool:
     return shown.run is None and len(shown.keys) == 2
+
+
+def _checkpoint(shown: Shown, request: Request) -> Response:
+    """The facts of a checkpoint; the page of one whose own name ends so."""
+    key = request.path_params["key"]
+    if not shown.has(key) and shown.has(f"{key}.json"):
+        key = f"{key}.json"
+        return _html(rendered(shown, "checkpoint", key, _root(request), key=key))
+    return _json(lambda r: pages.checkpoint_facts(_opened(shown, r)))(request)
 
 
 def _opened(shown: Shown, request: Request) -> Any:
@@ -195,9 +233,9 @@ def _letter(shown: Shown, request: Request, error: Exception) -> Response:
     missing = isinstance(error, NoCheckpointError | MissingPartError)
     status = 404 if missing else 400 if isinstance(error, UsageError) else 422
     if request.url.path.endswith(".json"):
-        return JSONResponse({"error": str(error)}, status)
+        return Response(encoded({"error": str(error)}), status, media_type="application/json")
     html = rendered(shown, "letter", "Error", _root(request), letter=str(error))
-    return Response(html, status, media_type="text/html")
+    return _html(html, status)
 
 
 def _nothing(shown: Shown, request: Request, _error: Exception) -> Response:

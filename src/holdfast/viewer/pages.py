@@ -33,9 +33,10 @@ def run_facts(shown: Shown) -> dict[str, Any]:
     """The page of a run; listed anew where something in the folder is another by now."""
     assert shown.run is not None
     stamp, path = shown.stamp(), str(shown.run)
-    if shown.listed is None or shown.listed[0] != stamp:
-        shown.listed = stamp, timeline(mark(path, list_run(shown.run)))
-    facts = shown.listed[1]
+    with shown.listing:  # several pages of one run wait for one listing
+        if shown.listed is None or shown.listed[0] != stamp:
+            shown.listed = stamp, timeline(mark(path, list_run(shown.run)))
+        facts = shown.listed[1]
     return {
         **facts,
         "lines": _lines(
@@ -78,7 +79,9 @@ def checkpoint_facts(opened: Opened) -> dict[str, Any]:
 
 def areas_facts(opened: Opened) -> dict[str, Any]:
     """Where the bytes are."""
-    return {"areas": [area._asdict() for area in areas(opened.summary.tensors)]}
+    if opened.areas is None:
+        opened.areas = areas(opened.summary.tensors)
+    return {"areas": [area._asdict() for area in opened.areas]}
 
 
 def rows_facts(

@@ -12,6 +12,7 @@ from typing import Any
 from holdfast import looking
 from holdfast.checkpoint import Checkpoint
 from holdfast.errors import NoCheckpointError
+from holdfast.report.areas import Area
 from holdfast.report.choosing import ByName
 from holdfast.report.facts import Summary
 from holdfast.report.leaves import Leaf, leaves
@@ -34,6 +35,7 @@ class Opened:
     summary: Summary
     stamp: tuple[int, ...]
     arranged: dict[tuple[str, str, tuple[str, ...]], list[Line]] = field(default_factory=dict)
+    areas: list[Area] | None = None
     _tensors: dict[str, Leaf] | None = None
 
     def tensor(self, name: str) -> Leaf:
@@ -53,6 +55,7 @@ class Shown:
     def __init__(self, run: Path | None, files: dict[str, Path]) -> None:
         self.run, self._files = run, files
         self.listed: tuple[object, dict[str, Any]] | None = None  # the run, as it was last
+        self.listing = threading.Lock()
         self._open: OrderedDict[str, Opened] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -62,6 +65,22 @@ class Shown:
         if self.run is None:
             return list(self._files)
         return [entry.name for entry in list_run(self.run)]
+
+    @property
+    def name(self) -> str | None:
+        """What the run is called; None where none is shown."""
+        return None if self.run is None else self.run.resolve().name
+
+    @property
+    def paths(self) -> list[Path]:
+        """The paths of all that is shown."""
+        if self.run is None:
+            return list(self._files.values())
+        return [entry.path for entry in list_run(self.run)]
+
+    def has(self, key: str) -> bool:
+        """Whether a key is of something that is shown."""
+        return key in self._files if self.run is None else self._is_in_run(key)
 
     def stamp(self) -> object:
         """What tells the run's folder from what it was before, without reading its files.
@@ -78,10 +97,8 @@ class Shown:
         Raises:
             NoCheckpointError: nothing of that name is shown.
         """
-        if self.run is None and key in self._files:
-            return self._files[key]
-        if self.run is not None and self._is_in_run(key):
-            return self.run / key
+        if self.has(key):
+            return self._files[key] if self.run is None else self.run / key
         raise NoCheckpointError(
             "no checkpoint of that name is shown here",
             file=self.run or ", ".join(map(str, self._files.values())),
@@ -131,12 +148,17 @@ def shown(path: str | os.PathLike[str], other: str | os.PathLike[str] | None = N
             raise NoCheckpointError("this run has no checkpoint", file=found.path)
         return Shown(found.path, {})
     file = where.resolve(path)
-    return Shown(None, {file.name: file})
+    # A name may hold bytes that are no text, and no address.
+    key = file.resolve().name.encode("utf-8", "backslashreplace").decode()
+    return Shown(None, {key: file})
 
 
 def _stamp(path: Path) -> tuple[int, ...]:
+    """What tells a file, or the files of a folder, from what they were before."""
     try:
         found: Any = path.stat()
+        inner = sorted(path.iterdir()) if path.is_dir() else []
+        stats = [found, *(each.stat() for each in inner)]
     except OSError:
         return ()  # opening it says what is wrong
-    return found.st_ino, found.st_size, found.st_mtime_ns
+    return tuple(n for each in stats for n in (each.st_ino, each.st_size, each.st_mtime_ns))

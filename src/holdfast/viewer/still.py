@@ -2,31 +2,33 @@
 
 from __future__ import annotations
 
-import json
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
 
+from holdfast.errors import UsageError
 from holdfast.io.commit import commit
 from holdfast.io.sink import Sink
 from holdfast.report.rows import arranged, row
 from holdfast.viewer import pages
-from holdfast.viewer.app import ASSETS, PLOTLY, asset, home_of, rendered
+from holdfast.viewer.app import ASSETS, PLOTLY, asset, encoded, home_of, rendered
 from holdfast.viewer.shown import Shown
 
 #: Rows of a table that one file holds.
-_MOST_ROWS = 20_000
+_MOST_ROWS = 150_000
 
 
 def write(shown: Shown, target: Path) -> int:
     """Write the page that one begins with; the bytes it has.
 
     Raises:
+        UsageError: the target is no .html file, or a file of what is shown.
         FileError: the file system said no; what was there before is untouched.
     """
-    data = html(shown).encode()
+    _check(shown, target)
+    data = html(shown).encode("utf-8", "backslashreplace")  # names of files may be no text
 
     def fill(data: bytes, sink: Sink) -> None:
         sink(data)
@@ -34,6 +36,22 @@ def write(shown: Shown, target: Path) -> int:
 
     commit(target, len(data), partial(fill, data), what="page")
     return len(data)
+
+
+def _check(shown: Shown, target: Path) -> None:
+    """Go on only with a file that is nothing else: a page must not replace a checkpoint."""
+    is_page = target.suffix.lower() in (".html", ".htm")
+    is_shown = target.exists() and any(
+        path.exists() and (target.samefile(path) or target.resolve().is_relative_to(path.resolve()))
+        for path in shown.paths
+    )
+    if not is_page or is_shown:
+        raise UsageError(
+            "a page is written into a file of its own",
+            file=target,
+            wanted="a name that ends in .html",
+            found="a file of what is shown" if is_shown else f"{target.suffix or 'no suffix'}",
+        )
 
 
 def html(shown: Shown) -> str:
@@ -60,15 +78,22 @@ def _facts(shown: Shown, kind: str, key: str) -> dict[str, Any]:
     opened = shown.open(key)
     total = opened.summary.total.nbytes
     tensors = opened.summary.tensors
-    rows = [row(line, tensors, total) for line in arranged(tensors)[:_MOST_ROWS]]
+    lines = arranged(tensors)[:_MOST_ROWS]
+    rows = [row(line, tensors, total) for line in lines]
+    shown_here = sum(line.place is not None for line in lines)
     address = f"/checkpoint/{quote(key, safe='!~*()' + chr(39))}.json"  # as encodeURIComponent does
     own = address.replace("/checkpoint/", "/areas/", 1)
-    return {address: pages.checkpoint_facts(opened), own: pages.areas_facts(opened), "rows": rows}
+    return {
+        address: pages.checkpoint_facts(opened),
+        own: pages.areas_facts(opened),
+        "rows": rows,
+        "left_out": len(tensors) - shown_here,
+    }
 
 
 def _json(facts: Any) -> str:
     """JSON that nothing in it can end the script element of."""
-    return json.dumps(facts, ensure_ascii=True, allow_nan=False).replace("<", "\\u003c")
+    return encoded(facts).replace("<", "\\u003c")
 
 
 def _script(text: str) -> Markup:

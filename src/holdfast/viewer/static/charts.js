@@ -1,6 +1,6 @@
 // Charts by plotly, as SVG; each has a label for those who do not see it.
 "use strict";
-const drawn = [];
+const drawn = new Map();
 // Millions of characters: they are asked for when the first chart is, so that they hold up nothing.
 let loading = null;
 function ready() {
@@ -40,26 +40,34 @@ function chart(label, figure, onclick = null, height = null) {
     await Plotly.react(place, data, layout({ xaxis: {}, yaxis: {}, ...more }), { displayModeBar: false, responsive: true });
     if (first && onclick) place.on("plotly_click", (event) => onclick(event.points[0]));
   };
-  drawn.push(draw);
+  for (const old of drawn.keys()) if (!old.isConnected && old.data) { Plotly.purge(old); drawn.delete(old); }
+  drawn.set(place, draw);
   requestAnimationFrame(draw);
   return place;
 }
-document.addEventListener("theme", () => drawn.forEach((draw) => draw()));
+document.addEventListener("theme", () => [...drawn.values()].forEach((draw) => draw()));
+
+const isBest = (each) => each.marks.some((mark) => mark.startsWith("best"));
+const finite = (each, metric) => (Object.hasOwn(each.metrics, metric) && typeof each.metrics[metric] === "number" ? each.metrics[metric] : null);
+const shorter = (name) => (name.length > 28 ? `…${name.slice(-27)}` : name);
 
 function timelineChart(facts, metric, onclick) {
   const read = facts.checkpoints.filter((each) => each.problem === null && each.step !== null);
   const figure = () => {
     const branches = [...new Set(read.map((each) => each.branch))];
     const data = branches.map((branch) => {
-      const points = read.filter((each) => each.branch === branch);
+      const own = read.filter((each) => each.branch === branch);
+      const from = read.find((each) => each.name === own[0].parent_name);
+      const points = from ? [from, ...own] : own;  // a branch begins at what it went on from
       return {
         type: "scatter", mode: "lines+markers", name: branches.length > 1 ? `branch ${branch + 1}` : plain(metric ?? "saved"),
-        x: points.map((each) => each.step), y: points.map((each) => (metric ? each.metrics[metric] ?? null : each.nbytes)),
+        x: points.map((each) => each.step), y: points.map((each) => (metric ? finite(each, metric) : each.nbytes)),
         text: points.map((each) => plain(`${each.name} ${each.marks.join(", ")}`)), customdata: points.map((each) => each.name),
         hovertemplate: "step %{x}<br>%{y}<br>%{text}<extra></extra>", line: { width: 2 },
         marker: {
           size: points.map((each) => (each.marks.length ? 12 : 7)),
-          symbol: points.map((each) => (each.is_pinned ? "square" : each.marks.some((mark) => mark.startsWith("best")) ? "star" : "circle")),
+          symbol: points.map((each) => `${isBest(each) ? "star" : ""}${isBest(each) && each.is_pinned ? "-" : ""}${each.is_pinned ? "square" : ""}` || "circle"),
+          line: { width: points.map((each) => (each.marks.includes("latest") ? 3 : 0)), color: colour("good") },
         },
       };
     });
@@ -102,11 +110,17 @@ function histogramChart(label, histograms, range = null) {
   return chart(label, figure);
 }
 
+// Colours on both sides of zero where there are both signs, else from the least to the largest.
+function scale(numbers) {
+  const hasBoth = numbers.some((each) => each < 0) && numbers.some((each) => each > 0);
+  return hasBoth ? { colorscale: "RdBu", zmid: 0 } : { colorscale: "Viridis" };
+}
+
 function heatmapChart(label, facts) {
   const figure = () => ({
     data: [{
-      type: "heatmap", z: facts.values, x: facts.values[0].map((_, at) => at * facts.steps[1]), y: facts.values.map((_, at) => at * facts.steps[0]),
-      colorscale: "RdBu", zmid: 0, hoverongaps: false, hovertemplate: "row %{y}, column %{x}: %{z}<extra></extra>", colorbar: { thickness: 12 },
+      type: "heatmap", ...scale(facts.values.flat().filter((each) => each !== null)), z: facts.values, x: facts.values[0].map((_, at) => at * facts.steps[1]), y: facts.values.map((_, at) => at * facts.steps[0]),
+      hoverongaps: false, hovertemplate: "row %{y}, column %{x}: %{z}<extra></extra>", colorbar: { thickness: 12 },
     }],
     more: { xaxis: { title: { text: "column" } }, yaxis: { title: { text: "row" }, autorange: "reversed" } },
   });
@@ -129,10 +143,10 @@ function layersChart(layers, onclick) {
   const shown = layers.filter((each) => typeof each.sums.relative === "number").slice(0, 30).reverse();
   const figure = () => ({
     data: [{
-      type: "bar", orientation: "h", y: shown.map((each) => plain(each.name)), x: shown.map((each) => each.sums.relative),
-      customdata: shown.map((each) => each.name), hovertemplate: "%{y}: %{x}<extra></extra>",
+      type: "bar", orientation: "h", y: shown.map((_, at) => at), text: shown.map((each) => plain(each.name)), x: shown.map((each) => each.sums.relative),
+      customdata: shown.map((each) => each.name), hovertemplate: "%{text}: %{x}<extra></extra>", textposition: "none",
     }],
-    more: { xaxis: { title: { text: "relative change" } }, yaxis: { type: "category" }, margin: { l: 16, r: 16, t: 8, b: 44 } },
+    more: { xaxis: { title: { text: "relative change" } }, yaxis: { tickvals: shown.map((_, at) => at), ticktext: shown.map((each) => plain(shorter(each.name))) }, margin: { l: 16, r: 16, t: 8, b: 44 } },
   });
   const label = [...shown].reverse().map((each) => `${each.name} ${number(each.sums.relative)}`).join(", ");
   return chart(`Relative change by layer: ${label}`, figure, (point) => onclick(point.customdata), Math.max(220, 40 + 24 * shown.length));

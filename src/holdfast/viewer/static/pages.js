@@ -14,12 +14,20 @@ async function runPage() {
   const facts = await get("/run.json");
   runText = JSON.stringify(facts);
   drawRun(facts);
-  if (inlined) return;
-  setInterval(async () => {
-    if (document.hidden) return;
-    const now = await get("/run.json").catch((error) => { lead(error.message); return null; });
-    if (now && JSON.stringify(now) !== runText) { runText = JSON.stringify(now); drawRun(now); }
-  }, 1000);
+  if (!inlined) setTimeout(followRun, 1000);
+}
+
+// Asks again a second after the last answer; what has the focus keeps it.
+async function followRun() {
+  const now = document.hidden ? null : await get("/run.json").catch((error) => { lead(error.message); return null; });
+  if (now && JSON.stringify(now) !== runText) {
+    runText = JSON.stringify(now);
+    const { id, href } = document.activeElement ?? {};
+    drawRun(now);
+    const again = id ? document.getElementById(id) : [...document.querySelectorAll("main a")].find((each) => href && each.href === href);
+    again?.focus({ preventScroll: true });
+  }
+  setTimeout(followRun, 1000);
 }
 
 function drawRun(facts) {
@@ -33,22 +41,28 @@ function drawRun(facts) {
   const draw = (metric) => place.replaceChildren(timelineChart(facts, metric || null, (name) => go(checkpointAt(name))));
   const choice = el("select", { id: "metric", onchange: (event) => draw(event.target.value) },
     facts.metrics.map((name) => el("option", { value: name, selected: name === picked }, name)), el("option", { value: "", selected: picked === "" }, "bytes"));
-  const from = [el("option", { value: "" }, "compare with …"), ...read.map((each) => el("option", { value: each.name }, each.name))];
+  const unseen = picked ? read.filter((each) => finite(each, picked) === null).length : 0;
   const rows = [...facts.checkpoints].reverse().map((each) => [
     [[each.problem === null ? link(checkpointAt(each.name), each.name) : el("span", { class: "bad" }, each.name), " ", ...marks(each)], "name"],
     [each.step === null ? "" : whole(each.step), "number"],
-    ...facts.metrics.map((name) => [number(each.metrics[name]), "number"]),
+    ...facts.metrics.map((name) => [Object.hasOwn(each.metrics, name) ? number(each.metrics[name]) : "", "number"]),
     [bytes(each.nbytes), "number"],
     [each.seconds === null ? "" : `${number(each.seconds)} s`, "number"],
     [moment(each.time) || "", ""],
-    [each.pruned ? el("span", { class: "dim" }, `${whole(each.pruned)} pruned before it`) : "", ""],
-    [inlined || each.problem !== null ? "" : el("select", { "aria-label": `Compare ${each.name} with`, onchange: (event) => event.target.value && go(`/diff${query({ a: event.target.value, b: each.name })}`) }, from.map((option) => option.cloneNode(true))), ""],
+    [each.pruned ? el("span", { class: "dim" }, `${whole(each.pruned)} before it`) : "", ""],
   ]);
-  const heads = ["checkpoint", ["step", "number"], ...facts.metrics.map((name) => [name, "number"]), ["size", "number"], ["since the last", "number"], "saved (UTC)", "", ""];
-  const caption = "A star is the best, a square is pinned, a dot the latest or another; a dotted line stands where saves before it were pruned.";
+  const heads = ["checkpoint", ["step", "number"], ...facts.metrics.map((name) => [name, "number"]), ["size", "number"], ["since the last", "number"], "saved (UTC)", "pruned"];
+  const missing = [unseen ? `${several(unseen, "checkpoint")} ${unseen === 1 ? "has" : "have"} no finite ${picked}.` : "", damaged ? `${several(damaged, "checkpoint")} cannot be read, and ${damaged === 1 ? "is" : "are"} in the table alone.` : ""].filter(Boolean);
+  const caption = ["A star is the best, a square is pinned, a green rim the latest; a dotted line stands where saves before it were pruned.", ...missing].join(" ");
   show(section("Over the steps", el("div", { class: "tools" }, el("label", { for: "metric" }, "Show"), choice), place, el("p", { class: "dim" }, caption)),
-    section("Checkpoints", table(heads, rows, "Checkpoints, newest first")), lines(facts.lines));
+    section("Checkpoints", inlined || read.length < 2 ? null : comparing(read), table(heads, rows, "Checkpoints, newest first")), lines(facts.lines));
   draw(picked);
+}
+
+function comparing(read) {
+  const names = read.map((each) => each.name);
+  const [a, b] = [names.at(-2), names.at(-1)].map((name, side) => el("select", { id: `side-${side}`, "aria-label": ["Compare", "with"][side] }, names.map((each) => el("option", { selected: each === name }, each))));
+  return el("div", { class: "tools" }, "Compare", a, "with", b, el("button", { id: "compare", type: "button", onclick: () => go(`/diff${query({ a: a.value, b: b.value })}`) }, "Show what changed"));
 }
 
 // ---- a checkpoint
@@ -57,9 +71,9 @@ async function checkpointPage() {
   const search = el("input", { type: "search", placeholder: "Filter by name", "aria-label": "Filter tensors by name" });
   const sort = el("select", { "aria-label": "Sort tensors by" }, ["tree", "file", "name", "size", "shape", "dtype"].map((each) => el("option", {}, each)));
   const rows = new Rows(search, sort);
-  const tensors = section("Tensors", el("div", { class: "tools" }, search, el("label", {}, "sort by ", sort), rows.count), rows.head, rows.place);
+  const tensors = section("Tensors", el("div", { class: "tools" }, search, el("label", {}, "sort by ", sort), rows.count), rows.trouble, rows.table);
   show(tensors);
-  rows.start().catch((error) => tensors.replaceChildren(letter(error)));
+  await rows.start();  // before all else: it is what one waits for
   const facts = await get(`${checkpointAt(page.key)}.json`);
   document.getElementById("title").textContent = facts.file;
   const { total, record } = facts;
@@ -90,9 +104,9 @@ async function checkpointPage() {
 }
 
 function recordTable(record) {
-  const { versions = {}, git, host } = record.provenance ?? {};
+  const { versions, git, host } = record.provenance ?? {};
   const facts = [["id", record.id], ["goes on from", record.parent], ["saved", record.time ? `${moment(record.time)} UTC` : null], ["sequence", record.sequence],
-    ["code", git?.commit ? `${git.commit}${git.is_dirty ? " (with changes)" : ""}` : null], ["versions", Object.entries(versions).map(([name, version]) => `${name} ${version}`).join(", ")], ["on", host]];
+    ["code", git?.commit ? `${git.commit}${git.is_dirty ? " (with changes)" : ""}` : null], ["versions", Object.entries(versions ?? {}).map(([name, version]) => `${name} ${version}`).join(", ")], ["on", host]];
   return table(["field", "value"], facts.filter(([, value]) => value !== null && value !== undefined && value !== "").map(([name, value]) => [name, [String(value), "name"]]), "Record");
 }
 
@@ -107,9 +121,12 @@ class Rows {
     this.height = 30; this.window = 200; this.pages = new Map(); this.total = 0; this.turn = 0; this.closed = new Set();
     this.search = search; this.sort = sort;
     this.count = el("span", { id: "count", class: "dim", "aria-live": "polite" });
-    this.space = el("div", { class: "space", role: "rowgroup" });
-    this.place = el("div", { class: "rows", tabindex: "0", role: "table", "aria-label": "Tensors" }, this.space);
-    this.head = el("div", { class: "row head", "aria-hidden": "true" }, ["name", "dtype", "shape"].map((each) => el("span", {}, each)), el("span", { class: "number" }, "bytes"), el("span", {}, "share"));
+    this.current = 1;
+    this.space = el("div", { class: "space" });
+    this.place = el("div", { class: "rows", role: "rowgroup" }, this.space);
+    const heads = ["name", "dtype", "shape", "bytes", "share"].map((each) => el("span", { role: "columnheader", class: each === "bytes" ? "number" : null }, each));
+    this.trouble = el("div", {});
+    this.table = el("div", { role: "table", "aria-label": "Tensors" }, el("div", { role: "rowgroup" }, el("div", { class: "row head", role: "row" }, heads)), this.place);
     this.place.addEventListener("scroll", () => requestAnimationFrame(() => this.draw()));
     this.place.addEventListener("keydown", (event) => this.move(event));
     let waiting;
@@ -123,6 +140,9 @@ class Rows {
     const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
     if (at < 0 || !step || !links[at + step]) return;
     event.preventDefault();
+    for (const link of links) link.tabIndex = -1;
+    this.current = Number(links[at + step].closest(".row").getAttribute("aria-rowindex"));
+    links[at + step].tabIndex = 0;
     links[at + step].focus({ preventScroll: true });
     links[at + step].scrollIntoView({ block: "nearest" });
   }
@@ -139,6 +159,18 @@ class Rows {
     [...this.space.querySelectorAll("button")].find((button) => button.dataset.name === name)?.focus({ preventScroll: true });
   }
   async fetch(at) {
+    try {
+      await this.fetched(at);
+      this.trouble.replaceChildren();
+    } catch (error) {
+      this.pages.delete(at);
+      this.total = 0;
+      this.count.textContent = "";
+      this.space.replaceChildren();
+      this.trouble.replaceChildren(letter(error));
+    }
+  }
+  async fetched(at) {
     const turn = this.turn;
     this.pages.set(at, null);
     const facts = inlined ? this.local(at) : await get(`/rows/${encodeURIComponent(page.key)}.json${query({ filter: this.search.value, sort: this.sort.value, start: at * this.window, count: this.window })}${[...this.closed].map((name) => `&${new URLSearchParams({ closed: name })}`).join("")}`);
@@ -146,22 +178,25 @@ class Rows {
     this.pages.set(at, facts.rows);
     this.total = facts.total;
     this.count.textContent = several(facts.tensors, "tensor");
-    this.place.setAttribute("aria-rowcount", facts.total);
+    this.table.setAttribute("aria-rowcount", facts.total);
     this.space.style.height = `${facts.total * this.height}px`;
     this.draw();
   }
   local(at) {
     const wanted = this.search.value.toLowerCase();
     const isTree = this.sort.value === "tree" && !wanted;
+    if (inlined.left_out) this.trouble.replaceChildren(el("p", { class: "dim" }, `${whole(inlined.left_out)} more tensors are left out of this file.`));
     const rows = inlined.rows.filter((each) => isTree || (each.dtype && each.name.toLowerCase().includes(wanted))).map((each) => (isTree ? each : { ...each, level: 0 }));
-    const key = { name: (a, b) => (a.name < b.name ? -1 : 1), size: (a, b) => b.nbytes - a.nbytes, shape: (a, b) => b.nbytes - a.nbytes, dtype: (a, b) => (a.dtype < b.dtype ? -1 : 1) }[this.sort.value];
+    const key = { name: (a, b) => (a.name < b.name ? -1 : 1), size: (a, b) => b.nbytes - a.nbytes, shape: (a, b) => b.shape.reduce((n, size) => n * size, 1) - a.shape.reduce((n, size) => n * size, 1), dtype: (a, b) => (a.dtype < b.dtype ? -1 : 1) }[this.sort.value];
     if (key) rows.sort(key);
     return { total: rows.length, tensors: rows.filter((each) => each.dtype).length, rows: rows.slice(at * this.window, (at + 1) * this.window) };
   }
   draw() {
-    const first = Math.max(0, Math.floor(this.place.scrollTop / this.height) - 5);
+    const top = Math.floor(this.place.scrollTop / this.height);
+    const first = Math.max(0, top - 5);
     const last = Math.min(this.total, first + Math.ceil(this.place.clientHeight / this.height) + 10);
     const focused = document.activeElement?.closest?.(".row")?.getAttribute("aria-rowindex");
+    if (this.current <= first || this.current > last) this.current = Math.min(top, this.total - 1) + 1;  // one stop for Tab
     const made = [];
     for (let at = first; at < last; at += 1) {
       const page_ = Math.floor(at / this.window);
@@ -172,18 +207,19 @@ class Rows {
     this.space.replaceChildren(...made);
     if (focused) this.space.querySelector(`[aria-rowindex="${focused}"] :is(a, button)`)?.focus({ preventScroll: true });
   }
-  name(facts) {
+  name(facts, at) {
+    const tabindex = at + 1 === this.current ? 0 : -1;
     const isTree = this.sort.value === "tree" && !(inlined && this.search.value);
     const short = isTree && !facts.name.includes("[") ? facts.name.slice(facts.name.lastIndexOf(".") + 1) : facts.name;
-    if (facts.dtype) return link(tensorAt(page.key, facts.name), short, { "aria-label": facts.name });
+    if (facts.dtype) return link(tensorAt(page.key, facts.name), short, { "aria-label": facts.name, tabindex });
     const text = `${facts.is_open ? "▾" : "▸"} ${short}`;
     if (inlined) return el("span", {}, text);
-    return el("button", { class: "group", type: "button", "data-name": facts.name, "aria-expanded": String(facts.is_open), "aria-label": facts.name, onclick: () => this.toggle(facts.name) }, text);
+    return el("button", { class: "group", type: "button", tabindex, "data-name": facts.name, "aria-expanded": String(facts.is_open), "aria-label": facts.name, onclick: () => this.toggle(facts.name) }, text);
   }
   row(at, facts) {
     const share = `${(100 * facts.share).toFixed(facts.share < 0.1 ? 1 : 0)}%`;
     return el("div", { class: "row", role: "row", "aria-rowindex": at + 1, style: `top:${at * this.height}px` },
-      el("span", { role: "cell", title: facts.note ? `${facts.name} (${facts.note})` : facts.name, style: `padding-left:${16 * facts.level}px` }, this.name(facts)),
+      el("span", { role: "cell", title: facts.note ? `${facts.name} (${facts.note})` : facts.name, style: `padding-left:${16 * facts.level}px` }, this.name(facts, at)),
       el("span", { role: "cell" }, facts.dtype ?? ""), el("span", { role: "cell" }, facts.dtype ? shape(facts.shape) : several(facts.tensors, "tensor")),
       el("span", { role: "cell", class: "number" }, bytes(facts.nbytes)),
       el("span", { role: "cell", "aria-label": `${share} of all bytes`, title: share }, el("div", { class: "bar" }, el("span", { style: `width:${100 * facts.share}%` }))));
@@ -205,7 +241,7 @@ async function tensorPage() {
     return statistics(facts.stats);
   };
   show(section("Statistics", isLarge ? onRequest(`Read its ${bytes(row.nbytes)}`, "Reading …", work) : later("Reading …", work)),
-    section("As a picture", later("Reading …", () => picture(key, name, row.shape))),
+    section("As a picture", isLarge ? onRequest("Draw a slice of it", "Reading …", () => picture(key, name, row.shape)) : later("Reading …", () => picture(key, name, row.shape))),
     page.run ? section("Over the run", onRequest("Read it in every checkpoint", "Reading …", async () => history(await get(`/history.json${query({ name })}`)))) : null, elsewhere);
 }
 
@@ -251,8 +287,9 @@ async function diffPage() {
   ]);
   const jump = (name) => document.getElementById(`layer-${name}`)?.scrollIntoView({ block: "center" });
   show(
-    facts.layers.length ? section("Layers by change", layersChart(facts.layers, jump)) : null,
-    rows.length ? section("Tensors", table(["", ["relative", "number"], ["cosine", "number"], ["largest", "number"], ["changed", "number"], ""], rows, "Changed tensors by layer"), beside) : null,
+    facts.layers.length ? section("Layers by change", layersChart(facts.layers, jump), facts.layers.length > 30 ? el("p", { class: "dim" }, `The 30 of ${whole(facts.layers.length)} layers that changed most; the table has all.`) : null) : null,
+    beside,
+    rows.length ? section("Tensors", table(["", ["relative", "number"], ["cosine", "number"], ["largest", "number"], ["changed", "number"], ""], rows, "Changed tensors by layer")) : null,
     ...[["Only in the first", facts.removed], ["Only in the second", facts.added]].map(([head, sides]) => (sides.length ? section(head, table(["name", "dtype", "shape", ["bytes", "number"]], sides.map((each) => [[each.name, "name"], each.dtype, shape(each.shape), [bytes(each.nbytes), "number"]]), head)) : null)),
     ...[["Plain values", facts.values], ["Record (does not count)", facts.record]].map(([head, values]) => (values.length ? section(head, table(["name", "first", "second"], values.map((each) => [[each.name, "name"], [each.a ?? "(none)", "name"], [each.b ?? "(none)", "name"]]), head)) : null)),
     lines(facts.lines));
@@ -267,7 +304,7 @@ function changeRow(facts, change, beside) {
   const notes = [change.kinds.includes("reshaped") ? change.shapes.map(shape).join(" → ") : null, change.dtypes[0] !== change.dtypes[1] ? change.dtypes.join(" → ") : null, change.old_name ? `was ${change.old_name}` : null, change.why];
   const open = async () => {
     beside.replaceChildren(later(`Reading ${change.name} …`, () => histograms(facts.keys, change)));
-    beside.scrollIntoView({ block: "nearest" });
+    beside.scrollIntoView({ block: "start" });
   };
   const short = change.name.slice(change.name.lastIndexOf(".") + 1);
   const name = inlined ? short : el("button", { class: "quiet", type: "button", title: `Both histograms of ${change.name}`, onclick: open }, short);

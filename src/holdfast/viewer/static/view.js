@@ -22,7 +22,7 @@ async function get(address) {
     throw new Error("This file holds one page; holdfast view shows the others.");
   }
   const answer = await fetch(page.root + address);
-  const facts = await answer.json();
+  const facts = await answer.json().catch(() => ({ error: `The server answers ${answer.status}: ${answer.statusText || "no more is known"}` }));
   if (!answer.ok) throw new Error(facts.error ?? answer.statusText);
   return facts;
 }
@@ -47,8 +47,9 @@ const several = (count, word) => `${whole(count)} ${word}${count === 1 ? "" : "s
 function number(value) {
   if (value === null || value === undefined) return "";
   if (typeof value === "string") return value;
-  if (Number.isInteger(value) && Math.abs(value) < 1e9) return whole(value);
-  return Math.abs(value) < 1e-3 ? value.toExponential(3) : value.toPrecision(5).replace(/\.?0+(e|$)/, "$1");
+  const size = Math.abs(value);
+  if (Number.isInteger(value) && size < 1e15) return whole(value);
+  return size < 1e-3 || size >= 1e6 ? value.toExponential(3) : String(Number(value.toPrecision(5)));
 }
 const moment = (time) => (time ? time.slice(0, 19).replace("T", " ") : "");
 const shape = (sizes) => `[${sizes.join(", ")}]`;
