@@ -47,6 +47,10 @@ def test_pages_of_other_sites_are_refused(link: str, origin: str) -> None:
     assert ask(link, f"/{TOKEN}/run.json", Origin=origin)[0] == 403
 
 
+def test_an_origin_has_a_scheme(link: str) -> None:
+    assert ask(link, f"/{TOKEN}/run.json", Origin=urlsplit(link).netloc)[0] == 403
+
+
 def test_its_own_pages_may_ask(link: str) -> None:
     own = f"http://{urlsplit(link).netloc}"
     assert ask(link, f"/{TOKEN}/run.json", Origin=own)[0] == 200

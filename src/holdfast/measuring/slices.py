@@ -73,7 +73,7 @@ def slice_of(node: Any, reader: Reader, index: Sequence[int] = ()) -> Slice:
 def _plane(
     node: Any, reader: Reader, at: tuple[int, ...], steps: tuple[int, int], sides: tuple[int, int]
 ) -> Any:
-    """The thinned rows and columns; of a dense tensor only these are read."""
+    """The thinned rows and columns; of a dense torch tensor only these are read, others whole."""
     is_plain = isinstance(node, TensorRef) and node.quantizer is None and node.dtype.bits >= 8
     if not is_plain:
         return reader.array(node).reshape(*shape_of(node)[:-2], *sides)[at][

@@ -70,7 +70,7 @@ class Guard:
         if headers.get("host", b"").decode("latin-1") not in self._hosts:
             return 421, "This is a viewer for this machine alone: use the link that it printed."
         origin = headers.get("origin", b"").decode("latin-1")
-        if origin and origin.removeprefix("http://") not in self._hosts:
+        if origin and origin not in {f"http://{host}" for host in self._hosts}:
             return 403, "Pages of other sites may not ask here."
         if scope["method"] not in ("GET", "HEAD"):
             return 405, "This viewer changes nothing: GET alone."
