@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
-from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -16,33 +14,28 @@ from holdfast.arrays.read import Reader
 from holdfast.errors import MissingPartError, UsageError
 from holdfast.measuring.blocks import dtype_of, is_expanded, shape_of, stored, without_numbers
 from holdfast.measuring.compare import compared, digest, raw_digest
+from holdfast.measuring.pairing import Pair, by_key, kind_of, unwrapped
 from holdfast.measuring.parallel import in_parallel
+from holdfast.report.changes import changed_record, changed_values
 from holdfast.report.diff import (
     Change,
     ChangeKind,
     DiffReport,
     Side,
     Sums,
-    ValueChange,
     layer_of,
 )
-from holdfast.report.leaves import Leaf, is_plain_sequence, leaves
+from holdfast.report.leaves import Leaf, leaves
 from holdfast.report.stats import is_weight
-from holdfast.report.values import text_of, type_of, whole_text_of
 from holdfast.spec.index import (
     SIZED,
     ArrayRef,
     Index,
-    Opaque,
     SparseRef,
     StorageRef,
     TensorRef,
 )
 from holdfast.spec.tree import bracketed
-
-#: Steps of a name that wrappers put there: DataParallel and DistributedDataParallel,
-#: torch.compile, FSDP, checkpoint_wrapper.
-_WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
 
 Progress = Callable[[int], object] | None
 
@@ -53,11 +46,6 @@ class Half:
 
     index: Index
     reader: Reader
-
-
-class _Pair(NamedTuple):
-    a: Leaf
-    b: Leaf
 
 
 class _Outcome(NamedTuple):
@@ -83,7 +71,7 @@ def diff(a: Half, b: Half, *, part: str | None = None, on_progress: Progress = N
     pairs, removed, added = work.paired(left.tensors, right.tensors)
     outcomes = list(work.outcomes(pairs))
     changes = [each.change for each in outcomes if each.change is not None]
-    others = list(_changed_values(left.values, right.values))
+    others = list(changed_values(left.values, right.values))
     return DiffReport(
         a=a.index.file,
         b=b.index.file,
@@ -92,7 +80,7 @@ def diff(a: Half, b: Half, *, part: str | None = None, on_progress: Progress = N
         added=tuple(_side(leaf) for leaf in added),
         removed=tuple(_side(leaf) for leaf in removed),
         values=tuple(others),
-        record=tuple(_changed_record(a.index, b.index)),
+        record=tuple(changed_record(a.index, b.index)),
         same_values=len(left.values.keys() | right.values.keys()) - len(others),
         is_complete=left.is_complete and right.is_complete,
         untouched=_untouched(pairs, outcomes),
@@ -149,13 +137,13 @@ class _Work:
 
     def paired(
         self, left: Mapping[str, Leaf], right: Mapping[str, Leaf]
-    ) -> tuple[list[_Pair], list[Leaf], list[Leaf]]:
+    ) -> tuple[list[Pair], list[Leaf], list[Leaf]]:
         """Tensors that belong together by name, else by name without wrappers, else by content."""
-        pairs = [_Pair(leaf, right[name]) for name, leaf in left.items() if name in right]
+        pairs = [Pair(leaf, right[name]) for name, leaf in left.items() if name in right]
         a = [leaf for name, leaf in left.items() if name not in right]
         b = [leaf for name, leaf in right.items() if name not in left]
-        for keys_of in (_unwrapped, self._contents):
-            found = _by_key(keys_of(a, b), a, b)
+        for keys_of in (unwrapped, self._contents):
+            found = by_key(keys_of(a, b), a, b)
             pairs += found
             gone = {id(leaf) for pair in found for leaf in pair}
             a, b = ([leaf for leaf in side if id(leaf) not in gone] for side in (a, b))
@@ -163,21 +151,21 @@ class _Work:
 
     def _contents(self, a: Sequence[Leaf], b: Sequence[Leaf]) -> dict[int, Any]:
         """What each holds, of those that have one of their shape and type on the other side."""
-        kinds = {_kind(leaf) for leaf in a} & {_kind(leaf) for leaf in b}
+        kinds = {kind_of(leaf) for leaf in a} & {kind_of(leaf) for leaf in b}
         keys: dict[int, Any] = {}
         for side, reader in zip((a, b), self.readers, strict=True):
             for leaf in side:
                 node = stored(leaf.value)
-                if _kind(leaf) in kinds and without_numbers(node) is None:
+                if kind_of(leaf) in kinds and without_numbers(node) is None:
                     with contextlib.suppress(UsageError):  # a sparse one, too large as a dense one
-                        keys[id(leaf)] = (*_kind(leaf), shape_of(node), digest(node, reader))
+                        keys[id(leaf)] = (*kind_of(leaf), shape_of(node), digest(node, reader))
         return keys
 
-    def outcomes(self, pairs: Sequence[_Pair]) -> Iterator[_Outcome]:
+    def outcomes(self, pairs: Sequence[Pair]) -> Iterator[_Outcome]:
         """What came of each pair, in order."""
         return in_parallel(self._outcome, pairs, _nbytes_of)
 
-    def _outcome(self, pair: _Pair) -> _Outcome:
+    def _outcome(self, pair: Pair) -> _Outcome:
         kinds: list[ChangeKind] = ["renamed"] if pair.a.name != pair.b.name else []
         change = _change(pair)
         sums, why = None, None
@@ -244,7 +232,7 @@ def _are_one_text(a: ArrayRef, b: ArrayRef) -> bool:
     return np.array_equal(one, other)
 
 
-def _nbytes_of(pair: _Pair) -> int:
+def _nbytes_of(pair: Pair) -> int:
     """The bytes that are read of a pair."""
     return int(stored(pair.a.value).nbytes + stored(pair.b.value).nbytes)
 
@@ -267,44 +255,7 @@ def _flat(ref: TensorRef) -> TensorRef:
     return TensorRef(ref.dtype, (last + 1,), (1,), ref.storage, ref.offset)
 
 
-def _kind(leaf: Leaf) -> tuple[str, tuple[int, ...]]:
-    return dtype_of(leaf.value), shape_of(leaf.value)
-
-
-def _unwrapped(a: Sequence[Leaf], b: Sequence[Leaf]) -> dict[int, Any]:
-    """Names without the steps of wrappers, and shapes."""
-
-    def key(leaf: Leaf) -> Any:
-        steps = tuple(step for step in leaf.name.split(".") if step not in _WRAPPERS)
-        return steps, shape_of(leaf.value)
-
-    return {id(leaf): key(leaf) for leaf in (*a, *b)}
-
-
-def _by_key(keys: Mapping[int, Any], a: Sequence[Leaf], b: Sequence[Leaf]) -> list[_Pair]:
-    """Pairs of leaves with one key; of several, those whose names end alike, then in order."""
-    pairs: list[_Pair] = []
-    gone: set[int] = set()
-    for steps in (2, 1, 0):
-        waiting: dict[Any, deque[Leaf]] = defaultdict(deque)
-        for leaf in b:
-            if id(leaf) in keys and id(leaf) not in gone:
-                waiting[keys[id(leaf)], _end(leaf, steps)].append(leaf)
-        for leaf in a:
-            if id(leaf) in keys and id(leaf) not in gone:
-                found = waiting.get((keys[id(leaf)], _end(leaf, steps)))
-                if found:
-                    pairs.append(_Pair(leaf, found.popleft()))
-                    gone |= {id(each) for each in pairs[-1]}
-    order = {id(leaf): at for at, leaf in enumerate(a)}
-    return sorted(pairs, key=lambda pair: order[id(pair.a)])
-
-
-def _end(leaf: Leaf, steps: int) -> list[str] | tuple[str, ...]:
-    return tuple(leaf.name.rsplit(".", steps)[-steps:]) if steps else ()
-
-
-def _change(pair: _Pair) -> Change:
+def _change(pair: Pair) -> Change:
     a, b = pair.a.value, pair.b.value
     old = pair.a.name if pair.a.name != pair.b.name else None
     return Change(
@@ -312,7 +263,7 @@ def _change(pair: _Pair) -> Change:
     )
 
 
-def _untouched(pairs: Sequence[_Pair], outcomes: Sequence[_Outcome]) -> dict[str, Sums]:
+def _untouched(pairs: Sequence[Pair], outcomes: Sequence[_Outcome]) -> dict[str, Sums]:
     """By layer, the sums of weights that are the same: what its change is relative to."""
     found: dict[str, Sums] = {}
     for pair, outcome in zip(pairs, outcomes, strict=True):
@@ -325,59 +276,3 @@ def _untouched(pairs: Sequence[_Pair], outcomes: Sequence[_Outcome]) -> dict[str
 
 def _side(leaf: Leaf) -> Side:
     return Side(leaf.name, dtype_of(leaf.value), shape_of(leaf.value), leaf.value.nbytes)
-
-
-def _changed_values(a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator[ValueChange]:
-    for name in dict.fromkeys((*a, *b)):
-        if name not in a or name not in b:
-            one, other = (_shown(side[name]) if name in side else None for side in (a, b))
-            yield ValueChange(name, one, other)
-        elif not _is_same(a[name], b[name]):
-            one, other = _shown(a[name]), _shown(b[name])
-            if one == other:  # they differ where the text is shortened, or in their types
-                one, other = (f"{_shown(each)} ({type_of(each)})" for each in (a[name], b[name]))
-            yield ValueChange(name, one, other)
-
-
-def _is_same(a: Any, b: Any) -> bool:
-    """Whether two plain values are one; what else they are, their whole text says."""
-    if type(a) is not type(b):
-        return False
-    if isinstance(a, str | bytes | int | None):
-        return bool(a == b)
-    if isinstance(a, list | tuple) and is_plain_sequence(a) and is_plain_sequence(b):
-        return len(a) == len(b) and all(map(_is_same, a, b))
-    if isinstance(a, Opaque):
-        return _shown(a) == _shown(b)
-    return whole_text_of(a) == whole_text_of(b)
-
-
-def _shown(value: Any) -> str:
-    return f"<{value.symbol}>" if isinstance(value, Opaque) else text_of(value)
-
-
-def _changed_record(a: Index, b: Index) -> Iterator[ValueChange]:
-    left, right = ({} if i.record is None else _fields(i.record.to_json()) for i in (a, b))
-    for path in dict.fromkeys((*left, *right)):
-        one, other = left.get(path), right.get(path)
-        if one != other:
-            yield ValueChange(".".join(path), _shortened(one), _shortened(other))
-
-
-def _fields(values: Mapping[str, Any], above: tuple[str, ...] = ()) -> dict[tuple[str, ...], str]:
-    """The fields of a record by their path, as JSON."""
-    found: dict[tuple[str, ...], str] = {}
-    for name, value in values.items():
-        if isinstance(value, Mapping) and value:
-            found |= _fields(value, (*above, name))
-        elif value not in (None, {}, []):
-            found[(*above, name)] = json.dumps(value, ensure_ascii=False)
-    return found
-
-
-def _shortened(text: str | None) -> str | None:
-    return text if text is None or len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
-
-
-#: Characters of a record's field that are shown.
-_LONGEST = 200

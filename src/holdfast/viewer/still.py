@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from markupsafe import Markup
 
@@ -73,8 +74,6 @@ def _facts(shown: Shown, kind: str, key: str) -> dict[str, Any]:
         return {"/run.json": pages.run_facts(shown)}
     if kind == "diff":
         return {"/diff.json": pages.diff_facts(shown, "a", "b")}
-    from urllib.parse import quote
-
     opened = shown.open(key)
     total = opened.summary.total.nbytes
     tensors = opened.summary.tensors
