@@ -135,6 +135,20 @@ def test_names_from_files_are_text(watched: Watched, link: str) -> None:
     expect(page.get_by_text("all 1", exact=True)).to_be_visible()
 
 
+def test_names_with_controls_and_tensors_without_a_picture(
+    browser: Browser, serve: Callable[..., str], tmp_path: Path
+) -> None:
+    torch.save({"r\rc\0": torch.ones(3), "none": torch.empty(0, 3)}, tmp_path / "a.pt")
+    page = browser.new_page()
+    page.goto(serve(tmp_path / "a.pt"))
+    page.locator(".rows a").first.click()
+    expect(page.get_by_role("img", name="Histogram of r")).to_be_visible()
+    page.go_back()
+    page.get_by_role("link", name="none").click()
+    expect(page.get_by_text("Nothing to draw: shape [0, 3]")).to_be_visible()
+    page.close()
+
+
 def test_a_page_of_what_is_wrong(
     browser: Browser, serve: Callable[..., str], tmp_path: Path
 ) -> None:

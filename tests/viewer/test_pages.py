@@ -222,6 +222,31 @@ def test_a_file_that_was_replaced_is_read_anew(tmp_path: Path, serve: Callable[.
     assert get(f"{link}/tensor/a.pt.json?name=x")["stats"]["mean"] == 2
 
 
+def test_a_damaged_checkpoint_of_a_run(tmp_path: Path, serve: Callable[..., str]) -> None:
+    model = torch.nn.Linear(1, 1)
+    with holdfast.Run(tmp_path / "run", background=False, model=model) as run:
+        for step in (1, 2):
+            run.save(step)
+    (tmp_path / "run" / "step-00000002.pt").write_bytes(b"PK\x03\x04 and no more")
+    last = get(f"{serve(tmp_path / 'run')}/run.json")["checkpoints"][-1]
+    assert (last["step"], last["named_step"]) == (None, 2)
+    assert last["problem"] is not None
+
+
+def test_branches_after_going_back(tmp_path: Path, serve: Callable[..., str]) -> None:
+    model = torch.nn.Linear(1, 1)
+    folder = tmp_path / "run"
+    with holdfast.Run(folder, background=False, keep=holdfast.keep.latest(9), model=model) as run:
+        for step in (1, 2, 3):
+            run.save(step, metrics={"loss": 1.0})
+        run.resume(1)
+        run.save(2, metrics={"loss": 0.5})
+    facts = get(f"{serve(folder)}/run.json")
+    assert facts["branches"] == 2
+    last = facts["checkpoints"][-1]
+    assert (last["branch"], last["parent_name"]) == (1, "step-00000001.pt")
+
+
 ODD = ["\udcff.pt", "a.json", "# %?.pt", "new\nline.pt"]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
@@ -14,7 +15,8 @@ def timeline(seen: Overview) -> dict[str, Any]:
     """The facts of a run's page as JSON values: those of ``list``, and more for each checkpoint.
 
     These are ``seconds`` since the one before it was saved, ``branch`` (0, and one more each time
-    training went back), ``pruned`` (how many saves before it are gone) and ``parent_name``.
+    training went back), ``pruned`` (how many saves before it are gone), ``parent_name`` and
+    ``named_step``, the number in its name: of what cannot be read nothing else is known.
     """
     made = seen.to_json()
     names = {entry.id: entry.name for entry in seen.entries if entry.id is not None}
@@ -25,8 +27,15 @@ def timeline(seen: Overview) -> dict[str, Any]:
         values["seconds"] = None if before is None else _seconds(before, entry)
         values["pruned"] = _gone_between(before, entry)
         values["parent_name"] = names.get(values["parent"])
+        values["named_step"] = _step_in(entry.name)
         before = entry if entry.problem is None else before
     return {**made, "metrics": list(seen.metrics), "branches": max(branches, default=0) + 1}
+
+
+def _step_in(name: str) -> int | None:
+    """The last number in a file's name, as that of ``step-00000100.pt``."""
+    found = re.findall(r"[0-9]{1,15}", name)
+    return int(found[-1]) if found else None
 
 
 def _branches(entries: Sequence[Entry]) -> list[int]:

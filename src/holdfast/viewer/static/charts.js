@@ -52,7 +52,9 @@ const finite = (each, metric) => (Object.hasOwn(each.metrics, metric) && typeof 
 const shorter = (name) => (name.length > 28 ? `…${name.slice(-27)}` : name);
 
 function timelineChart(facts, metric, onclick) {
-  const read = facts.checkpoints.filter((each) => each.problem === null && each.step !== null);
+  const whole_ = facts.checkpoints.filter((each) => each.problem === null);
+  const hasSteps = whole_.some((each) => each.step !== null);
+  const read = whole_.map((each, at) => (hasSteps ? each : { ...each, step: at })).filter((each) => each.step !== null);
   const figure = () => {
     const branches = [...new Set(read.map((each) => each.branch))];
     const data = branches.map((branch) => {
@@ -73,7 +75,10 @@ function timelineChart(facts, metric, onclick) {
     });
     const gaps = facts.checkpoints.filter((each) => each.pruned && each.step !== null);
     const shapes = gaps.map((each) => ({ type: "line", x0: each.step, x1: each.step, yref: "paper", y0: 0, y1: 1, line: { color: colour("dim"), width: 1, dash: "dot" } }));
-    return { data, more: { xaxis: { title: { text: "step" } }, yaxis: { title: { text: plain(metric ?? "bytes") } }, shapes, showlegend: branches.length > 1 } };
+    const annotations = facts.checkpoints.filter((each) => each.problem !== null && each.named_step !== null).map((each) => ({
+      x: each.named_step, yref: "paper", y: 0, yanchor: "bottom", text: "✕", showarrow: false, font: { color: colour("bad"), size: 18 }, hovertext: plain(`${each.name} cannot be read`),
+    }));
+    return { data, more: { xaxis: { title: { text: hasSteps ? "step" : "place in the run" } }, yaxis: { title: { text: plain(metric ?? "bytes") } }, shapes, annotations, showlegend: branches.length > 1 } };
   };
   const marked = read.filter((each) => each.marks.length).map((each) => `step ${each.step}: ${each.marks.join(", ")}`).join("; ");
   return chart(`${metric ?? "Bytes"} over ${several(read.length, "checkpoint")}. ${marked}`, figure, (point) => onclick(point.customdata));
@@ -95,17 +100,19 @@ function treemapChart(areas, onclick) {
   return chart(`Where the bytes are: ${largest.map((each) => `${each.name} ${bytes(each.nbytes)}`).join(", ")}`, figure, onclick, 420);
 }
 
-function histogramChart(label, histograms, range = null) {
+// With ``sides`` the heights are elements for each unit of value, so that bins of any width compare.
+function histogramChart(label, histograms, sides = null) {
+  const density = (histogram, at) => histogram.counts[at] / (Number(histogram.edges[at + 1]) - Number(histogram.edges[at]));
   const figure = () => ({
     data: histograms.filter((each) => each.histogram.counts.length).map(({ name, histogram }) => {
       const edges = histogram.edges.map(Number);
       return {
-        type: "bar", name: plain(name), x: histogram.counts.map((_, at) => (edges[at] + edges[at + 1]) / 2), y: histogram.counts,
+        type: "bar", name: plain(name), x: histogram.counts.map((_, at) => (edges[at] + edges[at + 1]) / 2), y: histogram.counts.map((each, at) => (sides ? density(histogram, at) : each)), customdata: histogram.counts,
         width: histogram.counts.map((_, at) => edges[at + 1] - edges[at]), opacity: histograms.length > 1 ? 0.6 : 1,
-        hovertemplate: "around %{x}: %{y}<extra></extra>",
+        hovertemplate: "around %{x}: %{customdata}<extra></extra>",
       };
     }),
-    more: { barmode: "overlay", bargap: 0, xaxis: { title: { text: "value" }, ...(range ? { range } : {}) }, yaxis: { title: { text: "elements" } }, showlegend: false },
+    more: { barmode: "overlay", bargap: 0, xaxis: { title: { text: "value" }, ...(sides ? { range: sides.x } : {}) }, yaxis: { title: { text: sides ? "elements for each unit" : "elements" }, ...(sides ? { range: sides.y } : {}) }, showlegend: false },
   });
   return chart(label, figure);
 }
@@ -128,13 +135,14 @@ function heatmapChart(label, facts) {
 }
 
 function historyChart(points, what) {
-  const known = points.filter((each) => typeof each[what] === "number");
+  const hasSteps = points.some((each) => each.step !== null);
+  const known = points.map((each, at) => (hasSteps ? each : { ...each, step: at })).filter((each) => typeof each[what] === "number" && each.step !== null);
   const figure = () => ({
     data: [{
       type: "scatter", mode: "lines+markers", x: known.map((each) => each.step), y: known.map((each) => each[what]),
       text: known.map((each) => plain(each.key)), hovertemplate: "step %{x}: %{y}<br>%{text}<extra></extra>",
     }],
-    more: { xaxis: { title: { text: "step" } }, yaxis: { title: { text: what } } },
+    more: { xaxis: { title: { text: hasSteps ? "step" : "place in the run" } }, yaxis: { title: { text: what } } },
   });
   return chart(`${what} over the run: ${known.map((each) => `step ${each.step} ${number(each[what])}`).join(", ")}`, figure, null, 260);
 }

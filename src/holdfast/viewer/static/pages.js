@@ -52,7 +52,7 @@ function drawRun(facts) {
     [each.pruned ? el("span", { class: "dim" }, `${whole(each.pruned)} before it`) : "", ""],
   ]);
   const heads = ["checkpoint", ["step", "number"], ...facts.metrics.map((name) => [name, "number"]), ["size", "number"], ["since the last", "number"], "saved (UTC)", "pruned"];
-  const missing = [unseen ? `${several(unseen, "checkpoint")} ${unseen === 1 ? "has" : "have"} no finite ${picked}.` : "", damaged ? `${several(damaged, "checkpoint")} cannot be read, and ${damaged === 1 ? "is" : "are"} in the table alone.` : ""].filter(Boolean);
+  const missing = [unseen ? `${several(unseen, "checkpoint")} ${unseen === 1 ? "has" : "have"} no finite ${picked}.` : "", damaged ? `${several(damaged, "checkpoint")} cannot be read, a red cross where its name says a step.` : ""].filter(Boolean);
   const caption = ["A star is the best, a square is pinned, a green rim the latest; a dotted line stands where saves before it were pruned.", ...missing].join(" ");
   show(section("Over the steps", el("div", { class: "tools" }, el("label", { for: "metric" }, "Show"), choice), place, el("p", { class: "dim" }, caption)),
     section("Checkpoints", inlined || read.length < 2 ? null : comparing(read), table(heads, rows, "Checkpoints, newest first")), lines(facts.lines));
@@ -229,7 +229,8 @@ class Rows {
 // ---- a tensor
 
 async function tensorPage() {
-  const { key, name } = page;
+  const { key } = page;
+  const name = new URLSearchParams(location.search).get("name");  // an attribute would lose some characters
   const row = await get(`/rows/${encodeURIComponent(key)}.json${query({ name })}`);
   document.getElementById("title").textContent = name;
   lead(`${row.dtype} ${shape(row.shape)}, ${bytes(row.nbytes)}${row.note ? `, ${row.note}` : ""} · ${key}`);
@@ -263,8 +264,13 @@ async function picture(key, name, sizes) {
     place.replaceChildren(heatmapChart(`Heat map of ${name} ${shape(sizes)}`, facts), el("p", { class: "dim" }, `${thinned}Its checksum is compared when its statistics are read.`));
   };
   const inputs = lead_.map((size, axis) => el("input", { type: "number", min: 0, max: size - 1, value: 0, "aria-label": `Place along axis ${axis}`, onchange: () => draw(inputs.map((each) => Number(each.value))).catch((error) => place.replaceChildren(letter(error))) }));
-  await draw(lead_.map(() => 0));
-  return el("div", {}, inputs.length ? el("div", { class: "tools" }, "Slice at", inputs) : null, place);
+  try {
+    await draw(lead_.map(() => 0));
+  } catch (error) {
+    if (!error.message.startsWith("there is nothing to draw")) throw error;
+    return el("p", { class: "dim" }, error.message.split("\n").at(-1).trim().replace(/^found /, "Nothing to draw: "));
+  }
+  return el("div", {}, inputs.length ? el("div", { class: "tools" }, inputs.map((input, axis) => el("label", {}, `axis ${axis}, 0 to ${lead_[axis] - 1} `, input))) : null, place);
 }
 
 function history({ points }) {
@@ -281,15 +287,20 @@ async function diffPage() {
   lead(`${facts.a} → ${facts.b} · ${facts.words}`);
   const byName = new Map(facts.changes.map((each) => [each.name, each]));
   const beside = el("div", { id: "beside" });
-  const rows = facts.layers.flatMap((layer) => [
+  const most = 300;  // layers whose tensors stand in the page at once
+  const rowsOf = (layers) => layers.flatMap((layer) => [
     [[el("strong", { id: `layer-${layer.name}` }, layer.name), "name"], ...sums(layer.sums), ""],
     ...layer.tensors.map((name) => changeRow(facts, byName.get(name), beside)),
   ]);
+  const heads = ["", ["relative", "number"], ["cosine", "number"], ["largest", "number"], ["changed", "number"], ""];
+  const tableOf = (layers) => table(heads, rowsOf(layers), "Changed tensors by layer");
+  const place = el("div", {}, tableOf(facts.layers.slice(0, most)));
+  const more = facts.layers.length > most ? el("button", { type: "button", onclick: () => { place.replaceChildren(tableOf(facts.layers)); more.remove(); } }, `Show all ${whole(facts.layers.length)} layers`) : null;
   const jump = (name) => document.getElementById(`layer-${name}`)?.scrollIntoView({ block: "center" });
   show(
     facts.layers.length ? section("Layers by change", layersChart(facts.layers, jump), facts.layers.length > 30 ? el("p", { class: "dim" }, `The 30 of ${whole(facts.layers.length)} layers that changed most; the table has all.`) : null) : null,
     beside,
-    rows.length ? section("Tensors", table(["", ["relative", "number"], ["cosine", "number"], ["largest", "number"], ["changed", "number"], ""], rows, "Changed tensors by layer")) : null,
+    facts.layers.length ? section("Tensors", place, more) : null,
     ...[["Only in the first", facts.removed], ["Only in the second", facts.added]].map(([head, sides]) => (sides.length ? section(head, table(["name", "dtype", "shape", ["bytes", "number"]], sides.map((each) => [[each.name, "name"], each.dtype, shape(each.shape), [bytes(each.nbytes), "number"]]), head)) : null)),
     ...[["Plain values", facts.values], ["Record (does not count)", facts.record]].map(([head, values]) => (values.length ? section(head, table(["name", "first", "second"], values.map((each) => [[each.name, "name"], [each.a ?? "(none)", "name"], [each.b ?? "(none)", "name"]]), head)) : null)),
     lines(facts.lines));
@@ -316,8 +327,9 @@ async function histograms(keys, change) {
   const found = await Promise.all(keys.map((key, side) => get(`/tensor/${encodeURIComponent(key)}.json${query({ name: names[side] })}`)));
   const named = found.map(({ stats }, side) => ({ name: ["first", "second"][side], histogram: stats.histogram }));
   const edges = named.flatMap(({ histogram }) => histogram.edges.map(Number));
-  const range = edges.length ? [Math.min(...edges), Math.max(...edges)] : null;
-  const side = (each) => el("div", {}, el("h3", {}, each.name), histogramChart(`Histogram of ${change.name} in the ${each.name}`, [each], range));
+  const heights = named.flatMap(({ histogram }) => histogram.counts.map((each, at) => each / (Number(histogram.edges[at + 1]) - Number(histogram.edges[at]))));
+  const sides = edges.length ? { x: [Math.min(...edges), Math.max(...edges)], y: [0, 1.05 * Math.max(...heights)] } : null;
+  const side = (each) => el("div", {}, el("h3", {}, each.name), histogramChart(`Histogram of ${change.name} in the ${each.name}`, [each], sides));
   return section(change.name, el("div", { class: "pair two" }, named.map(side)),
     table(["", ["mean", "number"], ["std", "number"], ["least", "number"], ["largest", "number"], ["norm", "number"]], found.map(({ stats }, side) => [link(tensorAt(keys[side], names[side]), ["first", "second"][side]), ...["mean", "std", "minimum", "maximum", "norm"].map((what) => [number(stats[what]), "number"])]), "Both"));
 }
