@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -43,6 +44,7 @@ def test_a_run(link: str, run_folder: Path) -> None:
     assert gone + len(steps) == 8
     assert facts["lines"]["commands"] == [f"holdfast list {run_folder}"]
     assert facts["checkpoints"][-1]["seconds"] > 0
+    assert all(0 <= each["written"] < 60 for each in facts["checkpoints"])
 
 
 def test_a_checkpoint(link: str, run_folder: Path) -> None:
@@ -231,6 +233,17 @@ def test_a_damaged_checkpoint_of_a_run(tmp_path: Path, serve: Callable[..., str]
     last = get(f"{serve(tmp_path / 'run')}/run.json")["checkpoints"][-1]
     assert (last["step"], last["named_step"]) == (None, 2)
     assert last["problem"] is not None
+
+
+def test_how_long_a_save_took_is_not_said_of_a_copy(
+    tmp_path: Path, serve: Callable[..., str]
+) -> None:
+    model = torch.nn.Linear(1, 1)
+    with holdfast.Run(tmp_path / "run", background=False, model=model) as run:
+        run.save(1)
+    file = tmp_path / "run" / "step-00000001.pt"
+    os.utime(file, (file.stat().st_mtime + 86_400,) * 2)
+    assert get(f"{serve(tmp_path / 'run')}/run.json")["checkpoints"][0]["written"] is None
 
 
 def test_branches_after_going_back(tmp_path: Path, serve: Callable[..., str]) -> None:

@@ -14,9 +14,11 @@ from holdfast.runs.marks import Overview
 def timeline(seen: Overview) -> dict[str, Any]:
     """The facts of a run's page as JSON values: those of ``list``, and more for each checkpoint.
 
-    These are ``seconds`` since the one before it was saved, ``branch`` (0, and one more each time
-    training went back), ``pruned`` (how many saves before it are gone), ``parent_name`` and
-    ``named_step``, the number in its name: of what cannot be read nothing else is known.
+    These are ``seconds`` since the one before it was saved; ``written``, how many the save took,
+    from its record to the file's last byte (None where the file is a copy); ``branch``, 0, and one
+    more each time training went back; ``pruned``, how many saves before it are gone;
+    ``parent_name``; and ``named_step``, the number in its name, as of what cannot be read nothing
+    else is known.
     """
     made = seen.to_json()
     names = {entry.id: entry.name for entry in seen.entries if entry.id is not None}
@@ -26,6 +28,7 @@ def timeline(seen: Overview) -> dict[str, Any]:
         values["branch"] = branch
         values["seconds"] = None if before is None else _seconds(before, entry)
         values["pruned"] = _gone_between(before, entry)
+        values["written"] = _written(entry)
         values["parent_name"] = names.get(values["parent"])
         values["named_step"] = _step_in(entry.name)
         before = entry if entry.problem is None else before
@@ -55,6 +58,20 @@ def _gone_between(before: Entry | None, entry: Entry) -> int:
         return 0
     first = -1 if before is None or before.sequence is None else before.sequence
     return max(0, entry.sequence - first - 1)
+
+
+def _written(entry: Entry) -> float | None:
+    """The seconds from when the record was made until the file was written."""
+    try:
+        began = datetime.fromisoformat((entry.record and entry.record.time) or "").timestamp()
+    except ValueError:
+        return None
+    seconds = entry.mtime - began
+    return seconds if 0 <= seconds < _LONGEST else None
+
+
+#: Seconds; a file that is younger than its record by more was copied.
+_LONGEST = 3600
 
 
 def _seconds(before: Entry, entry: Entry) -> float | None:

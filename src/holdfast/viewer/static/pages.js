@@ -47,12 +47,13 @@ function drawRun(facts) {
     [each.step === null ? "" : whole(each.step), "number"],
     ...facts.metrics.map((name) => [Object.hasOwn(each.metrics, name) ? number(each.metrics[name]) : "", "number"]),
     [bytes(each.nbytes), "number"],
+    [each.written === null ? "" : `${each.written.toFixed(3)} s`, "number"],
     [each.seconds === null ? "" : `${number(each.seconds)} s`, "number"],
     [moment(each.time) || "", ""],
     [each.pruned ? el("span", { class: "dim" }, `${whole(each.pruned)} before it`) : "", ""],
   ]);
-  const heads = ["checkpoint", ["step", "number"], ...facts.metrics.map((name) => [name, "number"]), ["size", "number"], ["since the last", "number"], "saved (UTC)", "pruned"];
-  const missing = [unseen ? `${several(unseen, "checkpoint")} ${unseen === 1 ? "has" : "have"} no finite ${picked}.` : "", damaged ? `${several(damaged, "checkpoint")} cannot be read, a red cross where its name says a step.` : ""].filter(Boolean);
+  const heads = ["checkpoint", ["step", "number"], ...facts.metrics.map((name) => [name, "number"]), ["size", "number"], ["written in", "number"], ["since the last", "number"], "saved (UTC)", "pruned"];
+  const missing = [unseen ? `${several(unseen, "checkpoint")} ${unseen === 1 ? "has" : "have"} no finite ${picked}.` : "", damaged ? `${several(damaged, "checkpoint")} cannot be read: a red cross, where the name says a step.` : ""].filter(Boolean);
   const caption = ["A star is the best, a square is pinned, a green rim the latest; a dotted line stands where saves before it were pruned.", ...missing].join(" ");
   show(section("Over the steps", el("div", { class: "tools" }, el("label", { for: "metric" }, "Show"), choice), place, el("p", { class: "dim" }, caption)),
     section("Checkpoints", inlined || read.length < 2 ? null : comparing(read), table(heads, rows, "Checkpoints, newest first")), lines(facts.lines));
