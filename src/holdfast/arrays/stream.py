@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -75,41 +76,54 @@ def _resolved(ref: TensorRef, piece: Array) -> Array:
     return np.negative(made) if ref.is_neg else made
 
 
+#: From where to where along each axis.
+_Window: TypeAlias = tuple[tuple[int, int], ...]
+
+
 def _chunked(ref: ChunkedRef, reader: Reader) -> Iterator[Array]:
-    """Rows of the whole tensor, each block gathered from the pieces that meet it."""
-    if ref.numel == 0:
+    """The elements in order, window by window, each gathered from the pieces that meet it."""
+    if ref.numel:
+        for window in _windows(ref.shape, max(1, PIECE // ref.dtype.itemsize)):
+            yield _gathered(ref, reader, window).reshape(-1)
+
+
+def _windows(shape: tuple[int, ...], most: int) -> Iterator[_Window]:
+    """Windows of at most so many elements that follow each other in C order."""
+    axes = range(len(shape))
+    axis = next((axis for axis in axes if math.prod(shape[axis + 1 :]) <= most), None)
+    if axis is None:  # a tensor without axes is one element
+        yield ()
         return
-    axis = next((axis for axis, size in enumerate(ref.shape) if size > 1), 0)
-    row = math.prod(ref.shape[axis + 1 :]) * ref.dtype.itemsize
-    rows = max(1, PIECE // max(1, row))
-    size = ref.shape[axis] if ref.shape else 1
-    for at in range(0, size, rows):
-        yield _block(ref, reader, axis, at, min(at + rows, size)).reshape(-1)
+    inner = tuple((0, size) for size in shape[axis + 1 :])
+    rows = max(1, most // max(1, math.prod(shape[axis + 1 :])))
+    for lead in itertools.product(*map(range, shape[:axis])):
+        outer = tuple((at, at + 1) for at in lead)
+        for at in range(0, shape[axis], rows):
+            yield (*outer, (at, min(at + rows, shape[axis])), *inner)
 
 
-def _block(ref: ChunkedRef, reader: Reader, axis: int, start: int, stop: int) -> Array:
-    shape = (*ref.shape[:axis], stop - start, *ref.shape[axis + 1 :]) if ref.shape else ()
+def _gathered(ref: ChunkedRef, reader: Reader, window: _Window) -> Array:
     made: Array | None = None
     for chunk in ref.chunks:
-        piece, offsets = chunk.ref, chunk.offsets
-        if ref.shape:
-            low = max(start, offsets[axis])
-            high = min(stop, offsets[axis] + piece.shape[axis])
-            if low >= high:
-                continue
-            piece = _rows(piece, axis, low - offsets[axis], high - offsets[axis])
-            offsets = (*offsets[:axis], low - start, *offsets[axis + 1 :])
+        ends = zip(window, chunk.offsets, chunk.ref.shape, strict=True)
+        meets = [(max(a, at), min(b, at + size)) for (a, b), at, size in ends]
+        if any(low >= high for low, high in meets):
+            continue
+        places = zip(meets, chunk.offsets, strict=True)
+        piece = _cut(chunk.ref, [(low - at, high - at) for (low, high), at in places])
         data = _resolved(piece, dense.array(piece, reader.storages))
-        made = np.empty(shape, data.dtype) if made is None else made
-        box = zip(offsets, data.shape, strict=True)
-        made[tuple(slice(at, at + size) for at, size in box)] = data
+        if made is None:
+            made = np.empty([stop - start for start, stop in window], data.dtype)
+        box = zip(meets, window, strict=True)
+        made[tuple(slice(low - a, high - a) for (low, high), (a, _) in box)] = data
     assert made is not None  # the pieces tile the tensor
     return made
 
 
-def _rows(ref: TensorRef, axis: int, start: int, stop: int) -> TensorRef:
-    shape = (*ref.shape[:axis], stop - start, *ref.shape[axis + 1 :])
-    offset = ref.offset + start * ref.stride[axis]
+def _cut(ref: TensorRef, window: Sequence[tuple[int, int]]) -> TensorRef:
+    starts = zip(window, ref.stride, strict=True)
+    offset = ref.offset + sum(start * step for (start, _), step in starts)
+    shape = tuple(stop - start for start, stop in window)
     cut = TensorRef(ref.dtype, shape, ref.stride, ref.storage, offset)
     cut.is_conj, cut.is_neg = ref.is_conj, ref.is_neg
     return cut

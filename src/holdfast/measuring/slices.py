@@ -12,7 +12,7 @@ import numpy as np
 from holdfast.arrays.read import Reader
 from holdfast.errors import UsageError
 from holdfast.measuring.blocks import dtype_of, real, shape_of, without_numbers
-from holdfast.spec.index import TensorRef
+from holdfast.spec.index import ChunkedRef, TensorRef
 
 #: Rows and columns of a picture at most.
 SIDE = 160
@@ -73,16 +73,57 @@ def slice_of(node: Any, reader: Reader, index: Sequence[int] = ()) -> Slice:
 def _plane(
     node: Any, reader: Reader, at: tuple[int, ...], steps: tuple[int, int], sides: tuple[int, int]
 ) -> Any:
-    """The thinned rows and columns; of a dense torch tensor only these are read, others whole."""
-    is_plain = isinstance(node, TensorRef) and node.quantizer is None and node.dtype.bits >= 8
-    if not is_plain:
-        return reader.array(node).reshape(*shape_of(node)[:-2], *sides)[at][
-            :: steps[0], :: steps[1]
-        ]
-    stride = (0, 0, *node.stride)[-2:] if len(node.shape) < 2 else node.stride[-2:]
-    offset = node.offset + sum(i * s for i, s in zip(at, node.stride, strict=False))
-    thinned = (-(-sides[0] // steps[0]), -(-sides[1] // steps[1]))
-    strides = (stride[0] * steps[0], stride[1] * steps[1])
-    cut = TensorRef(node.dtype, thinned, strides, node.storage, offset)
-    cut.is_conj, cut.is_neg = node.is_conj, node.is_neg
-    return reader.array(cut)
+    """The thinned rows and columns; of a dense tensor, in pieces too, only these are read."""
+    if isinstance(node, ChunkedRef):
+        return _of_chunks(node, reader, at, steps, sides)
+    if not isinstance(node, TensorRef) or node.quantizer is not None or node.dtype.bits < 8:
+        whole = reader.array(node).reshape(*shape_of(node)[:-2], *sides)
+        return whole[at][:: steps[0], :: steps[1]]
+    return reader.array(_thinned(node, at, steps, (0, 0), sides))
+
+
+def _thinned(
+    ref: TensorRef,
+    at: tuple[int, ...],
+    steps: tuple[int, int],
+    starts: tuple[int, int],
+    sides: tuple[int, int],
+) -> TensorRef:
+    """Every so many rows and columns of a plane of a tensor, from ``starts`` on."""
+    stride = (0, 0, *ref.stride)[-2:]  # a vector is one row, a number one column of it
+    offset = ref.offset + sum(i * step for i, step in zip(at, ref.stride, strict=False))
+    offset += sum(start * step for start, step in zip(starts, stride, strict=True))
+    shape = tuple(-(-(n - start) // s) for n, start, s in zip(sides, starts, steps, strict=True))
+    cut = TensorRef(
+        ref.dtype, shape, (stride[0] * steps[0], stride[1] * steps[1]), ref.storage, offset
+    )
+    cut.is_conj, cut.is_neg = ref.is_conj, ref.is_neg
+    return cut
+
+
+def _of_chunks(
+    node: ChunkedRef,
+    reader: Reader,
+    at: tuple[int, ...],
+    steps: tuple[int, int],
+    sides: tuple[int, int],
+) -> Any:
+    """The same of a tensor in pieces, from each piece that meets the plane."""
+    made: Any = None
+    for chunk in node.chunks:
+        shape, offsets = chunk.ref.shape, chunk.offsets
+        lead = [i - low for i, low in zip(at, offsets, strict=False)]
+        if not all(0 <= i < size for i, size in zip(lead, shape, strict=False)):
+            continue
+        low = (0, 0, *offsets)[-2:]
+        inner = (1, 1, *shape)[-2:]
+        first = tuple(-(-a // step) for a, step in zip(low, steps, strict=True))
+        starts = (first[0] * steps[0] - low[0], first[1] * steps[1] - low[1])
+        if starts[0] >= inner[0] or starts[1] >= inner[1]:
+            continue  # it lies between two rows, or columns, that are drawn
+        data = reader.array(_thinned(chunk.ref, tuple(lead), steps, starts, (inner[0], inner[1])))
+        if made is None:
+            made = np.zeros([-(-n // s) for n, s in zip(sides, steps, strict=True)], data.dtype)
+        rows, columns = data.shape
+        made[first[0] : first[0] + rows, first[1] : first[1] + columns] = data
+    return made

@@ -310,6 +310,13 @@ def test_any_grid_of_pieces_streams_in_order(shape, data, nbytes):
         patch.setattr("holdfast.arrays.stream.PIECE", nbytes)
         streamed = list(elements(cut(opened.nodes["x"], boxes), opened.reader))
     assert np.array_equal(np.concatenate(streamed), x.numpy().reshape(-1))
+    assert all(block.nbytes <= max(nbytes, x.itemsize) for block in streamed), "however long a row"
+
+
+def test_a_tensor_without_axes_in_one_piece():
+    opened = Opened({"x": torch.tensor(3.0)})
+    (block,) = elements(cut(opened.nodes["x"], [((), ())]), opened.reader)
+    assert block.tolist() == [3.0]
 
 
 def test_numbers_of_a_quantized_tensor_are_dequantized():

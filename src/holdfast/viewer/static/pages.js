@@ -220,7 +220,7 @@ class Rows {
   row(at, facts) {
     const share = `${(100 * facts.share).toFixed(facts.share < 0.1 ? 1 : 0)}%`;
     return el("div", { class: "row", role: "row", "aria-rowindex": at + 1, style: `top:${at * this.height}px` },
-      el("span", { role: "cell", title: facts.note ? `${facts.name} (${facts.note})` : facts.name, style: `padding-left:${16 * facts.level}px` }, this.name(facts, at)),
+      el("span", { role: "cell", title: facts.note ? `${facts.name} (${facts.note})` : facts.name, style: `padding-left:min(${16 * facts.level}px, 40%)` }, this.name(facts, at)),
       el("span", { role: "cell" }, facts.dtype ?? ""), el("span", { role: "cell" }, facts.dtype ? shape(facts.shape) : several(facts.tensors, "tensor")),
       el("span", { role: "cell", class: "number" }, bytes(facts.nbytes)),
       el("span", { role: "cell", "aria-label": `${share} of all bytes`, title: share }, el("div", { class: "bar" }, el("span", { style: `width:${100 * facts.share}%` }))));
