@@ -141,8 +141,8 @@ def diff(
     """What is different between two checkpoints: tensors, plain values, the record.
 
     Tensors go together by name, else by name without what wrappers put there (``module.``), else by
-    content. Memory holds a few pieces of them, whatever their size; only sparse and quantized
-    tensors are read whole.
+    content. Memory holds a few pieces of them, whatever their size; docs/looking.md says which are
+    read whole.
 
     Args:
         a: a file, a checkpoint folder, ``RUN``, ``RUN@best:loss`` or ``RUN@100``.
@@ -175,8 +175,8 @@ def stats(
 ) -> StatsReport:
     """What the numbers in a checkpoint's tensors are like, and what of them looks wrong.
 
-    Each tensor is read once, piece by piece: memory holds a few pieces, whatever their size; only
-    quantized tensors are read whole.
+    Each tensor is read once, piece by piece: memory holds a few pieces, whatever their size;
+    docs/looking.md says which are read whole.
 
     Args:
         path: a file, a checkpoint folder, ``RUN``, ``RUN@best:loss`` or ``RUN@100``.

@@ -314,12 +314,11 @@ def test_one_file_to_send_to_someone(
     assert done.exit_code == 0, done.output
     page = watched.page
     page.goto(out.as_uri())
-    watched.requests.clear()
     expect(page.locator(".main-svg").first).to_be_visible()
     if kind == "checkpoint":
         page.get_by_label("Filter tensors by name").fill("0.weight")
         expect(page.locator(".rows").get_by_text("model.0.weight", exact=True)).to_be_visible()
         page.get_by_label("Filter tensors by name").fill("")
         expect(page.locator(".rows").get_by_text("▾ model", exact=True)).to_be_visible()
-    assert watched.requests == []
+    assert watched.requests == [out.as_uri()]
     assert page.locator("a[href]:not(.skip)").count() == 0

@@ -56,7 +56,7 @@ def test_its_own_pages_may_ask(link: str) -> None:
     assert ask(link, f"/{TOKEN}/run.json", Origin=own)[0] == 200
 
 
-@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE"])
+@pytest.mark.parametrize("method", ["HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE"])
 def test_nothing_can_be_changed(link: str, method: str) -> None:
     assert ask(link, f"/{TOKEN}/run.json", method)[0] == 405
 

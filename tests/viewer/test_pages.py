@@ -184,6 +184,27 @@ def test_a_run_is_listed_anew_when_its_folder_changes(
         assert get(f"{link}/run.json")["checkpoints"][0]["is_pinned"]
 
 
+def test_the_history_of_odd_tensors(tmp_path: Path, serve: Callable[..., str]) -> None:
+    """One that is damaged is said to be, and not of those behind it; none takes for ever."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    for step in (1, 2, 3):
+        tree = {"step": step, "x": torch.full((1000,), float(step)), "n": np.arange(3.0) + step}
+        tree["huge"] = torch.zeros(1).expand(10**6, 10**6)
+        torch.save(tree, folder / f"{step}.pt")
+    with holdfast.open(folder / "2.pt") as checkpoint:
+        place = checkpoint.index.extents["0"].offset
+    data = bytearray((folder / "2.pt").read_bytes())
+    data[place] ^= 1
+    (folder / "2.pt").write_bytes(data)
+    link = serve(folder)
+    first, broken, last = get(f"{link}/history.json?name=x")["points"]
+    assert "not those that were saved" in broken["problem"]
+    assert (first["mean"], last["mean"], last["change"]) == (1.0, 3.0, 2.0)
+    assert [each["change"] for each in get(f"{link}/history.json?name=huge")["points"]][-1] == 0
+    assert get(f"{link}/history.json?name=n")["points"][-1]["change"] > 0
+
+
 def test_two_checkpoints(run_folder: Path, serve: Callable[..., str]) -> None:
     paths = f"{run_folder}@6", f"{run_folder}@7"
     facts = get(f"{serve(*paths)}/diff.json")
@@ -273,6 +294,9 @@ def test_odd_names_of_files(name: str, tmp_path: Path, serve: Callable[..., str]
     key = quote(name.encode("utf-8", "backslashreplace"), safe="")
     assert get(f"{link}/rows/{key}.json")["tensors"] == 2
     assert get(f"{link}/checkpoint/{key}.json")["total"]["tensors"] == 2
+    with urllib.request.urlopen(f"{link}/tensor/{key}?name=x") as answer:
+        assert answer.headers["content-type"].startswith("text/html")
+    assert get(f"{link}/tensor/{key}.json?name=x")["stats"]["mean"] == 1
 
 
 def test_the_folder_one_is_in(

@@ -31,6 +31,8 @@ asks nothing of the network. Interrupt it with Ctrl-C.
 def command(path: str, other: str | None, opens: bool, port: int, static: Path | None) -> None:
     """Serve the page."""
     try:
+        import plotly  # noqa: F401 (its script is served)
+
         from holdfast.viewer import serving, still
         from holdfast.viewer.shown import shown
     except ModuleNotFoundError as error:

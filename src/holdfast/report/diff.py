@@ -26,7 +26,7 @@ class Sums:
     """What two tensors with as many elements are to each other, as sums that can be added.
 
     ``changed`` counts elements that are not the same: of one element type bit by bit, else by
-    value. Elements of which one is not finite are in ``changed`` and in no sum (``strange``).
+    value. Elements of which one is not finite are in no sum; ``strange`` are those that changed.
     ``dot`` is the real part of the inner product. Sums are long doubles where doubles would not
     reach.
     """
@@ -95,8 +95,8 @@ class Change:
 
     @property
     def weight(self) -> float:
-        """How much it changed, to sort by: what has no numbers comes first."""
-        return math.inf if self.sums is None else self.sums.relative
+        """How much it changed, to sort by: what has no numbers, or no finite ones, comes first."""
+        return math.inf if self.sums is None or self.sums.strange else self.sums.relative
 
     def to_json(self) -> dict[str, Any]:
         """The same as JSON values."""
@@ -126,9 +126,8 @@ class Layer:
     @property
     def weight(self) -> float:
         """How much it changed, to sort by: what has another shape comes first."""
-        return max(
-            self.sums.relative, *(each.weight for each in self.changes if not each.sums), 0.0
-        )
+        odd = (each.weight for each in self.changes if each.weight == math.inf)
+        return max(self.sums.relative, *odd, 0.0)
 
     def to_json(self) -> dict[str, Any]:
         """The same as JSON values; its tensors by name."""

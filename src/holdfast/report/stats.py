@@ -177,7 +177,7 @@ def _flags(tensor: TensorStats) -> list[Flag]:
     if tensor.minimum == tensor.maximum is not None and not tensor.nans and not tensor.infs:
         if tensor.minimum == 0:
             flags.append(Flag("zero", "all zero"))
-        else:
+        elif not tensor.dtype.startswith("complex"):  # whose sizes alone are the same
             flags.append(Flag("constant", f"all {tensor.minimum:.6g}"))
     elif tensor.dead_rows:
         dead = f"{tensor.dead_rows:,} of {tensor.shape[0]:,} rows"

@@ -15,10 +15,10 @@ def timeline(seen: Overview) -> dict[str, Any]:
     """The facts of a run's page as JSON values: those of ``list``, and more for each checkpoint.
 
     These are ``seconds`` since the one before it was saved; ``written``, how many the save took,
-    from its record to the file's last byte (None where the file is a copy); ``branch``, 0, and one
-    more each time training went back; ``pruned``, how many saves before it are gone;
-    ``parent_name``; and ``named_step``, the number in its name, as of what cannot be read nothing
-    else is known.
+    from its record to the file's last byte (None where the file is older, or an hour younger);
+    ``branch``, 0, and one more each time training went back; ``pruned``, how many saves before it
+    are gone; ``parent_name``; and ``named_step``, the number in its name, as of what cannot be read
+    nothing else is known.
     """
     made = seen.to_json()
     names = {entry.id: entry.name for entry in seen.entries if entry.id is not None}
@@ -42,14 +42,24 @@ def _step_in(name: str) -> int | None:
 
 
 def _branches(entries: Sequence[Entry]) -> list[int]:
-    """The number of each checkpoint's branch: a new one begins where the step does not grow."""
-    made, branch, last = [], 0, None
+    """The number of each checkpoint's branch: a new one begins where training went back."""
+    ids = {entry.id for entry in entries if entry.id is not None}
+    made, branch = [], 0
+    last: Entry | None = None
     for entry in entries:
         if entry.problem is None and entry.step is not None:
-            branch += last is not None and entry.step <= last
-            last = entry.step
+            branch += last is not None and _goes_back(last, entry, ids)
+            last = entry
         made.append(branch)
     return made
+
+
+def _goes_back(last: Entry, entry: Entry, ids: set[str]) -> bool:
+    """Whether one was saved after going back behind the last."""
+    if entry.step is not None and last.step is not None and entry.step <= last.step:
+        return True
+    parent = None if entry.record is None else entry.record.parent
+    return parent in ids and parent != last.id
 
 
 def _gone_between(before: Entry | None, entry: Entry) -> int:

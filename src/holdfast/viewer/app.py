@@ -37,17 +37,21 @@ _templates = Environment(
 def make_app(shown: Shown) -> Starlette:
     """The pages of what is shown, without the guard before them."""
     pair = _pair(shown)
+
+    def checkpoint(request: Request) -> dict[str, Any]:
+        return pages.checkpoint_facts(_opened(shown, request))
+
     routes: list[tuple[str, Answer]] = [
         ("/", partial(_home, shown)),
         ("/run", _page(shown, "run", lambda _: "Run")),
         ("/run.json", _json(lambda _: pages.run_facts(_with_run(shown)))),
-        ("/checkpoint/{key}.json", partial(_checkpoint, shown)),
+        ("/checkpoint/{key}.json", partial(_twin, shown, "checkpoint", checkpoint)),
         ("/checkpoint/{key}", _page(shown, "checkpoint", _key)),
         ("/rows/{key}.json", _json(lambda r: _rows(shown, r))),
         ("/areas/{key}.json", _json(lambda r: pages.areas_facts(_opened(shown, r)))),
         ("/scan/{key}.json", _json(lambda r: pages.check_facts(_opened(shown, r), "scan"))),
         ("/verify/{key}.json", _json(lambda r: pages.check_facts(_opened(shown, r), "verify"))),
-        ("/tensor/{key}.json", _json(lambda r: _tensor(shown, r))),
+        ("/tensor/{key}.json", partial(_twin, shown, "tensor", lambda r: _tensor(shown, r))),
         ("/tensor/{key}", _page(shown, "tensor", _name)),
         ("/slice/{key}.json", _json(lambda r: _slice(shown, r))),
         ("/history.json", _json(lambda r: pages.history_facts(_with_run(shown), _name(r)))),
@@ -146,13 +150,16 @@ def _pair(shown: Shown) -> bool:
     return shown.run is None and len(shown.keys) == 2
 
 
-def _checkpoint(shown: Shown, request: Request) -> Response:
-    """The facts of a checkpoint; the page of one whose own name ends so."""
+def _twin(
+    shown: Shown, kind: str, facts: Callable[[Request], dict[str, Any]], request: Request
+) -> Response:
+    """The facts of a page; the page itself of what has a name that ends so."""
     key = request.path_params["key"]
     if not shown.has(key) and shown.has(f"{key}.json"):
-        key = f"{key}.json"
-        return _html(rendered(shown, "checkpoint", key, _root(request), key=key))
-    return _json(lambda r: pages.checkpoint_facts(_opened(shown, r)))(request)
+        key, name = f"{key}.json", request.query_params.get("name", "")
+        title = name if kind == "tensor" else key
+        return _html(rendered(shown, kind, title, _root(request), key=key, name=name))
+    return _json(facts)(request)
 
 
 def _opened(shown: Shown, request: Request) -> Any:

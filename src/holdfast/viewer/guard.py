@@ -72,7 +72,7 @@ class Guard:
         origin = headers.get("origin", b"").decode("latin-1")
         if origin and origin not in {f"http://{host}" for host in self._hosts}:
             return 403, "Pages of other sites may not ask here."
-        if scope["method"] not in ("GET", "HEAD"):
+        if scope["method"] != "GET":
             return 405, "This viewer changes nothing: GET alone."
         token = scope["path"].split("/")[1] if scope["path"].startswith("/") else ""
         if not hmac.compare_digest(token.encode(), self._token.encode()):

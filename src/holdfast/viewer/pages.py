@@ -10,6 +10,7 @@ from typing import Any
 from holdfast import looking
 from holdfast.arrays.read import Reader
 from holdfast.errors import HoldfastError, UsageError
+from holdfast.measuring.blocks import dtype_of, shape_of, stored, without_numbers
 from holdfast.measuring.compare import compared
 from holdfast.measuring.slices import slice_of
 from holdfast.measuring.stats import all_stats
@@ -89,12 +90,11 @@ def rows_facts(
 ) -> dict[str, Any]:
     """A window of the rows of a checkpoint's tensors; ``tensors`` counts those that match."""
     tensors, asked = opened.summary.tensors, (filter, sort, tuple(closed))
-    if asked not in opened.arranged:
+    lines = opened.arranged.get(asked)
+    if lines is None:
         if len(opened.arranged) > _MOST_ARRANGED:
             opened.arranged.clear()
-        lines = arranged(tensors, filter, sort, closed)
-        opened.arranged[asked] = lines
-    lines = opened.arranged[asked]
+        lines = opened.arranged[asked] = arranged(tensors, filter, sort, closed)
     window = lines[start : start + min(count, _MOST_ROWS)]
     total = opened.summary.total.nbytes
     matching = sum(line.place is not None for line in lines)
@@ -164,6 +164,9 @@ def _history(shown: Shown, name: str) -> Iterator[dict[str, Any]]:
             opened = shown.open(entry.name)
             leaf = opened.tensor(name)
             (made,) = all_stats([leaf], _reader(opened))
+            if made.why is not None and not made.counted:
+                yield point | {"problem": made.why}
+                continue
             point |= {what: plain(getattr(made, what)) for what in ("norm", "mean", "std")}
             point["change"] = None if before is None else plain(_change(before, opened, name))
             before = opened
@@ -173,11 +176,10 @@ def _history(shown: Shown, name: str) -> Iterator[dict[str, Any]]:
 
 
 def _change(before: Opened, after: Opened, name: str) -> float | None:
-    a, b = before.tensor(name).value, after.tensor(name).value
-    if tuple(a.shape) != tuple(b.shape):
+    a, b = stored(before.tensor(name).value), stored(after.tensor(name).value)
+    if shape_of(a) != shape_of(b) or without_numbers(a) or without_numbers(b):
         return None
-    dtypes = a.dtype.name, b.dtype.name
-    return compared(a, b, dtypes, (_reader(before), _reader(after))).relative
+    return compared(a, b, (dtype_of(a), dtype_of(b)), (_reader(before), _reader(after))).relative
 
 
 def diff_facts(shown: Shown, a: str, b: str) -> dict[str, Any]:

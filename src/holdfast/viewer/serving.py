@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import secrets
 import socket
+import threading
 import webbrowser
 from collections.abc import Callable
 
@@ -39,8 +40,8 @@ def serve(shown: Shown, *, port: int = 0, opens: bool = True, say: Callable[[str
         )
         link = f"http://{HOST}:{taken}/{token}/"
         say(link)
-        if opens:
-            webbrowser.open(link)
+        if opens:  # beside the server: one in the terminal ends before open() returns
+            threading.Thread(target=webbrowser.open, args=(link,), daemon=True).start()
         with contextlib.suppress(KeyboardInterrupt):
             uvicorn.Server(config).run(sockets=[sock])
 

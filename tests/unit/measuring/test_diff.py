@@ -378,6 +378,24 @@ def test_across_formats(tmp_path: Path) -> None:
     assert holdfast.diff(tmp_path / "a.pt", tmp_path / "b.safetensors").is_equal
 
 
+def test_folders_of_shards_and_the_latest_of_a_run(tmp_path: Path) -> None:
+    model = torch.nn.Linear(3, 2)
+    with holdfast.Run(tmp_path / "run", background=False, model=model) as run:
+        run.save(1)
+    holdfast.convert(tmp_path / "run", tmp_path / "shards", part="model", shard_size="1MB")
+    for path in (tmp_path / "run", f"{tmp_path / 'run'}@latest"):
+        report = holdfast.diff(path, tmp_path / "shards", part="model")
+        assert (report.is_equal, report.same) == (True, 2)
+
+
+def test_what_became_nan_comes_first(tmp_path: Path) -> None:
+    a = {"a.w": torch.ones(3), "b.w": torch.ones(3)}
+    b = {"a.w": torch.ones(3) * 9, "b.w": torch.full((3,), math.nan)}
+    report = between(a, b, tmp_path)
+    assert [change.name for change in report.changes] == ["b.w", "a.w"]
+    assert [layer.name for layer in report.layers()] == ["b", "a"]
+
+
 def test_damage_is_an_error(tmp_path: Path) -> None:
     between({"x": torch.ones(100)}, {"x": torch.ones(100)}, tmp_path)
     with holdfast.open(tmp_path / "b.pt") as checkpoint:

@@ -148,7 +148,7 @@ function historyChart(points, what) {
 }
 
 function layersChart(layers, onclick) {
-  const shown = layers.filter((each) => typeof each.sums.relative === "number").slice(0, 30).reverse();
+  const shown = layers.filter((each) => each.sums.numel && typeof each.sums.relative === "number").slice(0, 30).reverse();
   const figure = () => ({
     data: [{
       type: "bar", orientation: "h", y: shown.map((_, at) => at), text: shown.map((each) => plain(each.name)), x: shown.map((each) => each.sums.relative),

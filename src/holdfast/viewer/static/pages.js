@@ -19,7 +19,7 @@ async function runPage() {
 
 // Asks again a second after the last answer; what has the focus keeps it.
 async function followRun() {
-  const now = document.hidden ? null : await get("/run.json").catch((error) => { lead(error.message); return null; });
+  const now = document.hidden ? null : await get("/run.json").catch((error) => { lead(error.message); runText = ""; return null; });
   if (now && JSON.stringify(now) !== runText) {
     runText = JSON.stringify(now);
     const { id, href } = document.activeElement ?? {};
@@ -62,7 +62,8 @@ function drawRun(facts) {
 
 function comparing(read) {
   const names = read.map((each) => each.name);
-  const [a, b] = [names.at(-2), names.at(-1)].map((name, side) => el("select", { id: `side-${side}`, "aria-label": ["Compare", "with"][side] }, names.map((each) => el("option", { selected: each === name }, each))));
+  const picked = [0, 1].map((side) => document.getElementById(`side-${side}`)?.value);
+  const [a, b] = [names.at(-2), names.at(-1)].map((last, side) => (names.includes(picked[side]) ? picked[side] : last)).map((name, side) => el("select", { id: `side-${side}`, "aria-label": ["Compare", "with"][side] }, names.map((each) => el("option", { selected: each === name }, each))));
   return el("div", { class: "tools" }, "Compare", a, "with", b, el("button", { id: "compare", type: "button", onclick: () => go(`/diff${query({ a: a.value, b: b.value })}`) }, "Show what changed"));
 }
 
@@ -72,7 +73,7 @@ async function checkpointPage() {
   const search = el("input", { type: "search", placeholder: "Filter by name", "aria-label": "Filter tensors by name" });
   const sort = el("select", { "aria-label": "Sort tensors by" }, ["tree", "file", "name", "size", "shape", "dtype"].map((each) => el("option", {}, each)));
   const rows = new Rows(search, sort);
-  const tensors = section("Tensors", el("div", { class: "tools" }, search, el("label", {}, "sort by ", sort), rows.count), rows.trouble, rows.table);
+  const tensors = section("Tensors", el("div", { class: "tools" }, search, el("label", {}, "sort by ", sort), rows.count), rows.trouble, rows.table, inlined ? rows.note : null);
   show(tensors);
   await rows.start();  // before all else: it is what one waits for
   const facts = await get(`${checkpointAt(page.key)}.json`);
@@ -127,6 +128,7 @@ class Rows {
     this.place = el("div", { class: "rows", role: "rowgroup" }, this.space);
     const heads = ["name", "dtype", "shape", "bytes", "share"].map((each) => el("span", { role: "columnheader", class: each === "bytes" ? "number" : null }, each));
     this.trouble = el("div", {});
+    this.note = el("p", { class: "dim" });
     this.table = el("div", { role: "table", "aria-label": "Tensors" }, el("div", { role: "rowgroup" }, el("div", { class: "row head", role: "row" }, heads)), this.place);
     this.place.addEventListener("scroll", () => requestAnimationFrame(() => this.draw()));
     this.place.addEventListener("keydown", (event) => this.move(event));
@@ -160,10 +162,12 @@ class Rows {
     [...this.space.querySelectorAll("button")].find((button) => button.dataset.name === name)?.focus({ preventScroll: true });
   }
   async fetch(at) {
+    const turn = this.turn;
     try {
       await this.fetched(at);
-      this.trouble.replaceChildren();
+      if (turn === this.turn) this.trouble.replaceChildren();
     } catch (error) {
+      if (turn !== this.turn) return;
       this.pages.delete(at);
       this.total = 0;
       this.count.textContent = "";
@@ -186,7 +190,7 @@ class Rows {
   local(at) {
     const wanted = this.search.value.toLowerCase();
     const isTree = this.sort.value === "tree" && !wanted;
-    if (inlined.left_out) this.trouble.replaceChildren(el("p", { class: "dim" }, `${whole(inlined.left_out)} more tensors are left out of this file.`));
+    this.note.textContent = inlined.left_out ? `${whole(inlined.left_out)} more tensors are left out of this file.` : "";
     const rows = inlined.rows.filter((each) => isTree || (each.dtype && each.name.toLowerCase().includes(wanted))).map((each) => (isTree ? each : { ...each, level: 0 }));
     const key = { name: (a, b) => (a.name < b.name ? -1 : 1), size: (a, b) => b.nbytes - a.nbytes, shape: (a, b) => b.shape.reduce((n, size) => n * size, 1) - a.shape.reduce((n, size) => n * size, 1), dtype: (a, b) => (a.dtype < b.dtype ? -1 : 1) }[this.sort.value];
     if (key) rows.sort(key);
@@ -235,7 +239,7 @@ async function tensorPage() {
   const row = await get(`/rows/${encodeURIComponent(key)}.json${query({ name })}`);
   document.getElementById("title").textContent = name;
   lead(`${row.dtype} ${shape(row.shape)}, ${bytes(row.nbytes)}${row.note ? `, ${row.note}` : ""} · ${key}`);
-  const isLarge = row.nbytes > 64 << 20;
+  const isLarge = row.nbytes > 64 * 2 ** 20;
   const elsewhere = el("div", {});
   const work = async () => {
     const facts = await get(`/tensor/${encodeURIComponent(key)}.json${query({ name })}`);
@@ -313,7 +317,7 @@ function sums(facts) {
 }
 
 function changeRow(facts, change, beside) {
-  const notes = [change.kinds.includes("reshaped") ? change.shapes.map(shape).join(" → ") : null, change.dtypes[0] !== change.dtypes[1] ? change.dtypes.join(" → ") : null, change.old_name ? `was ${change.old_name}` : null, change.why];
+  const notes = [change.kinds.includes("reshaped") ? change.shapes.map(shape).join(" → ") : null, change.dtypes[0] !== change.dtypes[1] ? change.dtypes.join(" → ") : null, change.old_name ? `was ${change.old_name}` : null, change.why, change.sums?.strange ? `${whole(change.sums.strange)} NaN or infinite` : null];
   const open = async () => {
     beside.replaceChildren(later(`Reading ${change.name} …`, () => histograms(facts.keys, change)));
     beside.scrollIntoView({ block: "start" });
@@ -329,7 +333,8 @@ async function histograms(keys, change) {
   const named = found.map(({ stats }, side) => ({ name: ["first", "second"][side], histogram: stats.histogram }));
   const edges = named.flatMap(({ histogram }) => histogram.edges.map(Number));
   const heights = named.flatMap(({ histogram }) => histogram.counts.map((each, at) => each / (Number(histogram.edges[at + 1]) - Number(histogram.edges[at]))));
-  const sides = edges.length ? { x: [Math.min(...edges), Math.max(...edges)], y: [0, 1.05 * Math.max(...heights)] } : null;
+  const isPlain = named.every(({ histogram }) => histogram.counts.length > 1);  // a constant's one bin has no width to speak of
+  const sides = edges.length && isPlain ? { x: [Math.min(...edges), Math.max(...edges)], y: [0, 1.05 * Math.max(...heights)] } : null;
   const side = (each) => el("div", {}, el("h3", {}, each.name), histogramChart(`Histogram of ${change.name} in the ${each.name}`, [each], sides));
   return section(change.name, el("div", { class: "pair two" }, named.map(side)),
     table(["", ["mean", "number"], ["std", "number"], ["least", "number"], ["largest", "number"], ["norm", "number"]], found.map(({ stats }, side) => [link(tensorAt(keys[side], names[side]), ["first", "second"][side]), ...["mean", "std", "minimum", "maximum", "norm"].map((what) => [number(stats[what]), "number"])]), "Both"));
