@@ -118,7 +118,7 @@ def _from_file(file: Path) -> ModuleType:
     try:
         spec.loader.exec_module(module)
     except BaseException:
-        del sys.modules[file.stem]
+        sys.modules.pop(file.stem, None)  # the script may have taken it away itself
         raise
     return module
 
