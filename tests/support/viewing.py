@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 import uvicorn
+from playwright.sync_api import Page
 from torch import nn
 
 import holdfast
@@ -56,3 +57,19 @@ def serving(what: Shown) -> Iterator[str]:
         finally:
             server.should_exit = True
             thread.join()
+
+
+class Watched:
+    """A page of which all is noted that must not be."""
+
+    def __init__(self, page: Page) -> None:
+        self.page = page
+        self.complaints: list[str] = []
+        self.requests: list[str] = []
+        page.on("console", lambda each: self._note(each.type, each.text))
+        page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        page.on("request", lambda request: self.requests.append(request.url))
+
+    def _note(self, kind: str, text: str) -> None:
+        if kind in ("error", "warning"):
+            self.complaints.append(text)

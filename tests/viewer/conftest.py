@@ -1,15 +1,21 @@
-"""What the tests of the viewer share: one run, served once for each module."""
+"""What the tests of the viewer share: one run, served once for each module, and a browser."""
 
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from viewing import make_run, serving
+from playwright.sync_api import Browser, expect, sync_playwright
+from viewing import Watched, make_run, serving
 
 from holdfast.viewer.shown import shown
+
+CHROMIUM = Path("/usr/bin/chromium")
+ARGUMENTS = ["--headless", "--no-sandbox", "--disable-gpu"]
+expect.set_options(timeout=30_000)  # the machine may be busy
 
 
 @pytest.fixture(scope="session")
@@ -29,3 +35,27 @@ def serve() -> Iterator[Callable[..., str]]:
     """Show other things: ``serve(path)``, ``serve(path, other)``."""
     with contextlib.ExitStack() as stack:
         yield lambda *paths: stack.enter_context(serving(shown(*paths)))
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    if not CHROMIUM.exists():
+        pytest.skip("needs chromium (Debian: apt install chromium)")
+    with sync_playwright() as playwright:
+        found = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        yield found
+        found.close()
+
+
+@pytest.fixture
+def watched(browser: Browser, link: str) -> Iterator[Watched]:
+    """A page; at the end nothing was complained of, and nobody else asked."""
+    context = browser.new_context(viewport={"width": 1200, "height": 900})
+    made = Watched(context.new_page())
+    yield made
+    hacked = made.page.evaluate("window.hacked")
+    context.close()
+    assert hacked is None, "a name from the file has run"
+    assert made.complaints == []
+    hosts = {re.sub(r"^(\w+:/*[^/]*).*", r"\1", url) for url in made.requests}
+    assert all(host.startswith(("http://127.0.0.1:", "data:", "file:")) for host in hosts), hosts

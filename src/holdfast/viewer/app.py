@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
@@ -26,12 +27,20 @@ Answer: TypeAlias = Callable[[Request], Response]
 
 _TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 #: What a page is made of, and the charts' library, which its package brings along.
-ASSETS = ("style.css", "view.js", "charts.js", "pages.js")
+ASSETS = ("style.css", "theme.js", "view.js", "charts.js", "pages.js")
 PLOTLY = "plotly.min.js"
 
 _templates = Environment(
     loader=PackageLoader("holdfast.viewer"), autoescape=True, undefined=StrictUndefined
 )
+
+
+def _attribute(text: str) -> Markup:
+    """HTML takes a CR for the end of a line, and names of files may hold one."""
+    return Markup(str(escape(text)).replace("\r", "&#13;"))
+
+
+_templates.filters["attribute"] = _attribute
 
 
 def make_app(shown: Shown) -> Starlette:
@@ -89,17 +98,16 @@ def rendered(shown: Shown, kind: str, title: str, root: str, **more: Any) -> str
         "pair": _pair(shown),
         **more,
     }
-    defaults = {"letter": None, "inlined": None, "key": "", "name": ""}
+    defaults = {"letter": None, "inlined": None, "key": ""}
     return _templates.get_template("page.html").render({**defaults, **values})
 
 
 def _page(shown: Shown, kind: str, title: Callable[[Request], str]) -> Answer:
     def answer(request: Request) -> Response:
-        key, name = request.path_params.get("key", ""), request.query_params.get("name", "")
+        key = request.path_params.get("key", "")
         if key:
             shown.path(key)  # what is not shown has no page
-        html = rendered(shown, kind, title(request), _root(request), key=key, name=name)
-        return _html(html)
+        return _html(rendered(shown, kind, title(request), _root(request), key=key))
 
     return answer
 
@@ -158,7 +166,7 @@ def _twin(
     if not shown.has(key) and shown.has(f"{key}.json"):
         key, name = f"{key}.json", request.query_params.get("name", "")
         title = name if kind == "tensor" else key
-        return _html(rendered(shown, kind, title, _root(request), key=key, name=name))
+        return _html(rendered(shown, kind, title, _root(request), key=key))
     return _json(facts)(request)
 
 

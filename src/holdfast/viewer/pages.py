@@ -3,31 +3,29 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from holdfast import looking
-from holdfast.arrays.read import Reader
-from holdfast.errors import HoldfastError, UsageError
-from holdfast.measuring.blocks import dtype_of, shape_of, stored, without_numbers
-from holdfast.measuring.compare import compared
+from holdfast.errors import UsageError
 from holdfast.measuring.slices import slice_of
 from holdfast.measuring.stats import all_stats
 from holdfast.report.areas import areas
 from holdfast.report.rows import Line, arranged, row
-from holdfast.report.stats import plain
-from holdfast.runs.listing import list_run
 from holdfast.runs.marks import mark
 from holdfast.runs.timeline import timeline
+from holdfast.viewer.headers import stamp_of
+from holdfast.viewer.history import history
 from holdfast.viewer.shown import Opened, Shown
 
 #: Plain values and objects that a page lists; the command line lists all.
 _MOST_VALUES = 2000
 #: Rows that are given at once.
 _MOST_ROWS = 500
-#: Arrangements of a checkpoint's rows that are kept.
+#: Arrangements of a checkpoint's rows, and comparisons, that are kept.
 _MOST_ARRANGED = 20
+_MOST_COMPARED = 4
 
 
 def run_facts(shown: Shown) -> dict[str, Any]:
@@ -36,7 +34,7 @@ def run_facts(shown: Shown) -> dict[str, Any]:
     stamp, path = shown.stamp(), str(shown.run)
     with shown.listing:  # several pages of one run wait for one listing
         if shown.listed is None or shown.listed[0] != stamp:
-            shown.listed = stamp, timeline(mark(path, list_run(shown.run)))
+            shown.listed = stamp, timeline(mark(path, shown.entries()))
         facts = shown.listed[1]
     return {
         **facts,
@@ -108,11 +106,14 @@ def rows_facts(
 
 
 def row_facts(opened: Opened, name: str) -> dict[str, Any]:
-    """The row of the one tensor of that name."""
+    """The row of the one tensor of that name, and the lines that read it: no byte of it is read."""
     opened.tensor(name)  # raises the letter where there is none
     tensors = opened.summary.tensors
     (at,) = [at for at, each in enumerate(tensors) if each.name == name]
-    return row(Line(name, place=at), tensors, opened.summary.total.nbytes)
+    return {
+        **row(Line(name, place=at), tensors, opened.summary.total.nbytes),
+        "lines": _tensor_lines(opened, name),
+    }
 
 
 def check_facts(opened: Opened, what: str) -> dict[str, Any]:
@@ -125,19 +126,23 @@ def check_facts(opened: Opened, what: str) -> dict[str, Any]:
 def tensor_facts(shown: Shown, opened: Opened, name: str) -> dict[str, Any]:
     """The page of a tensor, with its statistics: its bytes are read."""
     leaf = opened.tensor(name)
-    (made,) = all_stats([leaf], _reader(opened))
-    path = str(opened.checkpoint.path)
+    (made,) = all_stats([leaf], opened.reader())
     return {
         "key": opened.key,
         "file": opened.summary.file,
         "stats": made.to_json(),
         "has_history": shown.run is not None,
-        "lines": _lines(
-            f"holdfast.open({path!r}).array({name!r})",
-            f"holdfast show {_quoted(path)} {_quoted(name)}",
-            f"holdfast stats {_quoted(path)} {_quoted(name)}",
-        ),
+        "lines": _tensor_lines(opened, name),
     }
+
+
+def _tensor_lines(opened: Opened, name: str) -> dict[str, Any]:
+    path = str(opened.checkpoint.path)
+    return _lines(
+        f"holdfast.open({path!r}).array({name!r})",
+        f"holdfast show {_quoted(path)} {_quoted(name)}",
+        f"holdfast stats {_quoted(path)} {_quoted(name)}",
+    )
 
 
 def slice_facts(opened: Opened, name: str, index: str) -> dict[str, Any]:
@@ -146,49 +151,43 @@ def slice_facts(opened: Opened, name: str, index: str) -> dict[str, Any]:
         places = [int(each) for each in index.split(",") if each]
     except ValueError as error:
         raise UsageError("a slice is named by numbers", found=repr(index)[:100]) from error
-    reader = Reader(opened.checkpoint.index, opened.checkpoint.source, verify=False)
+    reader = opened.reader(verify=False)
     return slice_of(opened.tensor(name).value, reader, places).to_json()
 
 
 def history_facts(shown: Shown, name: str) -> dict[str, Any]:
-    """What became of a tensor over a run: one point for each checkpoint that has it."""
-    return {"name": name, "points": list(_history(shown, name))}
-
-
-def _history(shown: Shown, name: str) -> Iterator[dict[str, Any]]:
-    assert shown.run is not None
-    before: Opened | None = None
-    for entry in list_run(shown.run):
-        point: dict[str, Any] = {"key": entry.name, "step": entry.step}
-        try:
-            opened = shown.open(entry.name)
-            leaf = opened.tensor(name)
-            (made,) = all_stats([leaf], _reader(opened))
-            if made.why is not None and not made.counted:
-                yield point | {"problem": made.why}
-                continue
-            point |= {what: plain(getattr(made, what)) for what in ("norm", "mean", "std")}
-            point["change"] = None if before is None else plain(_change(before, opened, name))
-            before = opened
-        except HoldfastError as error:  # that one is damaged, pruned or has no such tensor
-            point["problem"] = error.what
-        yield point
-
-
-def _change(before: Opened, after: Opened, name: str) -> float | None:
-    a, b = stored(before.tensor(name).value), stored(after.tensor(name).value)
-    if shape_of(a) != shape_of(b) or without_numbers(a) or without_numbers(b):
-        return None
-    return compared(a, b, (dtype_of(a), dtype_of(b)), (_reader(before), _reader(after))).relative
+    """What became of a tensor over a run: one point for each checkpoint that is there."""
+    path, checkpoints = str(shown.run), run_facts(shown)["checkpoints"]
+    files = (
+        f"{_quoted(path)}/*{_quoted(Path(checkpoints[-1]['name']).suffix) if checkpoints else ''}"
+    )
+    return {
+        "name": name,
+        "points": list(history(shown, checkpoints, name)),
+        "lines": _lines(
+            f"for entry in holdfast.Run({path!r}).checkpoints():\n"
+            f"    print(entry.step, holdfast.stats(entry.path, name={name!r}))",
+            f'for file in {files}; do holdfast stats "$file" {_quoted(name)}; done',
+        ),
+    }
 
 
 def diff_facts(shown: Shown, a: str, b: str) -> dict[str, Any]:
-    """The page of two checkpoints."""
-    one, other = str(shown.path(a)), str(shown.path(b))
+    """The page of two checkpoints; compared anew where one is another file by now."""
+    paths = shown.path(a), shown.path(b)
+    asked = a, b, *(stamp_of(path) for path in paths)
+    with shown.comparing:  # every byte is read: pages that ask for one pair wait for one comparison
+        if asked not in shown.compared:
+            shown.compared[asked] = _compared(*map(str, paths))
+            while len(shown.compared) > _MOST_COMPARED:
+                shown.compared.popitem(last=False)
+        return {**shown.compared[asked], "keys": [a, b]}
+
+
+def _compared(one: str, other: str) -> dict[str, Any]:
     report = looking.diff(one, other)
     return {
         **report.to_json(),
-        "keys": [a, b],
         "words": report.in_words(),
         "lines": _lines(
             f"holdfast.diff({one!r}, {other!r})",
@@ -197,8 +196,15 @@ def diff_facts(shown: Shown, a: str, b: str) -> dict[str, Any]:
     }
 
 
-def _reader(opened: Opened) -> Reader:
-    return Reader(opened.checkpoint.index, opened.checkpoint.source)
+def beside_each_other(shown: Shown, changes: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
+    """The statistics of both sides of these changes of ``a`` and ``b``, by name."""
+    return {
+        change["name"]: [
+            {"stats": tensor_facts(shown, shown.open(key), name)["stats"]}
+            for key, name in (("a", change["old_name"] or change["name"]), ("b", change["name"]))
+        ]
+        for change in changes
+    }
 
 
 def _lines(python: str, *commands: str) -> dict[str, Any]:

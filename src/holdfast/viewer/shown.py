@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from holdfast import looking
+from holdfast.arrays.read import Reader
 from holdfast.checkpoint import Checkpoint
 from holdfast.errors import NoCheckpointError
 from holdfast.report.areas import Area
@@ -18,12 +19,16 @@ from holdfast.report.facts import Summary
 from holdfast.report.leaves import Leaf, leaves
 from holdfast.report.rows import Line
 from holdfast.runs import where
+from holdfast.runs.entry import Entry
 from holdfast.runs.listing import list_run, taken_names
 from holdfast.runs.reading import is_checkpoint_folder
 from holdfast.spec.index import SIZED
+from holdfast.viewer.headers import Headers, stamp_of
 
-#: Checkpoints that stay open; of a run one looks at few at a time.
+#: Checkpoints that stay open, and tensors in all of them; of a run one looks at few at a time, and
+#: a tensor takes about four kilobytes.
 _MOST_OPEN = 8
+_MOST_TENSORS = 250_000
 
 
 @dataclass(slots=True)
@@ -37,6 +42,10 @@ class Opened:
     arranged: dict[tuple[str, str, tuple[str, ...]], list[Line]] = field(default_factory=dict)
     areas: list[Area] | None = None
     _tensors: dict[str, Leaf] | None = None
+
+    def reader(self, *, verify: bool = True) -> Reader:
+        """A reader of its tensors."""
+        return Reader(self.checkpoint.index, self.checkpoint.source, verify=verify)
 
     def tensor(self, name: str) -> Leaf:
         """The tensor of that name; raises MissingPartError."""
@@ -56,15 +65,16 @@ class Shown:
         self.run, self._files = run, files
         self.listed: tuple[object, dict[str, Any]] | None = None  # the run, as it was last
         self.listing = threading.Lock()
+        self.compared: OrderedDict[object, dict[str, Any]] = OrderedDict()  # pairs, by their stamps
+        self.comparing = threading.Lock()
+        self._headers = Headers()
         self._open: OrderedDict[str, Opened] = OrderedDict()
         self._lock = threading.Lock()
 
     @property
     def keys(self) -> list[str]:
         """The keys of what is shown; of a run those of the checkpoints that are there now."""
-        if self.run is None:
-            return list(self._files)
-        return [entry.name for entry in list_run(self.run)]
+        return list(self._files) if self.run is None else [each.name for each in self.entries()]
 
     @property
     def name(self) -> str | None:
@@ -76,7 +86,15 @@ class Shown:
         """The paths of all that is shown."""
         if self.run is None:
             return list(self._files.values())
-        return [entry.path for entry in list_run(self.run)]
+        return [entry.path for entry in self.entries()]
+
+    def entries(self) -> list[Entry]:
+        """The checkpoints of the run; headers are read of those that are new since the last time.
+
+        Raises what ``list_run`` raises.
+        """
+        assert self.run is not None
+        return list_run(self.run, read=self._headers.read)
 
     def has(self, key: str) -> bool:
         """Whether a key is of something that is shown."""
@@ -89,7 +107,7 @@ class Shown:
             NoCheckpointError, FileError: it is not there, or may not be read.
         """
         assert self.run is not None
-        return {name: _stamp(self.run / name) for name in taken_names(self.run)}
+        return {name: stamp_of(self.run / name) for name in taken_names(self.run)}
 
     def path(self, key: str) -> Path:
         """The path of a key.
@@ -119,7 +137,7 @@ class Shown:
         Raises what ``holdfast.open`` raises.
         """
         path = self.path(key)
-        stamp = _stamp(path)
+        stamp = stamp_of(path)
         with self._lock:
             known = self._open.get(key)
             if known is not None and known.stamp == stamp:
@@ -128,9 +146,13 @@ class Shown:
             checkpoint = looking.open(path)
             made = Opened(key, checkpoint, checkpoint.summary(), stamp)
             self._open[key] = made
-            while len(self._open) > _MOST_OPEN:
+            while len(self._open) > 1 and self._is_too_much():
                 self._open.popitem(last=False)  # closed when nobody uses it any more
             return made
+
+    def _is_too_much(self) -> bool:
+        tensors = sum(each.summary.total.tensors for each in self._open.values())
+        return len(self._open) > _MOST_OPEN or tensors > _MOST_TENSORS
 
 
 def shown(path: str | os.PathLike[str], other: str | os.PathLike[str] | None = None) -> Shown:
@@ -151,14 +173,3 @@ def shown(path: str | os.PathLike[str], other: str | os.PathLike[str] | None = N
     # A name may hold bytes that are no text, and no address.
     key = file.resolve().name.encode("utf-8", "backslashreplace").decode()
     return Shown(None, {key: file})
-
-
-def _stamp(path: Path) -> tuple[int, ...]:
-    """What tells a file, or the files of a folder, from what they were before."""
-    try:
-        found: Any = path.stat()
-        inner = sorted(path.iterdir()) if path.is_dir() else []
-        stats = [found, *(each.stat() for each in inner)]
-    except OSError:
-        return ()  # opening it says what is wrong
-    return tuple(n for each in stats for n in (each.st_ino, each.st_size, each.st_mtime_ns))

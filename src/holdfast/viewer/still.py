@@ -17,8 +17,9 @@ from holdfast.viewer import pages
 from holdfast.viewer.app import ASSETS, PLOTLY, asset, encoded, home_of, rendered
 from holdfast.viewer.shown import Shown
 
-#: Rows of a table that one file holds.
+#: Rows of a table that one file holds, and tensors whose histograms it shows beside each other.
 _MOST_ROWS = 150_000
+_MOST_BESIDE = 40
 
 
 def write(shown: Shown, target: Path) -> int:
@@ -59,8 +60,10 @@ def html(shown: Shown) -> str:
     """The page as one text that asks nothing of anybody."""
     kind = home_of(shown).split("/")[1]
     key = shown.keys[0] if kind == "checkpoint" else ""
-    scripts = [_script(asset(name).decode()) for name in (PLOTLY, *ASSETS) if name.endswith(".js")]
+    theme, *names = [name for name in ASSETS if name.endswith(".js")]
+    scripts = [_script(asset(name).decode()) for name in (PLOTLY, *names)]
     inlined = {
+        "theme": _script(asset(theme).decode()),
         "facts": Markup(_json(_facts(shown, kind, key))),
         "style": Markup(asset("style.css").decode()),
         "scripts": scripts,
@@ -73,7 +76,9 @@ def _facts(shown: Shown, kind: str, key: str) -> dict[str, Any]:
     if kind == "run":
         return {"/run.json": pages.run_facts(shown)}
     if kind == "diff":
-        return {"/diff.json": pages.diff_facts(shown, "a", "b")}
+        facts = pages.diff_facts(shown, "a", "b")
+        counted = [each for each in facts["changes"] if each["sums"] is not None][:_MOST_BESIDE]
+        return {"/diff.json": facts, "histograms": pages.beside_each_other(shown, counted)}
     opened = shown.open(key)
     total = opened.summary.total.nbytes
     tensors = opened.summary.tensors

@@ -73,7 +73,7 @@ function timelineChart(facts, metric, onclick) {
         },
       };
     });
-    const gaps = facts.checkpoints.filter((each) => each.pruned && each.step !== null);
+    const gaps = read.filter((each) => each.pruned);
     const shapes = gaps.map((each) => ({ type: "line", x0: each.step, x1: each.step, yref: "paper", y0: 0, y1: 1, line: { color: colour("dim"), width: 1, dash: "dot" } }));
     const annotations = facts.checkpoints.filter((each) => each.problem !== null && each.named_step !== null).map((each) => ({
       x: each.named_step, yref: "paper", y: 0, yanchor: "bottom", text: "✕", showarrow: false, font: { color: colour("bad"), size: 18 }, hovertext: plain(`${each.name} cannot be read`),
@@ -134,25 +134,36 @@ function heatmapChart(label, facts) {
   return chart(label, figure);
 }
 
-function historyChart(points, what) {
+// A line for each branch of the run.
+function historyChart(points, what, title) {
   const hasSteps = points.some((each) => each.step !== null);
   const known = points.map((each, at) => (hasSteps ? each : { ...each, step: at })).filter((each) => typeof each[what] === "number" && each.step !== null);
+  const branches = [...new Set(known.map((each) => each.branch))];
   const figure = () => ({
-    data: [{
-      type: "scatter", mode: "lines+markers", x: known.map((each) => each.step), y: known.map((each) => each[what]),
-      text: known.map((each) => plain(each.key)), hovertemplate: "step %{x}: %{y}<br>%{text}<extra></extra>",
-    }],
-    more: { xaxis: { title: { text: hasSteps ? "step" : "place in the run" } }, yaxis: { title: { text: what } } },
+    data: branches.map((branch) => {
+      const own = known.filter((each) => each.branch === branch);
+      return {
+        type: "scatter", mode: "lines+markers", name: `branch ${branch + 1}`, x: own.map((each) => each.step), y: own.map((each) => each[what]),
+        text: own.map((each) => plain(each.key)), hovertemplate: "step %{x}: %{y}<br>%{text}<extra></extra>",
+      };
+    }),
+    more: { xaxis: { title: { text: hasSteps ? "step" : "place in the run" } }, yaxis: { title: { text: title } }, showlegend: branches.length > 1 },
   });
-  return chart(`${what} over the run: ${known.map((each) => `step ${each.step} ${number(each[what])}`).join(", ")}`, figure, null, 260);
+  return chart(`${title} over the run: ${known.map((each) => `step ${each.step} ${number(each[what])}`).join(", ")}`, figure, null, 260);
 }
 
+const isDrawn = (layer) => Boolean(layer.sums.numel) && (typeof layer.sums.relative === "number" || layer.sums.relative === "Infinity");
+
+// What was all zero before has changed without measure: its bar is as long as the longest, and says so.
 function layersChart(layers, onclick) {
-  const shown = layers.filter((each) => each.sums.numel && typeof each.sums.relative === "number").slice(0, 30).reverse();
+  const shown = layers.filter(isDrawn).slice(0, 30).reverse();
+  const longest = Math.max(...shown.map((each) => each.sums.relative).filter((each) => typeof each === "number"), 0) || 1;
+  const isEndless = (each) => each.sums.relative === "Infinity";
   const figure = () => ({
     data: [{
-      type: "bar", orientation: "h", y: shown.map((_, at) => at), text: shown.map((each) => plain(each.name)), x: shown.map((each) => each.sums.relative),
-      customdata: shown.map((each) => each.name), hovertemplate: "%{text}: %{x}<extra></extra>", textposition: "none",
+      type: "bar", orientation: "h", y: shown.map((_, at) => at), text: shown.map((each) => (isEndless(each) ? "∞" : "")), x: shown.map((each) => (isEndless(each) ? longest : each.sums.relative)),
+      marker: { color: shown.map((each) => colour(isEndless(each) ? "warn" : "accent")) },
+      customdata: shown.map((each) => each.name), hovertext: shown.map((each) => plain(`${each.name}: ${number(each.sums.relative)}`)), hovertemplate: "%{hovertext}<extra></extra>", textposition: "inside", insidetextanchor: "end",
     }],
     more: { xaxis: { title: { text: "relative change" } }, yaxis: { tickvals: shown.map((_, at) => at), ticktext: shown.map((each) => plain(shorter(each.name))) }, margin: { l: 16, r: 16, t: 8, b: 44 } },
   });

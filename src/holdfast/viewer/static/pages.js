@@ -38,10 +38,15 @@ function drawRun(facts) {
   lead(`${several(facts.checkpoints.length, "checkpoint")}, ${bytes(facts.nbytes)}${branches}${damaged ? `, ${whole(damaged)} that cannot be read` : ""}`);
   const picked = document.querySelector("#metric")?.value ?? facts.metrics[0] ?? "";
   const place = el("div", {});
-  const draw = (metric) => place.replaceChildren(timelineChart(facts, metric || null, (name) => go(checkpointAt(name))));
+  const caption = el("p", { class: "dim" });
+  const draw = (metric) => {
+    place.replaceChildren(timelineChart(facts, metric || null, (name) => go(checkpointAt(name))));
+    const unseen = metric ? read.filter((each) => finite(each, metric) === null).length : 0;
+    const missing = [unseen ? `${several(unseen, "checkpoint")} ${unseen === 1 ? "has" : "have"} no finite ${metric}.` : "", damaged ? `${several(damaged, "checkpoint")} cannot be read: a red cross, where the name says a step.` : ""].filter(Boolean);
+    caption.textContent = ["A star is the best, a square is pinned, a green rim the latest; a dotted line stands where saves before it were pruned.", ...missing].join(" ");
+  };
   const choice = el("select", { id: "metric", onchange: (event) => draw(event.target.value) },
     facts.metrics.map((name) => el("option", { value: name, selected: name === picked }, name)), el("option", { value: "", selected: picked === "" }, "bytes"));
-  const unseen = picked ? read.filter((each) => finite(each, picked) === null).length : 0;
   const rows = [...facts.checkpoints].reverse().map((each) => [
     [[each.problem === null ? link(checkpointAt(each.name), each.name) : el("span", { class: "bad" }, each.name), " ", ...marks(each)], "name"],
     [each.step === null ? "" : whole(each.step), "number"],
@@ -53,9 +58,7 @@ function drawRun(facts) {
     [each.pruned ? el("span", { class: "dim" }, `${whole(each.pruned)} before it`) : "", ""],
   ]);
   const heads = ["checkpoint", ["step", "number"], ...facts.metrics.map((name) => [name, "number"]), ["size", "number"], ["written in", "number"], ["since the last", "number"], "saved (UTC)", "pruned"];
-  const missing = [unseen ? `${several(unseen, "checkpoint")} ${unseen === 1 ? "has" : "have"} no finite ${picked}.` : "", damaged ? `${several(damaged, "checkpoint")} cannot be read: a red cross, where the name says a step.` : ""].filter(Boolean);
-  const caption = ["A star is the best, a square is pinned, a green rim the latest; a dotted line stands where saves before it were pruned.", ...missing].join(" ");
-  show(section("Over the steps", el("div", { class: "tools" }, el("label", { for: "metric" }, "Show"), choice), place, el("p", { class: "dim" }, caption)),
+  show(section("Over the steps", el("div", { class: "tools" }, el("label", { for: "metric" }, "Show"), choice), place, caption),
     section("Checkpoints", inlined || read.length < 2 ? null : comparing(read), table(heads, rows, "Checkpoints, newest first")), lines(facts.lines));
   draw(picked);
 }
@@ -125,7 +128,7 @@ class Rows {
     this.count = el("span", { id: "count", class: "dim", "aria-live": "polite" });
     this.current = 1;
     this.space = el("div", { class: "space" });
-    this.place = el("div", { class: "rows", role: "rowgroup" }, this.space);
+    this.place = el("div", { class: "rows", role: "rowgroup", tabindex: inlined ? "0" : null }, this.space);  // a file has no links in it to focus
     const heads = ["name", "dtype", "shape", "bytes", "share"].map((each) => el("span", { role: "columnheader", class: each === "bytes" ? "number" : null }, each));
     this.trouble = el("div", {});
     this.note = el("p", { class: "dim" });
@@ -240,15 +243,10 @@ async function tensorPage() {
   document.getElementById("title").textContent = name;
   lead(`${row.dtype} ${shape(row.shape)}, ${bytes(row.nbytes)}${row.note ? `, ${row.note}` : ""} · ${key}`);
   const isLarge = row.nbytes > 64 * 2 ** 20;
-  const elsewhere = el("div", {});
-  const work = async () => {
-    const facts = await get(`/tensor/${encodeURIComponent(key)}.json${query({ name })}`);
-    elsewhere.replaceChildren(lines(facts.lines));
-    return statistics(facts.stats);
-  };
+  const work = async () => statistics((await get(`/tensor/${encodeURIComponent(key)}.json${query({ name })}`)).stats);
   show(section("Statistics", isLarge ? onRequest(`Read its ${bytes(row.nbytes)}`, "Reading …", work) : later("Reading …", work)),
     section("As a picture", isLarge ? onRequest("Draw a slice of it", "Reading …", () => picture(key, name, row.shape)) : later("Reading …", () => picture(key, name, row.shape))),
-    page.run ? section("Over the run", onRequest("Read it in every checkpoint", "Reading …", async () => history(await get(`/history.json${query({ name })}`)))) : null, elsewhere);
+    page.run ? section("Over the run", onRequest("Read it in every checkpoint", "Reading …", async () => history(await get(`/history.json${query({ name })}`)))) : null, lines(row.lines));
 }
 
 function statistics(stats) {
@@ -263,8 +261,11 @@ function statistics(stats) {
 async function picture(key, name, sizes) {
   const lead_ = sizes.slice(0, -2);
   const place = el("div", {});
+  let turn = 0;
   const draw = async (index) => {
-    const facts = await get(`/slice/${encodeURIComponent(key)}.json${query({ name, index: index.join(",") })}`);
+    const own = (turn += 1);
+    const facts = await get(`/slice/${encodeURIComponent(key)}.json${query({ name, index: index.join(",") })}`).catch((error) => { if (own === turn) throw error; return null; });
+    if (own !== turn) return;  // another one was asked for meanwhile
     const thinned = facts.steps.some((step) => step > 1) ? `Every ${facts.steps[0]}. row and every ${facts.steps[1]}. column. ` : "";
     place.replaceChildren(heatmapChart(`Heat map of ${name} ${shape(sizes)}`, facts), el("p", { class: "dim" }, `${thinned}Its checksum is compared when its statistics are read.`));
   };
@@ -278,17 +279,20 @@ async function picture(key, name, sizes) {
   return el("div", {}, inputs.length ? el("div", { class: "tools" }, inputs.map((input, axis) => el("label", {}, `axis ${axis}, 0 to ${lead_[axis] - 1} `, input))) : null, place);
 }
 
-function history({ points }) {
-  const rows = points.map((each) => [[link(checkpointAt(each.key), each.key), "name"], [each.step === null ? "" : whole(each.step), "number"], [number(each.norm), "number"], [number(each.mean), "number"], [number(each.std), "number"], [number(each.change), "number"], each.problem ?? ""]);
-  return el("div", {}, el("div", { class: "pair two" }, ["norm", "mean", "std", "change"].map((what) => historyChart(points, what))),
-    table(["checkpoint", ["step", "number"], ["norm", "number"], ["mean", "number"], ["std", "number"], ["relative change", "number"], ""], rows, "Over the run"));
+function history({ points, lines: elsewhere }) {
+  const rows = points.map((each) => [[link(checkpointAt(each.key), each.key), "name"], [each.step === null ? "" : whole(each.step), "number"], [number(each.norm), "number"], [number(each.mean), "number"], [number(each.std), "number"], [number(each.change), "number"], [number(each.change_per_step), "number"], [each.since ?? "", "name"], [each.problem ?? "", "name"]]);
+  const hasSteps = points.some((each) => typeof each.change_per_step === "number");
+  const charts = { norm: "norm", mean: "mean", std: "std", ...(hasSteps ? { change_per_step: "relative change per step" } : { change: "relative change" }) };
+  return el("div", {}, el("div", { class: "pair two" }, Object.entries(charts).map(([what, title]) => historyChart(points, what, title))),
+    table(["checkpoint", ["step", "number"], ["norm", "number"], ["mean", "number"], ["std", "number"], ["relative change", "number"], ["per step", "number"], "since", ""], rows, "Over the run"),
+    lines(elsewhere, "The history elsewhere"));
 }
 
 // ---- two checkpoints
 
 async function diffPage() {
   const facts = await get(`/diff.json${inlined ? "" : location.search}`);
-  document.getElementById("title").textContent = facts.equal ? "They hold the same" : `${several(facts.changes.length, "tensor")} changed`;
+  document.getElementById("title").textContent = inOneLine(facts);
   lead(`${facts.a} → ${facts.b} · ${facts.words}`);
   const byName = new Map(facts.changes.map((each) => [each.name, each]));
   const beside = el("div", { id: "beside" });
@@ -303,12 +307,28 @@ async function diffPage() {
   const more = facts.layers.length > most ? el("button", { type: "button", onclick: () => { place.replaceChildren(tableOf(facts.layers)); more.remove(); } }, `Show all ${whole(facts.layers.length)} layers`) : null;
   const jump = (name) => document.getElementById(`layer-${name}`)?.scrollIntoView({ block: "center" });
   show(
-    facts.layers.length ? section("Layers by change", layersChart(facts.layers, jump), facts.layers.length > 30 ? el("p", { class: "dim" }, `The 30 of ${whole(facts.layers.length)} layers that changed most; the table has all.`) : null) : null,
+    facts.layers.length ? section("Layers by change", layersChart(facts.layers, jump), el("p", { class: "dim" }, chartNote(facts.layers))) : null,
+    facts.is_complete ? null : el("p", { class: "bad" }, "One of the two describes more than can be listed: what was left out has not been compared."),
     beside,
     facts.layers.length ? section("Tensors", place, more) : null,
     ...[["Only in the first", facts.removed], ["Only in the second", facts.added]].map(([head, sides]) => (sides.length ? section(head, table(["name", "dtype", "shape", ["bytes", "number"]], sides.map((each) => [[each.name, "name"], each.dtype, shape(each.shape), [bytes(each.nbytes), "number"]]), head)) : null)),
     ...[["Plain values", facts.values], ["Record (does not count)", facts.record]].map(([head, values]) => (values.length ? section(head, table(["name", "first", "second"], values.map((each) => [[each.name, "name"], [each.a ?? "(none)", "name"], [each.b ?? "(none)", "name"]]), head)) : null)),
     lines(facts.lines));
+}
+
+function inOneLine(facts) {
+  const alone = facts.added.length + facts.removed.length;
+  if (facts.equal) return "They hold the same";
+  if (facts.changes.length) return `${several(facts.changes.length, "tensor")} changed`;
+  if (alone) return `${several(alone, "tensor")} only in one of them`;
+  return facts.values.length ? `${several(facts.values.length, "plain value")} changed` : "Not all of it was compared";
+}
+
+function chartNote(layers) {
+  const drawable = layers.filter(isDrawn);
+  return [drawable.length > 30 ? `The 30 of ${whole(drawable.length)} layers that changed most.` : "",
+    drawable.some((each) => each.sums.relative === "Infinity") ? "A bar marked ∞ was all zero before: its change has no scale." : "",
+    drawable.length < layers.length ? `Layers with other shapes, or without numbers, are in the table alone: ${whole(layers.length - drawable.length)}.` : ""].filter(Boolean).join(" ");
 }
 
 function sums(facts) {
@@ -323,13 +343,14 @@ function changeRow(facts, change, beside) {
     beside.scrollIntoView({ block: "start" });
   };
   const short = change.name.slice(change.name.lastIndexOf(".") + 1);
-  const name = inlined ? short : el("button", { class: "quiet", type: "button", title: `Both histograms of ${change.name}`, onclick: open }, short);
+  const isThere = !inlined || Object.hasOwn(inlined.histograms ?? {}, change.name);
+  const name = !isThere ? short : el("button", { class: "quiet", type: "button", title: `Both histograms of ${change.name}`, onclick: open }, short);
   return [[name, "name inner"], ...sums(change.sums), [notes.filter(Boolean).join(", "), "name"]];
 }
 
 async function histograms(keys, change) {
   const names = [change.old_name ?? change.name, change.name];
-  const found = await Promise.all(keys.map((key, side) => get(`/tensor/${encodeURIComponent(key)}.json${query({ name: names[side] })}`)));
+  const found = inlined ? inlined.histograms[change.name] : await Promise.all(keys.map((key, side) => get(`/tensor/${encodeURIComponent(key)}.json${query({ name: names[side] })}`)));
   const named = found.map(({ stats }, side) => ({ name: ["first", "second"][side], histogram: stats.histogram }));
   const edges = named.flatMap(({ histogram }) => histogram.edges.map(Number));
   const heights = named.flatMap(({ histogram }) => histogram.counts.map((each, at) => each / (Number(histogram.edges[at + 1]) - Number(histogram.edges[at]))));

@@ -68,16 +68,22 @@ function table(heads, rows, label) {
       el("tbody", {}, rows.map((row) => el("tr", {}, cells(row, "td"))))));
 }
 
-function lines(facts) {
+function lines(facts, head = "The same elsewhere") {
   const parts = [["Python", facts.python], ...facts.commands.map((command) => ["Command line", command])];
-  return section("The same elsewhere", parts.map(([what, text]) => el("div", { class: "copy" },
+  return section(head, parts.map(([what, text]) => el("div", { class: "copy" },
     el("pre", { "aria-label": what }, text),
     el("button", { type: "button", "aria-label": `Copy: ${what}`, onclick: (event) => copy(event.target, text) }, "Copy"))));
 }
 
+// Where the browser does not let a page write to the clipboard, the text is selected.
 async function copy(button, text) {
-  await navigator.clipboard.writeText(text);
-  button.textContent = "Copied";
+  try {
+    await navigator.clipboard.writeText(text);
+    button.textContent = "Copied";
+  } catch {
+    getSelection().selectAllChildren(button.previousElementSibling);
+    button.textContent = "Selected";
+  }
   setTimeout(() => { button.textContent = "Copy"; }, 1500);
 }
 
@@ -105,15 +111,4 @@ function onRequest(text, label, work) {
 function lead(text) { document.getElementById("lead").textContent = text; }
 function show(...children) { document.getElementById("content").replaceChildren(...present(children)); }
 
-const theme = {
-  stored() { try { return localStorage.getItem("holdfast-theme"); } catch { return null; } },
-  now() { return this.stored() ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light"); },
-  apply() { page.theme = this.now(); document.dispatchEvent(new Event("theme")); },
-  toggle() {
-    try { localStorage.setItem("holdfast-theme", this.now() === "dark" ? "light" : "dark"); } catch { /* a file has none */ }
-    this.apply();
-  },
-};
-document.getElementById("theme").addEventListener("click", () => theme.toggle());
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => theme.apply());
-theme.apply();
+theme.listen(document.getElementById("theme"));
