@@ -95,9 +95,11 @@ def test_names_from_files_are_text(watched: Watched, link: str) -> None:
 def test_names_with_controls_and_tensors_without_a_picture(
     browser: Browser, serve: Callable[..., str], tmp_path: Path
 ) -> None:
-    torch.save({"r\rc\0": torch.ones(3), "none": torch.empty(0, 3)}, tmp_path / "a.pt")
+    tree = {"r\rc\0": torch.ones(3), "none": torch.empty(0, 3)}
+    torch.save(tree, tmp_path / "plain.pt")
+    (tmp_path / "plain.pt").rename(tmp_path / "a\r.pt")  # which torch's writer does not name
     page = browser.new_page()
-    page.goto(serve(tmp_path / "a.pt"))
+    page.goto(serve(tmp_path / "a\r.pt"))
     page.locator(".rows a").first.click()
     expect(page.get_by_role("img", name="Histogram of r")).to_be_visible()
     page.go_back()
@@ -161,11 +163,59 @@ def test_the_keyboard_is_enough(watched: Watched, link: str) -> None:
     expect(page.locator(".rows a").first).to_be_visible()
     page.keyboard.press("Tab")
     expect(page.get_by_text("Skip to the content")).to_be_focused()
-    page.locator('[aria-rowindex="2"] button').focus()
-    page.keyboard.press("ArrowDown")
+    stops = tabbed(page, ".row[aria-rowindex]")
+    assert stops < 15, "the table is one stop, not one for each row"
+    expect(page.locator('[aria-rowindex="1"] button')).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(page.locator('[aria-rowindex="1"] button')).to_have_attribute("aria-expanded", "false")
+    page.keyboard.press("Enter")
+    expect(page.locator('[aria-rowindex="1"] button')).to_have_attribute("aria-expanded", "true")
+    for _ in range(2):
+        page.keyboard.press("ArrowDown")
     expect(page.locator('[aria-rowindex="3"] a')).to_be_focused()
     page.keyboard.press("Enter")
     expect(page.get_by_role("heading", name="Statistics")).to_be_visible()
+    page.goto(f"{link}/run")
+    expect(page.get_by_label("Compare", exact=True)).to_be_visible()
+    tabbed(page, "#side-0")
+    page.keyboard.press("ArrowUp")
+    tabbed(page, "#compare")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/diff?a=step-00000005.pt&b=step-00000007.pt")
+    expect(page.locator("button.quiet").first).to_be_visible()
+    tabbed(page, "button.quiet")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("img", name="in the second")).to_be_visible()
+
+
+def tabbed(page: Page, wanted: str) -> int:
+    """Press Tab until what has the focus lies in such an element; how often."""
+    for times in range(60):
+        if page.evaluate("(css) => document.activeElement.closest(css) !== null", wanted):
+            return times
+        page.keyboard.press("Tab")
+    raise AssertionError(f"Tab does not lead to {wanted}")
+
+
+def test_lines_are_copied(watched: Watched, link: str) -> None:
+    page = watched.page
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.goto(f"{link}/run")
+    page.get_by_role("button", name="Copy: Command line").click()
+    expect(page.get_by_text("Copied")).to_be_visible()
+    text = page.get_by_label("Command line", exact=True).inner_text()
+    assert text.startswith("holdfast list ")
+    assert page.evaluate("navigator.clipboard.readText()") == text
+
+
+def test_where_nothing_may_be_copied_it_is_selected(watched: Watched, link: str) -> None:
+    page = watched.page
+    page.add_init_script("navigator.clipboard.writeText = () => Promise.reject(new Error('no'))")
+    page.goto(f"{link}/run")
+    page.get_by_role("button", name="Copy: Command line").click()
+    expect(page.get_by_text("Selected")).to_be_visible()
+    chosen = page.evaluate("getSelection().toString()")
+    assert chosen == page.get_by_label("Command line", exact=True).inner_text()
 
 
 NUMBERS = {
@@ -201,3 +251,104 @@ def test_light_and_dark(watched: Watched, link: str) -> None:
     assert page.evaluate(back) == "rgb(255, 255, 255)" != dark
     page.reload()
     assert page.evaluate(back) == "rgb(255, 255, 255)", "it is remembered"
+
+
+FIRST = """
+new MutationObserver(() => {
+  if (document.body) window.first ??= document.documentElement.dataset.theme ?? "none";
+}).observe(document, { childList: true, subtree: true });
+"""
+NO_STORE = """
+Object.defineProperty(window, "localStorage", { get() { throw new Error("not allowed"); } });
+"""
+
+
+def test_dark_from_the_first_moment_on_and_without_a_store(watched: Watched, link: str) -> None:
+    page = watched.page
+    page.emulate_media(color_scheme="dark")
+    page.add_init_script(FIRST + NO_STORE)
+    page.goto(f"{link}/run")
+    assert page.evaluate("window.first") == "dark"
+    page.get_by_role("button", name="Light or dark").click()
+    assert page.evaluate("document.documentElement.dataset.theme") == "light"
+
+
+def until(page: Page, condition: str) -> None:
+    """Wait until that holds; the page's policy forbids what Playwright has for it."""
+    for _ in range(600):
+        if page.evaluate(condition):
+            return
+        page.wait_for_timeout(50)
+    raise AssertionError(condition)
+
+
+def test_the_slice_asked_for_last_is_the_one_in_sight(
+    browser: Browser, serve: Callable[..., str], tmp_path: Path
+) -> None:
+    torch.save({"x": torch.arange(12.0).reshape(3, 2, 2)}, tmp_path / "a.pt")
+    page, held = browser.new_page(), []
+    page.route("**/slice/**index=1", lambda route: held.append(route))
+    page.goto(f"{serve(tmp_path / 'a.pt')}/tensor/a.pt?name=x")
+    first = "document.querySelector('[aria-label^=\"Heat map\"]')?.data?.[0].z[0][0]"
+    until(page, f"{first} === 0")
+    for place in ("1", "2"):
+        page.get_by_label("Place along axis 0").fill(place)
+        page.keyboard.press("Tab")
+    until(page, f"{first} === 8")
+    (late,) = held
+    with page.expect_response("**/slice/**index=1"):
+        late.continue_()
+    page.evaluate("new Promise((done) => setTimeout(done, 200))")
+    assert page.evaluate(first) == 8
+    page.close()
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "head", "note"),
+    [
+        ({"l.x": torch.zeros(4)}, {"l.x": torch.ones(4)}, "1 tensor changed", "was all zero"),
+        ({"l.x": torch.zeros(4)}, {"l.x": torch.ones(5)}, "1 tensor changed", "in the table alone"),
+        ({}, {"l.x": torch.ones(4)}, "1 tensor only in one of them", None),
+        ({"n": 1}, {"n": 2}, "1 plain value changed", None),
+        ({"n": 1}, {"n": 1}, "They hold the same", None),
+    ],
+)
+def test_what_the_page_of_two_says_first(
+    browser: Browser,
+    serve: Callable[..., str],
+    tmp_path: Path,
+    a: Any,
+    b: Any,
+    head: str,
+    note: Any,
+) -> None:
+    torch.save(a, tmp_path / "a.pt")
+    torch.save(b, tmp_path / "b.pt")
+    page = browser.new_page()
+    page.goto(serve(tmp_path / "a.pt", tmp_path / "b.pt"))
+    expect(page.get_by_role("heading", level=1)).to_have_text(head)
+    if note is not None:
+        expect(page.get_by_text(note)).to_be_visible()
+    if note == "was all zero":
+        expect(page.locator(".bartext", has_text="∞")).to_be_visible()
+    page.close()
+
+
+def test_a_history_has_a_line_for_each_branch(
+    browser: Browser, serve: Callable[..., str], tmp_path: Path
+) -> None:
+    model, keep = torch.nn.Linear(1, 1), holdfast.keep.latest(9)
+    with holdfast.Run(tmp_path / "run", background=False, keep=keep, model=model) as run:
+        for step in (1, 3):
+            run.save(step)
+        run.resume(1)
+        torch.nn.init.constant_(model.weight, 7.0)
+        run.save(3)
+    page = browser.new_page()
+    page.goto(f"{serve(tmp_path / 'run')}/tensor/step-00000001.pt?name=model.weight")
+    page.get_by_role("button", name="Read it in every checkpoint").click()
+    charts = page.get_by_role("img", name="relative change per step over the run")
+    expect(charts).to_be_visible()
+    expect(page.get_by_role("region", name="The history elsewhere")).to_be_visible()
+    until(page, "document.querySelector('[aria-label^=norm]').data?.length === 2")
+    page.close()

@@ -90,5 +90,11 @@ def test_one_file_to_send_to_someone(
         expect(page.locator(".rows").get_by_text("model.0.weight", exact=True)).to_be_visible()
         page.get_by_label("Filter tensors by name").fill("")
         expect(page.locator(".rows").get_by_text("▾ model", exact=True)).to_be_visible()
+        page.keyboard.press("Tab")  # the order of the rows
+        page.keyboard.press("Tab")
+        expect(page.locator(".rows")).to_be_focused()
+    if kind == "diff":
+        page.get_by_title("Both histograms of model.0.weight").click()
+        expect(page.get_by_role("img", name="model.0.weight in the second")).to_be_visible()
     assert watched.requests == [out.as_uri()]
     assert page.locator("a[href]:not(.skip)").count() == 0

@@ -37,7 +37,7 @@ def test_it_prints_one_link_that_works_until_it_is_interrupted(run_folder: Path)
 
 
 def _listening_addresses(pid: int) -> set[str]:
-    """The addresses at which a process waits for connections (state 0A in /proc/net/tcp)."""
+    """The addresses at which a process waits for connections (state 0A in /proc/net/tcp, tcp6)."""
     owned = set()
     for fd in Path(f"/proc/{pid}/fd").iterdir():
         try:
@@ -45,12 +45,19 @@ def _listening_addresses(pid: int) -> set[str]:
         except OSError:
             continue  # closed meanwhile
     found = set()
-    for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]:
+    tables = [Path(f"/proc/{pid}/net/{name}") for name in ("tcp", "tcp6")]
+    for line in [line for table in tables for line in _lines_of(table)]:
         fields = line.split()
         if fields[3] == "0A" and f"socket:[{fields[9]}]" in owned:
-            packed = int(fields[1].partition(":")[0], 16).to_bytes(4, sys.byteorder)
-            found.add(socket.inet_ntoa(packed))
+            address = fields[1].partition(":")[0]
+            packed = int(address, 16).to_bytes(4, sys.byteorder) if len(address) == 8 else b""
+            found.add(socket.inet_ntoa(packed) if packed else address)
     return found
+
+
+def _lines_of(table: Path) -> list[str]:
+    """The lines below the heading; none where this machine has no such protocol."""
+    return table.read_text().splitlines()[1:] if table.exists() else []
 
 
 def test_it_opens_the_browser(run_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

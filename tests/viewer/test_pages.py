@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -17,7 +19,9 @@ import torch
 from viewing import EVIL
 
 import holdfast
+from holdfast import looking
 from holdfast.errors import NoCheckpointError
+from holdfast.viewer import headers
 from holdfast.viewer.shown import shown
 
 
@@ -146,11 +150,125 @@ def test_a_large_slice_is_thinned_out(tmp_path: Path, serve: Callable[..., str])
         assert why in refused(f"{link}/slice/a.pt.json?name=cube&index={index}")[1]
 
 
-def test_the_history_of_a_tensor(link: str) -> None:
-    points = get(f"{link}/history.json?name=model.0.weight")["points"]
-    assert points[0]["change"] is None
-    assert all(point["change"] > 0 for point in points[1:])
-    assert [point["step"] for point in points] == sorted(point["step"] for point in points)
+def test_the_history_of_a_tensor(link: str, run_folder: Path) -> None:
+    """Every number beside NumPy's, and the change by the steps between two that are there."""
+    facts = get(f"{link}/history.json?name=model.0.weight")
+    points, before = facts["points"], None
+    assert [point["step"] for point in points] == [0, 3, 5, 6, 7]
+    for point in points:
+        with holdfast.open(run_folder / point["key"]) as checkpoint:
+            array = checkpoint.array("model.0.weight").astype(np.float64)
+        for what, wanted in (("norm", np.linalg.norm(array)), ("mean", array.mean())):
+            assert point[what] == pytest.approx(wanted), what
+        assert point["std"] == pytest.approx(array.std())
+        if before is None:
+            assert point["change"] is point["change_per_step"] is point["since"] is None
+        else:
+            step, other = before
+            change = np.linalg.norm(array - other) / np.linalg.norm(other)
+            assert point["change"] == pytest.approx(change)
+            assert point["change_per_step"] == pytest.approx(change / (point["step"] - step))
+        before = point["step"], array
+
+
+def test_the_lines_of_a_history_give_the_same(link: str, run_folder: Path) -> None:
+    facts = get(f"{link}/history.json?name=model.0.weight")
+    done = subprocess.run(
+        [sys.executable, "-c", facts["lines"]["python"]], check=True, capture_output=True, text=True
+    )
+    assert [line.split()[0] for line in done.stdout.splitlines() if line[0].isdigit()] == list(
+        "03567"
+    )
+    (command,) = facts["lines"]["commands"]
+    ours = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        ["sh", "-c", command], check=True, capture_output=True, text=True, env=ours
+    )
+    assert done.stdout.count("model.0.weight") == 5
+
+
+def test_a_change_is_one_from_what_training_went_on_from(
+    tmp_path: Path, serve: Callable[..., str]
+) -> None:
+    model, folder = torch.nn.Linear(1, 1), tmp_path / "run"
+    with holdfast.Run(folder, background=False, keep=holdfast.keep.latest(9), model=model) as run:
+        for step, value in ((1, 1.0), (2, 10.0), (3, 100.0)):
+            torch.nn.init.constant_(model.weight, value)
+            run.save(step)
+        run.resume(1)
+        torch.nn.init.constant_(model.weight, 3.0)
+        run.save(3)
+    points = get(f"{serve(folder)}/history.json?name=model.weight")["points"]
+    assert [(each["branch"], each["change"]) for each in points] == [
+        (0, None),
+        (0, 9.0),
+        (0, 9.0),
+        (1, 2.0),
+    ]
+    assert points[-1]["since"] == "step-00000001.pt"
+    assert points[-1]["change_per_step"] == 1.0
+
+
+def test_the_lines_of_a_tensor_need_none_of_its_bytes(
+    tmp_path: Path, serve: Callable[..., str]
+) -> None:
+    holdfast.save({"x": torch.ones(1000)}, tmp_path / "a.pt")
+    with holdfast.open(tmp_path / "a.pt") as checkpoint:
+        (place,) = {extent.offset for extent in checkpoint.index.extents.values()}
+    data = bytearray((tmp_path / "a.pt").read_bytes())
+    data[place] ^= 1
+    (tmp_path / "a.pt").write_bytes(data)
+    link = serve(tmp_path / "a.pt")
+    row = get(f"{link}/rows/a.pt.json?name=x")
+    assert row["lines"]["commands"][1] == f"holdfast stats {tmp_path / 'a.pt'} x"
+    assert get(f"{link}/tensor/a.pt.json?name=x")["stats"]["why"] is not None
+
+
+def test_two_are_compared_once_until_one_is_another(
+    tmp_path: Path, serve: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("a", 1.0), ("b", 2.0)):
+        holdfast.save({"x": torch.full((10,), value)}, tmp_path / f"{name}.pt")
+    link, asked, diff = serve(tmp_path / "a.pt", tmp_path / "b.pt"), [], looking.diff
+    monkeypatch.setattr(looking, "diff", lambda *two: asked.append(two) or diff(*two))
+    first = get(f"{link}/diff.json")
+    assert get(f"{link}/diff.json") == first
+    assert len(asked) == 1
+    holdfast.save({"x": torch.full((10,), 1.0)}, tmp_path / "b.pt")
+    assert get(f"{link}/diff.json")["equal"]
+    assert len(asked) == 2
+
+
+def test_headers_are_read_of_new_files_alone(
+    tmp_path: Path, serve: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for step in (1, 2, 3):
+        torch.save({"step": step, "epoch": True, "x": torch.ones(3)}, tmp_path / f"{step}.pt")
+    asked, read = [], headers.read_briefly
+    monkeypatch.setattr(headers, "read_briefly", lambda path: asked.append(path.name) or read(path))
+    link = serve(tmp_path)
+    assert [each["step"] for each in get(f"{link}/run.json")["checkpoints"]] == [1, 2, 3]
+    assert sorted(asked) == ["1.pt", "2.pt", "3.pt"]
+    torch.save({"step": 4}, tmp_path / "4.pt")
+    torch.save({"step": 7}, tmp_path / "2.pt")
+    assert [each["step"] for each in get(f"{link}/run.json")["checkpoints"]] == [1, 3, 4, 7]
+    assert sorted(asked[3:]) == ["2.pt", "4.pt"]
+    (tmp_path / "3.pt").write_bytes(b"PK\x03\x04 and no more")
+    assert get(f"{link}/run.json")["checkpoints"][-1]["problem"] is not None
+
+
+def test_few_large_checkpoints_stay_open(run_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tensor takes about four kilobytes: eight checkpoints of many are too much."""
+    asked, open_ = [], looking.open
+    monkeypatch.setattr(looking, "open", lambda path: asked.append(path.name) or open_(path))
+    names = ["step-00000006.pt", "step-00000007.pt", "step-00000006.pt"]
+    for most, opened in ((100, names[:2]), (1, names)):
+        monkeypatch.setattr("holdfast.viewer.shown._MOST_TENSORS", most)
+        what = shown(run_folder)
+        asked.clear()
+        for name in names:
+            what.open(name)
+        assert asked == opened
 
 
 def test_numbers_that_json_has_not(tmp_path: Path, serve: Callable[..., str]) -> None:
@@ -281,7 +399,7 @@ def test_branches_after_going_back(tmp_path: Path, serve: Callable[..., str]) ->
     assert (last["branch"], last["parent_name"]) == (1, "step-00000001.pt")
 
 
-ODD = ["\udcff.pt", "a.json", "# %?.pt", "new\nline.pt"]
+ODD = ["\udcff.pt", "a.json", "# %?.pt", "new\nline.pt", "cr\r.pt"]
 
 
 @pytest.mark.parametrize("name", ODD)
