@@ -60,9 +60,12 @@ def looked_at(page: Page, path: Path, last: str) -> dict[str, float]:
         one = page.locator("#count", has_text="1 tensor")
         taken["one found by its name"] = timed(one.wait_for)
         key = page.evaluate("encodeURIComponent(document.documentElement.dataset.key)")
-        shell = timed(lambda: page.goto(f"{link}tensor/{key}?name={last}", wait_until="commit"))
-        taken["a tensor's page"] = shell
-        page.locator("#lead", has_text="[").wait_for()
+        started = time.perf_counter()
+        page.goto(f"{link}tensor/{key}?name={last}", wait_until="commit")
+        page.get_by_role("heading", level=1).wait_for()
+        taken["a tensor's page"] = time.perf_counter() - started
+        page.locator(".card").first.wait_for()
+        taken["its statistics"] = time.perf_counter() - started
         taken["the checkpoint's page again"] = timed(
             lambda: (page.goto(link), page.locator(".rows .row").nth(3).wait_for())
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import importlib.util
 import re
 import shlex
 import subprocess
@@ -74,6 +76,38 @@ def test_one_file(place: Path) -> None:
     (command,) = [each for each in COMMANDS if "--static" in each]
     subprocess.run([sys.executable, "-m", "holdfast", *command], cwd=place, check=True)
     assert (place / "net.html").stat().st_size > 1_000_000, "the charts' library is in it"
+
+
+@pytest.fixture(scope="module")
+def made_now(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The texts of which pictures are made, as the commands print them now."""
+    folder = tmp_path_factory.mktemp("pictures")
+    spec = importlib.util.spec_from_file_location("make_pictures", DOCS / "make_pictures.py")
+    assert spec is not None
+    assert spec.loader is not None
+    maker = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(maker)
+    subprocess.run([sys.executable, "-c", maker.SCRIPT], cwd=folder, check=True)
+    return {
+        kind: maker.as_svg(arguments, maker.on_terminal(arguments, folder))
+        for kind, arguments in maker.COMMANDS.items()
+    }
+
+
+@pytest.mark.parametrize("kind", ["list", "show", "diff"])
+def test_pictures_show_what_the_commands_print_today(kind: str, made_now: dict[str, str]) -> None:
+    """Word for word but for numbers, which are of another training; else: make pictures."""
+    kept = words_of((DOCS / "pictures" / f"{kind}.svg").read_text(encoding="utf-8"))
+    assert sorted(kept) == sorted(words_of(made_now[kind]))
+
+
+def words_of(svg: str) -> set[str]:
+    """The words in a picture of a terminal, each number a #."""
+    texts = re.findall(r"<text [^>]*>([^<]*)</text>", svg)
+    lines = [html.unescape(text).replace("\xa0", " ") for text in texts]
+    words = {word for line in lines for word in line.split()}
+    plain = {re.sub(r'".*', '"', word) for word in words}  # ids and times
+    return {re.sub(r"[0-9][0-9.,]*(e[+-]?[0-9]+)?", "#", word) for word in plain}
 
 
 def test_pictures_are_there_and_ask_nobody() -> None:

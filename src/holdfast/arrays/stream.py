@@ -5,31 +5,35 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from holdfast.arrays import dense
-from holdfast.arrays.dense import PIECE
 from holdfast.arrays.numbers import PACKED, complex_of_halves, dequantized
 from holdfast.arrays.read import Reader
 from holdfast.spec.index import ChunkedRef, TensorRef
 
 Array = np.ndarray[Any, Any]
 
+#: One piece; four times as much where the elements lie apart (see ``dense.pieces``), and gathering
+#: them takes that again. Two tensors of a pair, two pairs at a time: memory holds eight of these.
+PIECE = 4 << 20
+
 
 def elements(node: Any, reader: Reader) -> Iterator[Array]:
     """The elements of a tensor as the file has them, raw where NumPy has no type for them.
 
-    Memory holds one piece of about 8 MiB, not the tensor (only sparse tensors and NumPy arrays are
-    read whole). What is damaged raises DamagedError at the latest behind the last piece.
+    Memory holds one piece of 4 MiB, or of 16, not the tensor (only sparse tensors and NumPy
+    arrays are read whole). What is damaged raises DamagedError at the latest behind the last piece.
     """
     if isinstance(node, TensorRef) and node.dtype.bits < 8:
         if node.storage is not None:
             yield from reader.storages.stream(node.storage, 0, node.storage.nbytes, chunk=PIECE)
     elif isinstance(node, TensorRef):
-        for piece in dense.pieces(node, reader.storages):
-            yield _resolved(node, piece)
+        found = dense.pieces(node, reader.storages, nbytes=PIECE)
+        yield from map(partial(_resolved, node), found)  # which keeps no piece while it asks on
     elif isinstance(node, ChunkedRef):
         yield from _chunked(node, reader)
     else:
@@ -44,7 +48,7 @@ def numbers(node: Any, reader: Reader) -> Iterator[Array]:
     if isinstance(node, TensorRef) and _has_one_scale(node):
         quantizer = node.quantizer
         assert quantizer is not None
-        for piece in dense.pieces(node, reader.storages):
+        for piece in dense.pieces(node, reader.storages, nbytes=PIECE):
             yield dequantized(piece, quantizer.scale, quantizer.zero_point, None)
     elif isinstance(node, TensorRef) and (node.quantizer is not None or node.dtype.bits < 8):
         yield from _whole(node, reader)

@@ -84,6 +84,12 @@ def _print(report: DiffReport, *, is_short: bool, top: int | None) -> None:
     _print_sides("only in the second", report.added)
     _print_values("values", report.values)
     _print_values("record (does not count)", report.record)
+    if report.likely_part is not None:
+        part = report.likely_part
+        answer()
+        answer(
+            f"Note: some names differ by {part + '.'!r} alone: --part {part} puts them together."
+        )
     if not report.is_complete:
         answer()
         answer("Note: a tree describes more than can be listed: what is compared is not all of it.")

@@ -58,6 +58,7 @@ class _Cursor:
     def fill(self) -> bool:
         """Whether there is more; the end of a stream checks what it has read."""
         while not self.rest:
+            self._piece, self._at = self._piece[:0].copy(), 0  # not kept while the next is made
             piece = next(self._pieces, None)
             if piece is None:
                 return False

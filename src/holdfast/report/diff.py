@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
@@ -184,6 +185,25 @@ class DiffReport:
             for name, each in found.items()
         ]
         return sorted(made, key=lambda layer: -layer.weight)
+
+    @property
+    def likely_part(self) -> str | None:
+        """The part that only one has around what both have: ``model.fc.bias`` beside ``fc.bias``.
+
+        Compared by that part, these tensors would go together; None where there is no such part.
+        """
+        sides = [[each.name for each in side] for side in (self.removed, self.added)]
+        for whole, inner in (sides, sides[::-1]):
+            wanted = set(inner)
+            found = Counter(
+                part
+                for part, dot, rest in (name.partition(".") for name in whole)
+                if rest in wanted
+            )
+            for part, count in found.most_common(1):
+                if 2 * count >= len(wanted):
+                    return part
+        return None
 
     def to_json(self) -> dict[str, Any]:
         """The same as JSON values."""

@@ -189,6 +189,7 @@ def _compared(one: str, other: str) -> dict[str, Any]:
     return {
         **report.to_json(),
         "words": report.in_words(),
+        "likely_part": report.likely_part,
         "lines": _lines(
             f"holdfast.diff({one!r}, {other!r})",
             f"holdfast diff {_quoted(one)} {_quoted(other)}",

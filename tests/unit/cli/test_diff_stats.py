@@ -55,6 +55,18 @@ def test_diff_of_two_saves_of_a_run(run, holdfast, golden) -> None:
     golden("diff-run", result.stdout)
 
 
+def test_where_names_differ_by_a_part_alone_it_says_so(pair, holdfast) -> None:
+    model = {"fc.weight": torch.ones(3, 4), "fc.bias": torch.zeros(3)}
+    torch.save(model, "plain.pt")
+    said = "Note: some names differ by 'model.' alone: --part model puts them together."
+    for two in (("a.pt", "plain.pt"), ("plain.pt", "a.pt")):
+        assert said in holdfast("diff", *two).stdout
+        told = holdfast("diff", *two, "--part", "model").stdout
+        assert said not in told
+        assert "tensors: 2 changed" in told
+    assert "Note" not in holdfast("diff", "a.pt", "b.pt").stdout
+
+
 def test_diff_of_equal_ones_exits_with_0(pair, holdfast) -> None:
     result = holdfast("diff", "a.pt", "a.pt")
     assert result.exit_code == 0

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.distributed.checkpoint as dcp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -386,6 +387,20 @@ def test_folders_of_shards_and_the_latest_of_a_run(tmp_path: Path) -> None:
     for path in (tmp_path / "run", f"{tmp_path / 'run'}@latest"):
         report = holdfast.diff(path, tmp_path / "shards", part="model")
         assert (report.is_equal, report.same) == (True, 2)
+
+
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled:UserWarning")
+def test_a_folder_of_several_processes_beside_a_file(tmp_path: Path) -> None:
+    tree = {"model": {"fc.weight": torch.randn(30, 5), "fc.bias": torch.randn(30).bfloat16()}}
+    dcp.save(tree, storage_writer=dcp.FileSystemWriter(tmp_path / "dcp"), no_dist=True)
+    torch.save(tree, tmp_path / "a.pt")
+    assert holdfast.diff(tmp_path / "dcp", tmp_path / "a.pt").is_equal
+    tree["model"]["fc.weight"][7, 3] += 1
+    torch.save(tree, tmp_path / "a.pt")
+    (change,) = holdfast.diff(tmp_path / "dcp", tmp_path / "a.pt").changes
+    assert change.name == "model.fc.weight"
+    assert change.sums is not None
+    assert (change.sums.changed, change.sums.largest) == (1, pytest.approx(1, rel=1e-5))
 
 
 def test_what_became_nan_comes_first(tmp_path: Path) -> None:

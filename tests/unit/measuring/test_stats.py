@@ -251,12 +251,17 @@ print(next(line.split()[1] for line in open("/proc/self/status") if line.startsw
 """
 
 
+@pytest.mark.parametrize("kind", ["float32", "bfloat16, transposed"])
 @pytest.mark.parametrize("what", ["stats", "diff"])
-def test_memory_does_not_grow_with_the_file(what: str, tmp_path: Path) -> None:
+def test_memory_does_not_grow_with_the_file(what: str, kind: str, tmp_path: Path) -> None:
     """Of a tensor of 400 MB; the 256 MiB are those of the promise."""
     files = [tmp_path / "a.pt", tmp_path / "b.pt"][: 1 if what == "stats" else 2]
     for number, file in enumerate(files):
-        torch.save({"x": torch.full((100, 1_000_000), float(number + 1))}, file)
+        if kind == "float32":
+            tensor = torch.full((100, 1_000_000), float(number + 1))
+        else:
+            tensor = torch.full((10_000, 20_000), float(number + 1), dtype=torch.bfloat16).t()
+        torch.save({"x": tensor}, file)
     done = subprocess.run(
         [sys.executable, "-c", _MEASURED, what, *map(str, files)],
         capture_output=True,

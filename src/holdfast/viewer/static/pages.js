@@ -309,6 +309,7 @@ async function diffPage() {
   show(
     facts.layers.length ? section("Layers by change", layersChart(facts.layers, jump), el("p", { class: "dim" }, chartNote(facts.layers))) : null,
     facts.is_complete ? null : el("p", { class: "bad" }, "One of the two describes more than can be listed: what was left out has not been compared."),
+    facts.likely_part === null ? null : el("p", {}, `Some names differ by “${facts.likely_part}.” alone: holdfast diff … --part ${facts.likely_part} puts them together.`),
     beside,
     facts.layers.length ? section("Tensors", place, more) : null,
     ...[["Only in the first", facts.removed], ["Only in the second", facts.added]].map(([head, sides]) => (sides.length ? section(head, table(["name", "dtype", "shape", ["bytes", "number"]], sides.map((each) => [[each.name, "name"], each.dtype, shape(each.shape), [bytes(each.nbytes), "number"]]), head)) : null)),
