@@ -105,10 +105,10 @@ function histogramChart(label, histograms, sides = null) {
   const density = (histogram, at) => histogram.counts[at] / (Number(histogram.edges[at + 1]) - Number(histogram.edges[at]));
   const figure = () => ({
     data: histograms.filter((each) => each.histogram.counts.length).map(({ name, histogram }) => {
-      const edges = histogram.edges.map(Number);
+      const edges = histogram.edges.map(Number);  // the one bin of a constant has no width to see
       return {
         type: "bar", name: plain(name), x: histogram.counts.map((_, at) => (edges[at] + edges[at + 1]) / 2), y: histogram.counts.map((each, at) => (sides ? density(histogram, at) : each)), customdata: histogram.counts,
-        width: histogram.counts.map((_, at) => edges[at + 1] - edges[at]), opacity: histograms.length > 1 ? 0.6 : 1,
+        width: histogram.counts.map((_, at) => (edges.length === 2 ? Math.max(edges[1] - edges[0], Math.abs(edges[0]) / 20, 0.01) : edges[at + 1] - edges[at])), opacity: histograms.length > 1 ? 0.6 : 1,
         hovertemplate: "around %{x}: %{customdata}<extra></extra>",
       };
     }),
@@ -142,9 +142,11 @@ function historyChart(points, what, title) {
   const figure = () => ({
     data: branches.map((branch) => {
       const own = known.filter((each) => each.branch === branch);
+      const from = what.startsWith("change") ? null : known.find((each) => each.key === own[0].since && each.branch !== branch);
+      const line = from ? [from, ...own] : own;  // it begins at what it went on from
       return {
-        type: "scatter", mode: "lines+markers", name: `branch ${branch + 1}`, x: own.map((each) => each.step), y: own.map((each) => each[what]),
-        text: own.map((each) => plain(each.key)), hovertemplate: "step %{x}: %{y}<br>%{text}<extra></extra>",
+        type: "scatter", mode: "lines+markers", name: `branch ${branch + 1}`, x: line.map((each) => each.step), y: line.map((each) => each[what]),
+        text: line.map((each) => plain(each.key)), hovertemplate: "step %{x}: %{y}<br>%{text}<extra></extra>",
       };
     }),
     more: { xaxis: { title: { text: hasSteps ? "step" : "place in the run" } }, yaxis: { title: { text: title } }, showlegend: branches.length > 1 },
