@@ -22,6 +22,7 @@ Each is a short letter: what happened, where, what was wanted and what was found
     ├── MissingExtraError      a package that is not installed
     ├── ExportError            a model that cannot become a program, or whose program differs
     ├── SaveFailedError        a save begun earlier has failed
+    ├── RanksError             another process of this training failed, is missing, or differs
     └── RestoreInterrupted     the disk failed in the last phase of a restore
 """
 
@@ -173,6 +174,17 @@ class ExportError(HoldfastError):
 
 class SaveFailedError(HoldfastError):
     """A save begun earlier has failed; the previous checkpoint is still there."""
+
+
+class RanksError(HoldfastError):
+    """Another process of this training failed, is missing, or sees something else.
+
+    ``ranks`` are those that it speaks of, and ``error`` is what went wrong there, where that is
+    known.
+    """
+
+    ranks: tuple[int, ...] = ()
+    error: HoldfastError | None = None
 
 
 class RestoreInterrupted(HoldfastError):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from holdfast.checkpoint import Checkpoint
+from holdfast.distributed.shares import view_of
 from holdfast.errors import DamagedError, MismatchError, UsageError
 from holdfast.formats import read_index
 from holdfast.formats.at_rest import collector_at_rest
@@ -67,8 +68,13 @@ def load_parts(
     rng: bool,
     map_location: Any = "cpu",
     trust: Any = (),
+    rank: tuple[int, int] = (0, 1),
+    ready: Callable[[], object] = lambda: None,
 ) -> LoadReport:
     """Read headers, match, compare every CRC, and only then restore the parts.
+
+    ``rank`` is this process and how many there are: each has generators and a place in the data of
+    its own. ``ready`` is called when nothing has changed yet, and may raise.
 
     Raises:
         MissingPartError: the checkpoint lacks a part.
@@ -78,13 +84,16 @@ def load_parts(
     """
     with _opened(source) as (index, opened):
         _refuse_frozen(index)
+        view = view_of(index, *rank, parts)
+        index, has_rng = view.index, rng and view.has_rng
+        parts = {name: part for name, part in parts.items() if name not in view.skipped}
         targets: list[Target] = []
         with collector_at_rest():
             matched = match(index, parts, options)
             rest = leftovers(index, matched, Trust(trust))
             if opened is not None:
                 matched, targets = _postponed(matched, parts, device_of(map_location))
-            wanted = _wanted(index, matched, rest, rng=rng)
+            wanted = _wanted(index, matched, rest, rng=has_rng)
         with Bar(verified_nbytes(index) + nbytes_of(index, targets)) as bar:
             if opened is None:
                 values = _copied(wanted)
@@ -94,11 +103,13 @@ def load_parts(
                     index, opened, wanted, parts, map_location=map_location, trust=trust
                 )
             values = _unplain(index, matched, values)
+            ready()
             left = _put_back(matched, parts, values)
             if opened is not None:
                 with collector_at_rest():
                     read_into(index, opened, targets, bar.advance)
-    if rng and values["rng"] is None:
+    left += view.notes if rng else ()
+    if has_rng and values["rng"] is None:
         left.append("the random generators: the checkpoint does not have them")
     return LoadReport(
         source=index.file,

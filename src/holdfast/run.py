@@ -6,14 +6,19 @@ import logging
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from holdfast.distributed.meeting import meet
+from holdfast.distributed.stopping import StopTogether
+from holdfast.distributed.writing import writer_of
 from holdfast.errors import (
     FileError,
     FormatError,
     HoldfastError,
     NoCheckpointError,
+    RanksError,
     SaveFailedError,
     UntrustedError,
     UsageError,
@@ -31,7 +36,6 @@ from holdfast.saving import options, telling, workers
 from holdfast.saving.metrics import check_metrics
 from holdfast.saving.signals import StopSignals
 from holdfast.saving.stepping import Stepping, whole
-from holdfast.saving.writing import RunWriter
 from holdfast.spec.rename import Rules
 from holdfast.state.capture import check
 from holdfast.state.match import Options
@@ -104,12 +108,19 @@ class Run(RunFolder):
             start_step = whole(start_step, "start_step is a whole number from 0 on")
         self._start_from, self._start_step = start_from, start_step
         self._options = Options(strict=strict, rename=rename, rename_at_need=True)
-        self._writer = RunWriter(self.folder, keep, every, Template(name), background=background)
-        self._stepping = Stepping(self._parts, lambda: self.extra, StopSignals(grace))
+        template = Template(name)
         #: Whether resume() was called and no step was begun since.
         self._is_positioned = False
         check(self._parts, self.extra)
         options.warn_of_stray_tensors(self._parts)
+        #: The processes of this training; None where it is one.
+        self._ranks = meet(self.folder) if self._parts else None
+        self._writer = writer_of(
+            self.folder, keep, every, template, self._ranks, background=background
+        )
+        together = None if self._ranks is None else StopTogether(self._ranks).stops
+        signals = StopSignals(grace)
+        self._stepping = Stepping(self._parts, lambda: self.extra, signals, agreed=together)
 
     def __repr__(self) -> str:
         return f"Run({str(self.folder)!r}, {', '.join(self._parts) or 'reading'})"
@@ -166,7 +177,7 @@ class Run(RunFolder):
         return None
 
     def _restore(self, entry: Entry) -> LoadReport:
-        report = load_parts(entry.path, self._parts, self._options, rng=True)
+        report = self._load(entry.path, self._options, rng=True)
         self.extra.clear()
         if report.id is not None:  # what other code stored is in the report, and not saved again
             self.extra.update(report.extra)
@@ -174,6 +185,23 @@ class Run(RunFolder):
         telling.say_resumed(report, entry)
         self.report = report
         return report
+
+    def _load(self, path: Path, options: Options, *, rng: bool) -> LoadReport:
+        """Restore the parts; of several processes all do, or none."""
+        ranks = self._ranks
+        if ranks is None:
+            return load_parts(path, self._parts, options, rng=rng)
+        try:
+            return ranks.together(
+                "run.resume()",
+                lambda ready: load_parts(
+                    path, self._parts, options, rng=rng, rank=(ranks.rank, ranks.size), ready=ready
+                ),
+            )
+        except RanksError as error:
+            if isinstance(error.error, FALLS_BACK):  # what all of them fall back from
+                raise error.error from error
+            raise
 
     def _none_there(self, required: bool) -> None:
         if required:
@@ -188,7 +216,7 @@ class Run(RunFolder):
         path = where.resolve(source)
         first = self._start_step if self._start_step is not None else step_behind(path)
         options = replace(self._options, rename_at_need=False)  # nothing of it was saved here
-        report = load_parts(path, self._parts, options, rng=False)
+        report = self._load(path, options, rng=False)
         self._writer.begin(None, parent=report.id, first_step=first, source=path)
         telling.say_started(report, path, first)
         self.report = report

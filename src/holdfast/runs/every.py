@@ -30,6 +30,11 @@ class Every:
         done, done_before = step + 1, 0 if last_saved_step is None else last_saved_step + 1
         return done // self.steps > done_before // self.steps
 
+    @property
+    def has_clock(self) -> bool:
+        """Whether it asks the time, which is another one in each process."""
+        return self.minutes is not None
+
     def __str__(self) -> str:
         return f"every({shown_period(self.steps, self.minutes)})"
 

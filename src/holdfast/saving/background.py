@@ -83,6 +83,10 @@ class Background:
                 why,
             )
 
+    def can_begin(self) -> bool:
+        """Whether there is a thread for it, and somebody who will wait."""
+        return not _exiting.is_set() and _start_thread()
+
     def submit(
         self,
         step: int,
@@ -106,6 +110,10 @@ class Background:
             waited=waited,
             progress=lambda: image.progress,
         )
+        return self.do(pending)
+
+    def do(self, pending: PendingSave) -> PendingSave:
+        """Have the thread do it, as the save in flight."""
         _finish_in_child_too()
         thread = _thread()
         try:

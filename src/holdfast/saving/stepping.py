@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import operator
+import signal
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -16,6 +17,8 @@ from holdfast.state.parts import Part
 log = logging.getLogger("holdfast")
 
 Save = Callable[[int, Mapping[str, Any]], object]
+#: From the signal that came here, to the one that all stop at now.
+Agreed = Callable[["signal.Signals | None"], "signal.Signals | None"]
 
 
 class Stepping:
@@ -30,8 +33,13 @@ class Stepping:
         parts: Mapping[str, Part],
         extra: Callable[[], Mapping[str, Any]],
         signals: StopSignals,
+        *,
+        agreed: Agreed | None = None,
     ) -> None:
         self.signals = signals
+        #: Asked once behind each step, where several processes must stop at the same one.
+        self._agreed = agreed
+        self._stop: signal.Signals | None = None
         self.metrics: dict[str, Any] = {}
         self._parts = {name: part for name, part in parts.items() if part.is_watched}
         self._extra = extra
@@ -44,6 +52,7 @@ class Stepping:
     def run(self, steps: range, save: Save, wait: Callable[[], None]) -> Iterator[int]:
         """Yield each step; save and leave as ``Run.steps`` says."""
         self.signals.begin()
+        self._stop = None
         self._last = steps[-1]
         try:
             for step in steps:
@@ -51,12 +60,14 @@ class Stepping:
                 self._is_in_body = True
                 yield step
                 self._is_in_body = False
+                self._look()
                 self._end_of_body(step, save)
-                if self.signals.received is not None:
+                if self._stopping is not None:
                     break
             wait()
-            if self.signals.received is not None:
-                log.warning("stopping after step %d: %s", step, self.signals.received.name)
+            if (stopping := self._stopping) is not None:
+                log.warning("stopping after step %d: %s", step, stopping.name)
+                self.signals.received = stopping  # another process was told
                 raise self.signals.leave()
         finally:
             if self.signals.received is not None and self._is_in_body:
@@ -95,7 +106,16 @@ class Stepping:
 
     def must_save(self, step: int) -> bool:
         """Whether a step is saved whatever ``every`` says: the last one, and one stopped at."""
-        return step == self._last or self.signals.received is not None
+        return step == self._last or self._stopping is not None
+
+    @property
+    def _stopping(self) -> signal.Signals | None:
+        """The signal that this step is the last for; of several processes the agreed one."""
+        return self.signals.received if self._agreed is None else self._stop
+
+    def _look(self) -> None:
+        if self._agreed is not None and self._stop is None:
+            self._stop = self._agreed(self.signals.received)
 
     def note_saved(self, captured: Captured) -> None:
         """Keep what must not change any more before the body ends."""
@@ -107,7 +127,8 @@ class Stepping:
     def should_stop(self) -> bool:
         """Whether a signal came; listens from now on."""
         self.signals.install()
-        return self.signals.received is not None
+        self._look()
+        return self._stopping is not None
 
     def stopped_by(self, error: BaseException | None) -> BaseException | None:
         """What to leave with instead of ``error``, or of going on, after a signal to stop."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import threading
@@ -91,6 +92,9 @@ class RunWriter:
             LockedError: another process writes to this run.
             FileError: the folder cannot be made or written to.
         """
+        return self._open()
+
+    def _open(self) -> list[Entry]:
         self._refuse_in_child()
         owner = _owners.get(self.folder)
         if owner is not None and owner is not self:
@@ -177,7 +181,7 @@ class RunWriter:
                 self._open_unasked()
             if self._is_saved(step, floats):
                 return None
-            captured = capture(parts, extra)
+            captured = self._captured(parts, extra)
             now = datetime.now().astimezone()
             name = free_name(self.template.format(step, now), listing.taken_names(self.folder))
             sequence = max(self._sequence, listing.next_sequence(self._entries))
@@ -186,6 +190,13 @@ class RunWriter:
             planned = plan(encode(captured.tree), name, encode_record(record))
             pending = self._begin(planned, self.folder / name, record, parts, (started, waited))
             return pending, captured
+
+    def _captured(self, parts: Mapping[str, Part], extra: Mapping[str, Any]) -> Captured:
+        return capture(parts, extra)
+
+    def _telling(self, record: Record) -> contextlib.AbstractContextManager[object]:
+        """What is around the writing of a checkpoint: where others wait for it, they are told."""
+        return contextlib.nullcontext()
 
     def _begin(
         self,
@@ -200,8 +211,9 @@ class RunWriter:
         step, name = record.step or 0, os.fspath(path)
 
         def save(nbytes: int, fill: Fill) -> SaveInfo:
-            info = save_file(name, nbytes, fill, started=started)
-            self._committed(path, record, info)
+            with self._telling(record):
+                info = save_file(name, nbytes, fill, started=started)
+                self._committed(path, record, info)
             return info
 
         if self._background is not None:
@@ -247,7 +259,7 @@ class RunWriter:
                 file=self.folder,
                 cure="Save with the new one, or call resume() to take the folder back.",
             )
-        there = {entry.id for entry in self.open() if entry.sequence is not None}
+        there = {entry.id for entry in self._open() if entry.sequence is not None}
         if there and self._head.id not in there:
             log.warning(
                 "%s already holds checkpoints and was not resumed: what is saved now is a new "

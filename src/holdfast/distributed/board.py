@@ -1,0 +1,162 @@
+"""A board on which the processes of a training leave notes for each other.
+
+It is the store that they met at (``torch.distributed`` calls it so), and never one of the
+training's process groups: saves go on in threads of their own, and collectives of two threads on
+one group get mixed up. Nobody waits inside the store, as one who does holds up all others of that
+process: a note is looked for again and again, at intervals.
+"""
+
+from __future__ import annotations
+
+import pickle
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeAlias
+
+import torch.distributed as dist
+
+from holdfast.distributed.life import Life, Signs
+from holdfast.errors import RanksError
+
+#: Where notes are: ``torch.distributed.Store`` and what is like it.
+Store: TypeAlias = Any
+#: Seconds between two looks, first and at last.
+_FIRST, _LAST = 0.0005, 0.05
+#: Seconds between two looks at whether the others are alive.
+_LOOK = 1.0
+
+
+class Board:
+    """The notes of one process, ``rank`` of ``size``, on a store that all of them have.
+
+    Notes are pickled: they come from processes of the same job.
+    """
+
+    def __init__(self, store: Store, rank: int, size: int) -> None:
+        self.rank, self.size = rank, size
+        self._store = store
+        self._life = Life(self._set_bytes, rank)
+        self._signs: dict[int, Signs] = {}
+        self._lock = threading.Lock()
+
+    def post(self, key: str, value: Any) -> None:
+        """Leave a note for the others."""
+        self._set_bytes(key, pickle.dumps(value))
+
+    def remove(self, key: str) -> None:
+        """Take a note away that everyone has read."""
+        self._reached(lambda: self._store.delete_key(key))
+
+    def has(self, *keys: str) -> bool:
+        """Whether these notes are there, all of them."""
+        return bool(self._reached(lambda: self._store.check(list(keys))))
+
+    def read(self, key: str) -> Any:
+        """A note that is there."""
+        return pickle.loads(self._reached(lambda: self._store.get(key)))
+
+    def wait(
+        self,
+        keys: dict[int, str],
+        seconds: float | None,
+        late: Callable[[list[int]], RanksError],
+        *,
+        until: Callable[[], object] = lambda: None,
+    ) -> None:
+        """Return when every rank has left its note; ``keys`` are theirs by rank.
+
+        ``late`` makes the error of the ranks whose notes are not there after so many seconds; with
+        None they may take as long as they live. ``until`` is called at each look, and may raise.
+
+        Raises:
+            RanksError: that of ``late``, or a rank is not alive.
+        """
+        missing = dict(keys)
+        for elapsed in self._looks(missing):
+            if self.has(*missing.values()):
+                return
+            until()
+            if seconds is not None and elapsed > seconds:
+                raise late([rank for rank, key in missing.items() if not self.has(key)])
+
+    def follow(self, key: str, wanted: Callable[[Any], bool], *, of: int = 0) -> Any:
+        """Wait for a note that is ``wanted``; its rank writes another in place of the last.
+
+        Raises:
+            RanksError: that rank is not alive.
+        """
+        for _ in self._looks({of: key}):
+            if self.has(key) and wanted(value := self.read(key)):
+                return value
+        raise AssertionError("looks have no end")
+
+    def _looks(self, keys: dict[int, str]) -> Iterator[float]:
+        """The seconds since the first look, at each; in between it is seen who is alive.
+
+        Raises:
+            RanksError: a rank whose note is not there is not alive.
+        """
+        began = looked = time.monotonic()
+        pause = _FIRST
+        while True:
+            now = time.monotonic()
+            yield now - began
+            if now - looked > _LOOK:
+                self._check_alive([rank for rank, key in keys.items() if not self.has(key)])
+                looked = now
+            time.sleep(pause)
+            pause = min(_LAST, 1.5 * pause)
+
+    def _check_alive(self, ranks: Sequence[int]) -> None:
+        dead = [rank for rank in ranks if not self._is_alive(rank)]
+        if dead:
+            raise lost(dead)
+
+    def _is_alive(self, rank: int) -> bool:
+        with self._lock:
+            signs = self._signs.setdefault(rank, Signs(rank))
+        return signs.are_seen(self._get_or_none)
+
+    def _get_or_none(self, key: str) -> bytes | None:
+        if not self.has(key):
+            return None
+        return bytes(self._reached(lambda: self._store.get(key)))
+
+    def _set_bytes(self, key: str, value: bytes) -> None:
+        self._reached(lambda: self._store.set(key, value))
+
+    def _reached(self, call: Callable[[], Any]) -> Any:
+        try:
+            return call()
+        except (dist.DistError, RuntimeError, ConnectionError, OSError) as error:
+            raise RanksError(
+                "the processes of this training cannot reach each other any more",
+                found=str(error).partition("\n")[0][:200],
+                cure="The process that keeps their store has ended, or the network is gone. "
+                "Start the job again: it goes on from the last checkpoint.",
+            ) from error
+
+    def close(self) -> None:
+        """Give no more signs of life."""
+        self._life.end()
+
+
+def lost(ranks: Sequence[int]) -> RanksError:
+    """The error of ranks that are not alive any more."""
+    error = RanksError(
+        f"{named(ranks)} of this training {'has' if len(ranks) == 1 else 'have'} ended",
+        cure="Start the job again: it goes on from the last checkpoint.",
+    )
+    error.ranks = tuple(ranks)
+    return error
+
+
+def named(ranks: Sequence[int]) -> str:
+    """``rank 3``, or ``ranks 1, 2 and 5``."""
+    few = [str(rank) for rank in ranks[:8]]
+    more = len(ranks) - len(few)
+    if len(ranks) == 1:
+        return f"rank {few[0]}"
+    last = f"{more} more" if more else few.pop()
+    return f"ranks {', '.join(few)} and {last}"

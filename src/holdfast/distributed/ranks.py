@@ -1,0 +1,270 @@
+"""What all processes of a training decide together, one decision after the other.
+
+Rank 0 decides, from what each of them says; all learn of it, of an error anywhere too. Each call
+has a number and a name: a rank that makes another call, or none, is named in an error.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar, cast
+
+from holdfast.distributed.board import Board, lost, named
+from holdfast.errors import HoldfastError, RanksError
+
+log = logging.getLogger("holdfast")
+
+T = TypeVar("T")
+
+#: Seconds that a rank may come later to a call than the first one.
+PATIENCE = 60.0
+#: Rank 0 says who is late; the others give it this much longer.
+_LONGER = 10.0
+
+
+class _Note(NamedTuple):
+    """What a rank says at one call, and which call that is."""
+
+    call: str
+    value: Any
+
+
+class _Answer(NamedTuple):
+    value: Any
+    error: RanksError | None
+
+
+class Ranks:
+    """This process among those of its training, for one run: its notes are below ``name``.
+
+    ``patience`` are the seconds that a rank may come later to a call than the first.
+    """
+
+    def __init__(self, board: Board, name: str, *, patience: float = PATIENCE) -> None:
+        self.rank, self.size, self.patience = board.rank, board.size, patience
+        self._board, self._name = board, name
+        self._count = 0
+        self._broken: RanksError | None = None
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is rank 0, which writes and decides."""
+        return self.rank == 0
+
+    def agree(self, call: str, say: Callable[[], Any], decide: Callable[[list[Any]], T]) -> T:
+        """Say something, and learn what rank 0 decides from what all have said.
+
+        ``say`` and, on rank 0, ``decide`` may raise: then this rank raises that, and all others
+        RanksError with it as ``error``. ``call`` is what the user called, as messages name it.
+
+        Raises:
+            RanksError: a rank failed, is not alive, makes another call, or none in time.
+        """
+        self._check_in_step(call)
+        self._count += 1
+        number, began = self._count, time.monotonic()
+        try:
+            note = _Note(call, say())
+        except BaseException as error:
+            if self.leads:
+                self._answer(number, _Answer(None, failed_on(0, error)))
+            else:
+                self._board.post(f"{self._name}/{number}/failed", (self.rank, _as_letter(error)))
+            raise
+        if self.leads:
+            return self._decided(number, note, decide)
+        self._board.post(f"{self._name}/{number}/{self.rank}", note)
+        answer = self._learned(number, call, began)
+        self._board.remove(f"{self._name}/{number}/{self.rank}")  # rank 0 has read it
+        return cast(T, answer)
+
+    def _decided(self, number: int, own: _Note, decide: Callable[[list[Any]], T]) -> T:
+        try:
+            said = self._collected(number, own)
+            made = decide([note.value for note in said])
+        except BaseException as error:
+            told = error if isinstance(error, RanksError) else failed_on(0, error)
+            self._answer(number, _Answer(None, told))
+            if isinstance(error, RanksError) and error.error is None:
+                self._broken = error  # some were elsewhere: nobody knows where they are now
+            raise
+        self._answer(number, _Answer(made, None))
+        return made
+
+    def _collected(self, number: int, own: _Note) -> list[_Note]:
+        keys = {rank: f"{self._name}/{number}/{rank}" for rank in range(1, self.size)}
+        self._board.wait(
+            keys,
+            self.patience,
+            lambda ranks: self._late(ranks, own.call),
+            until=lambda: self._find_failure(number),
+        )
+        if number > 1:
+            self._board.remove(
+                f"{self._name}/{number - 1}/answer"
+            )  # all have read it, as they are here
+        found = [own, *(self._board.read(key) for key in keys.values())]
+        for rank, note in enumerate(found):
+            if note.call != own.call:
+                raise _elsewhere(rank, note.call, own.call)
+        return found
+
+    def _find_failure(self, number: int) -> None:
+        """Raise what went wrong on some rank, whoever else is late."""
+        if self._board.has(f"{self._name}/{number}/failed"):
+            rank, error = self._board.read(f"{self._name}/{number}/failed")
+            raise _failed(rank, error)
+
+    def _late(self, ranks: list[int], call: str) -> RanksError:
+        error = RanksError(
+            f"{named(ranks)} did not call {call} within {self.patience:g} seconds",
+            wanted=f"the same call on all {self.size} ranks",
+            found=f"{self.size - len(ranks)} of them are there",
+            cure="Call it on every rank, without `if rank == 0:`. holdfast writes once.",
+        )
+        error.ranks = tuple(ranks)
+        return error
+
+    def _learned(self, number: int, call: str, began: float) -> Any:
+        key = f"{self._name}/{number}/answer"
+        left = self.patience + _LONGER - (time.monotonic() - began)
+
+        def late(_: list[int]) -> RanksError:
+            error = RanksError(
+                f"rank 0 did not answer {call} within {self.patience + _LONGER:g} seconds",
+                cure="Call it on every rank, without `if rank == 0:`. holdfast writes once.",
+            )
+            error.ranks = (0,)
+            return error
+
+        try:
+            self._board.wait({0: key}, left, late)
+        except RanksError as error:
+            self._broken = error
+            raise
+        answer: _Answer = self._board.read(key)
+        if answer.error is not None:
+            if answer.error.error is None:
+                self._broken = answer.error
+            raise answer.error
+        return answer.value
+
+    def _check_in_step(self, call: str) -> None:
+        if self._broken is not None:
+            raise RanksError(
+                f"{call} was called, and the ranks of this training are out of step",
+                found=self._broken.what,
+                cure="Start the job again: it goes on from the last checkpoint.",
+            ) from self._broken
+
+    def _answer(self, number: int, answer: _Answer) -> None:
+        self._board.post(f"{self._name}/{number}/answer", answer)
+
+    def together(self, call: str, work: Callable[[Callable[[], None]], T]) -> T:
+        """Do something on all ranks or on none.
+
+        ``work`` gets a function, and calls it where nothing has changed yet and all that can go
+        wrong has been tried: it returns when every rank has come so far.
+
+        Raises:
+            RanksError: another rank failed: before that call nothing has changed here either.
+        """
+        is_ready = False
+
+        def ready() -> None:
+            nonlocal is_ready
+            is_ready = True
+            self.agree(call, _nothing, _nothing)
+
+        try:
+            made = work(ready)
+            if not is_ready:
+                ready()
+        except RanksError:
+            raise
+        except BaseException as error:
+            self.agree(call if not is_ready else f"{call}, to its end", _raising(error), _nothing)
+            raise
+        self.agree(f"{call}, to its end", _nothing, _nothing)
+        return made
+
+    # What one rank says whenever it comes to it.
+
+    def tell(self, key: str, value: Any) -> None:
+        """Leave a value for the others, which they ``hear``."""
+        self._board.post(f"{self._name}/{key}", value)
+
+    def is_told(self, key: str) -> bool:
+        """Whether somebody has left a value."""
+        return self._board.has(f"{self._name}/{key}")
+
+    def hear(self, key: str, *, of: int = 0) -> Any:
+        """Wait for a value for as long as the rank that tells it lives.
+
+        Raises:
+            RanksError: that one has ended.
+        """
+        self._board.wait({of: f"{self._name}/{key}"}, None, lost)
+        return self._board.read(f"{self._name}/{key}")
+
+    def follow(self, key: str, wanted: Callable[[Any], bool]) -> Any:
+        """Wait for a value of rank 0 that is wanted; it writes one in place of the other.
+
+        Raises:
+            RanksError: it has ended.
+        """
+        return self._board.follow(f"{self._name}/{key}", wanted)
+
+    def forget(self, key: str) -> None:
+        """Take a value away that was told, and that everyone has heard."""
+        self._board.remove(f"{self._name}/{key}")
+
+
+def _nothing(*_: Any) -> None:
+    return None
+
+
+def _raising(error: BaseException) -> Callable[[], Any]:
+    def say() -> Any:
+        raise error
+
+    return say
+
+
+def failed_on(rank: int, error: BaseException) -> RanksError:
+    """The error that the other ranks raise when something went wrong on one."""
+    return _failed(rank, _as_letter(error))
+
+
+def _failed(rank: int, error: HoldfastError) -> RanksError:
+    made = RanksError(
+        f"rank {rank}: {error.what}",
+        file=error.file,
+        member=error.member,
+        tensor=error.tensor,
+        wanted=error.wanted,
+        found=error.found,
+        cure=error.cure,
+    )
+    made.ranks, made.error = (rank,), error
+    return made
+
+
+def _as_letter(error: BaseException) -> HoldfastError:
+    if isinstance(error, HoldfastError):
+        return error
+    said = f"{type(error).__name__}: {error}".removesuffix(": ")
+    return HoldfastError(f"an error ended the call there: {said}"[:500])
+
+
+def _elsewhere(rank: int, theirs: str, ours: str) -> RanksError:
+    error = RanksError(
+        "the ranks of this training do not make the same calls in the same order",
+        wanted=f"{ours}, as on rank 0",
+        found=f"{theirs} on rank {rank}",
+        cure="Call the same things of the run on every rank, without `if rank == 0:`.",
+    )
+    error.ranks = (rank,)
+    return error

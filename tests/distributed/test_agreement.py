@@ -1,0 +1,151 @@
+"""What ranks decide, they decide alike; whoever fails, is late or is gone is named to all."""
+
+from __future__ import annotations
+
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import rank_jobs as jobs
+from ranks import Group
+
+import holdfast
+
+
+def wait_for(*paths: Path) -> None:
+    for _ in range(2000):
+        if all(path.exists() for path in paths):
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"{paths} did not come")
+
+
+def steps_of(folder: Path) -> list[int | None]:
+    return [entry.step for entry in holdfast.Run(folder).checkpoints()]
+
+
+MISSING = {
+    "Run": "ranks 1 and 2 did not call holdfast.Run('{folder}') within 2 seconds",
+    "save": "ranks 1 and 2 did not call run.save(step=1) within 2 seconds",
+}
+
+
+@pytest.mark.parametrize("where", MISSING)
+def test_a_call_that_others_do_not_make_is_named(where: str, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    said = Group(3, jobs.missing_call, str(folder), where).values()
+    assert said[1:] == ["", ""]
+    assert said[0].splitlines() == [
+        MISSING[where].format(folder=folder),
+        "  wanted the same call on all 3 ranks, found 1 of them are there",
+        "  Call it on every rank, without `if rank == 0:`. holdfast writes once.",
+    ]
+    assert not folder.exists() or steps_of(folder) == []
+
+
+@pytest.mark.parametrize(
+    ("where", "found"),
+    [("other", "run.prune(dry_run=False)"), ("step", "run.save(step=2)")],
+)
+def test_ranks_that_make_other_calls_are_told_at_once(
+    where: str, found: str, tmp_path: Path
+) -> None:
+    said = Group(2, jobs.missing_call, str(tmp_path / "run"), where).values()
+    for text in said:
+        assert text.startswith("the ranks of this training do not make the same calls")
+        assert f"wanted run.save(step=1), as on rank 0, found {found} on rank 1" in text
+
+
+@pytest.mark.parametrize("on", [0, 1])
+def test_a_save_that_fails_on_one_rank_fails_on_all(on: int, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    said = Group(3, jobs.failing_save, str(folder), on).values()
+    for rank, texts in enumerate(said):
+        assert len(texts) == 1
+        assert texts[0].startswith("CaptureError:" if rank == on else f"RanksError: rank {on}: ")
+        assert "could not be read" in texts[0]
+    assert steps_of(folder) == [1, 3]
+
+
+@pytest.mark.parametrize("background", [False, True])
+@pytest.mark.parametrize("killed", [0, 1])
+def test_a_rank_that_is_killed_hangs_nobody(killed: int, background: bool, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    group = Group(2, jobs.save_for_ever, str(folder), background)
+    wait_for(folder / "step-00000005.pt")
+    group.send(killed, signal.SIGKILL)
+    began = time.monotonic()
+    ended = group.ends(60)
+    assert time.monotonic() - began < 20
+    assert ended[killed].exit_code == -signal.SIGKILL
+    assert f"rank {killed} of this training has ended" in ended[1 - killed].value
+    newest = holdfast.Run(folder).latest()
+    assert newest is not None
+    assert holdfast.verify(newest.path).ok
+
+
+@pytest.mark.parametrize("told", [0, 1])
+@pytest.mark.parametrize(("seconds", "every"), [(0.0, 50), (0.3, None)])
+def test_one_that_is_told_to_stop_is_enough(
+    told: int, seconds: float, every: int | None, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    group = Group(2, jobs.stopped, str(folder), seconds, every)
+    wait_for(tmp_path / "run.0", tmp_path / "run.1")
+    group.send(told, signal.SIGTERM)
+    assert [each.exit_code for each in group.ends()] == [75, 75]
+    last = holdfast.Run(folder).latest()
+    assert last is not None
+    assert holdfast.verify(last.path).ok
+
+
+def test_the_clock_is_that_of_rank_0(tmp_path: Path) -> None:
+    said = Group(2, jobs.by_the_clock, str(tmp_path / "run")).values()
+    assert said[0] == said[1] != []
+
+
+def test_ranks_with_other_folders(tmp_path: Path) -> None:
+    folder = str(tmp_path / "run")
+    for text in Group(2, jobs.another_folder, folder, "name").values():
+        assert f"wanted holdfast.Run('{folder}0'), as on rank 0" in text
+        assert f"found holdfast.Run('{folder}1') on rank 1" in text
+
+
+def test_a_folder_that_looks_otherwise_elsewhere(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    with holdfast.Run(folder, background=False, model=jobs.small_model()) as run:
+        for step in (1, 2):
+            run.save(step)
+    for text in Group(2, jobs.another_folder, str(folder), "content").values():
+        assert text.startswith("rank 1 sees another folder than rank 0")
+        assert "found no such file" in text
+
+
+@pytest.mark.parametrize("damage_on", [None, 0, 1])
+def test_all_fall_back_where_one_must(damage_on: int | None, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    model = jobs.small_model()
+    with holdfast.Run(folder, background=False, model=model) as run:
+        for step in (1, 2):
+            model[0].weight.data.fill_(step)
+            run.save(step)
+    step = 2 if damage_on is None else 1
+    said = Group(2, jobs.resumed, str(folder), damage_on).values()
+    assert said == [{"next": step + 1, "sum": 64.0 * step, "error": ""}] * 2
+
+
+@pytest.mark.parametrize("damage_on", [0, 1])
+def test_nothing_changes_anywhere_where_one_cannot_restore(damage_on: int, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    with holdfast.Run(folder, background=False, model=jobs.small_model()) as run:
+        run.save(2)
+    for said in Group(2, jobs.resumed, str(folder), damage_on, 2).values():
+        assert said["sum"] == 0
+        assert "these bytes are not those" in said["error"]
+
+
+def test_rank_0_prunes_and_all_know(tmp_path: Path) -> None:
+    said = Group(2, jobs.pruned, str(tmp_path / "run")).values()
+    assert said == [["step-00000001.pt", "step-00000002.pt", "step-00000003.pt"]] * 2
+    assert steps_of(tmp_path / "run") == [4, 5]
