@@ -98,7 +98,7 @@ def test_rng_extra_and_every_option_of_the_door_are_reserved():
         for parameter in inspect.signature(function).parameters.values()
         if parameter.kind is not parameter.VAR_KEYWORD
     }
-    assert options | {"rng", "extra"} <= RESERVED
+    assert options | {"rng", "ranks", "extra"} <= RESERVED
 
 
 def letter(live):
