@@ -52,12 +52,21 @@ def test_from_the_run_to_a_tensor_and_its_history(
     expect(page.get_by_role("img", name="Heat map of model.0.weight")).to_be_visible()
     page.get_by_role("button", name="Read it in every checkpoint").click()
     expect(page.get_by_role("img", name="norm over the run")).to_be_visible()
-    expect(page.get_by_role("region", name="Over the run").locator("tbody tr")).to_have_count(5)
+    rows = page.get_by_role("region", name="Over the run").locator("tbody tr")
+    expect(rows).to_have_count(5)
+    cells = rows.nth(4).locator("td").all_inner_texts()
+    with holdfast.open(run_folder / "step-00000006.pt") as checkpoint:
+        before = checkpoint.array("model.0.weight").astype(np.float64)
+    change = np.linalg.norm(array - before) / np.linalg.norm(before)
+    wanted = (np.linalg.norm(array), array.mean(), array.std(), change, change)
+    assert [float(text) for text in cells[2:7]] == pytest.approx(wanted, rel=1e-3)
     elsewhere = page.get_by_role("region", name="The same elsewhere")
     expect(elsewhere.get_by_label("Command line").first).to_contain_text("holdfast show")
 
 
-def test_two_checkpoints_with_histograms_beside_each_other(watched: Watched, link: str) -> None:
+def test_two_checkpoints_with_histograms_beside_each_other(
+    watched: Watched, link: str, run_folder: Path
+) -> None:
     page = watched.page
     page.goto(f"{link}/run")
     page.get_by_label("Compare", exact=True).select_option("step-00000006.pt")
@@ -70,17 +79,30 @@ def test_two_checkpoints_with_histograms_beside_each_other(watched: Watched, lin
     for side in ("first", "second"):
         chart = page.get_by_role("img", name=f"Histogram of model.0.weight in the {side}")
         expect(chart).to_be_visible()
-    found = page.evaluate("fetch('diff.json' + location.search).then(answer => answer.json())")
-    weight = next(each for each in found["changes"] if each["name"] == "model.0.weight")
     row = page.locator("tr", has=page.get_by_title("Both histograms of model.0.weight"))
-    shown = float(row.locator("td").nth(1).inner_text())
-    assert shown == pytest.approx(weight["sums"]["relative"], rel=1e-3)
+    relative, cosine, largest, changed = row.locator("td").all_inner_texts()[1:5]
+    a, b = (weight_of(run_folder / f"step-0000000{step}.pt") for step in (6, 7))
+    norms = np.linalg.norm(a), np.linalg.norm(b)
+    assert float(relative) == pytest.approx(np.linalg.norm(a - b) / norms[0], rel=1e-3)
+    assert float(cosine) == pytest.approx(np.vdot(a, b) / (norms[0] * norms[1]), abs=1e-6)
+    assert float(largest) == pytest.approx(np.abs(a - b).max(), rel=1e-3)
+    assert changed == f"{100 * (a != b).mean():.1f}%"
 
 
-def test_names_from_files_are_text(watched: Watched, link: str) -> None:
+def weight_of(path: Path) -> Any:
+    with holdfast.open(path) as checkpoint:
+        return checkpoint.array("model.0.weight").astype(np.float64)
+
+
+def test_names_from_files_are_text(watched: Watched, link: str, run_folder: Path) -> None:
     page = watched.page
     page.goto(f"{link}/run")
     expect(page.get_by_role("columnheader", name=EVIL)).to_be_visible()
+    row = page.get_by_role("row", name="step-00000007.pt")
+    with holdfast.open(run_folder / "step-00000007.pt") as checkpoint:
+        assert checkpoint.record is not None
+        loss = checkpoint.record.metrics["loss"]
+    assert float(row.locator("td").nth(2).inner_text()) == pytest.approx(loss, rel=1e-3)
     page.get_by_label("Show").select_option(EVIL)
     expect(page.locator(".main-svg .ytitle")).to_have_text(EVIL)
     page.goto(f"{link}/checkpoint/step-00000007.pt")
@@ -93,19 +115,60 @@ def test_names_from_files_are_text(watched: Watched, link: str) -> None:
 
 
 def test_names_with_controls_and_tensors_without_a_picture(
-    browser: Browser, serve: Callable[..., str], tmp_path: Path
+    watched: Watched, serve: Callable[..., str], tmp_path: Path
 ) -> None:
     tree = {"r\rc\0": torch.ones(3), "none": torch.empty(0, 3)}
     torch.save(tree, tmp_path / "plain.pt")
     (tmp_path / "plain.pt").rename(tmp_path / "a\r.pt")  # which torch's writer does not name
-    page = browser.new_page()
+    page = watched.page
     page.goto(serve(tmp_path / "a\r.pt"))
     page.locator(".rows a").first.click()
     expect(page.get_by_role("img", name="Histogram of r")).to_be_visible()
     page.go_back()
     page.get_by_role("link", name="none").click()
     expect(page.get_by_text("Nothing to draw: shape [0, 3]")).to_be_visible()
-    page.close()
+
+
+def test_names_that_are_no_text_and_names_that_turn_it_around(
+    watched: Watched, serve: Callable[..., str], tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    torch.save({"\ud800x": torch.ones(3), "\u202eevil": torch.ones(4)}, tmp_path / "plain.pt")
+    (tmp_path / "plain.pt").rename(folder / "bad\udcff.pt")
+    torch.save({"x": torch.ones(3)}, folder / "a.pt")
+    page = watched.page
+    page.goto(serve(folder))
+    expect(page.get_by_role("link", name="a.pt")).to_be_visible()
+    page.get_by_role("link", name=r"bad\udcff.pt").click()
+    expect(page.locator(".rows").get_by_text(r"\u202eevil")).to_be_visible()
+    page.locator(".rows").get_by_text(r"\ud800x").click()
+    expect(page.get_by_text("all 1", exact=True)).to_be_visible()
+
+
+def test_a_file_without_checksums_is_not_called_fine(
+    watched: Watched, serve: Callable[..., str], tmp_path: Path
+) -> None:
+    legacy = {"_use_new_zipfile_serialization": False}
+    torch.save({"x": torch.ones(3)}, tmp_path / "old.pt", **legacy)
+    page = watched.page
+    page.goto(serve(tmp_path / "old.pt"))
+    page.get_by_role("button", name="Compare all").click()
+    expect(page.get_by_text("verify: no checksums for all of it")).to_be_visible()
+
+
+def test_a_damaged_tensor_is_marked(
+    watched: Watched, serve: Callable[..., str], tmp_path: Path
+) -> None:
+    holdfast.save({"x": torch.ones(1000)}, tmp_path / "a.pt")
+    with holdfast.open(tmp_path / "a.pt") as checkpoint:
+        (place,) = {extent.offset for extent in checkpoint.index.extents.values()}
+    data = bytearray((tmp_path / "a.pt").read_bytes())
+    data[place] ^= 1
+    (tmp_path / "a.pt").write_bytes(data)
+    page = watched.page
+    page.goto(f"{serve(tmp_path / 'a.pt')}/tensor/a.pt?name=x")
+    expect(page.locator(".mark.bad")).to_contain_text("not those that were saved")
 
 
 def test_a_page_of_what_is_wrong(
@@ -133,14 +196,13 @@ class Calls:
 
 
 def test_a_hostile_file_is_shown_and_not_run(
-    browser: Browser, serve: Callable[..., str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    watched: Watched, serve: Callable[..., str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     torch.save({"w": torch.ones(3), "odd": Calls()}, tmp_path / "a.pt")
-    page = browser.new_page()
+    page = watched.page
     page.goto(serve(tmp_path / "a.pt"))
     expect(page.get_by_text("scan: look")).to_be_visible()
     expect(page.get_by_role("region", name="Objects").get_by_text("builtins.print")).to_be_visible()
-    page.close()
     assert "it ran" not in capfd.readouterr().out
 
 
@@ -283,10 +345,10 @@ def until(page: Page, condition: str) -> None:
 
 
 def test_the_slice_asked_for_last_is_the_one_in_sight(
-    browser: Browser, serve: Callable[..., str], tmp_path: Path
+    watched: Watched, serve: Callable[..., str], tmp_path: Path
 ) -> None:
     torch.save({"x": torch.arange(12.0).reshape(3, 2, 2)}, tmp_path / "a.pt")
-    page, held = browser.new_page(), []
+    page, held = watched.page, []
     page.route("**/slice/**index=1", lambda route: held.append(route))
     page.goto(f"{serve(tmp_path / 'a.pt')}/tensor/a.pt?name=x")
     first = "document.querySelector('[aria-label^=\"Heat map\"]')?.data?.[0].z[0][0]"
@@ -300,7 +362,6 @@ def test_the_slice_asked_for_last_is_the_one_in_sight(
         late.continue_()
     page.evaluate("new Promise((done) => setTimeout(done, 200))")
     assert page.evaluate(first) == 8
-    page.close()
 
 
 @pytest.mark.parametrize(
@@ -314,7 +375,7 @@ def test_the_slice_asked_for_last_is_the_one_in_sight(
     ],
 )
 def test_what_the_page_of_two_says_first(
-    browser: Browser,
+    watched: Watched,
     serve: Callable[..., str],
     tmp_path: Path,
     a: Any,
@@ -324,18 +385,17 @@ def test_what_the_page_of_two_says_first(
 ) -> None:
     torch.save(a, tmp_path / "a.pt")
     torch.save(b, tmp_path / "b.pt")
-    page = browser.new_page()
+    page = watched.page
     page.goto(serve(tmp_path / "a.pt", tmp_path / "b.pt"))
     expect(page.get_by_role("heading", level=1)).to_have_text(head)
     if note is not None:
         expect(page.get_by_text(note)).to_be_visible()
     if note == "was all zero":
         expect(page.locator(".bartext", has_text="∞")).to_be_visible()
-    page.close()
 
 
 def test_a_history_has_a_line_for_each_branch(
-    browser: Browser, serve: Callable[..., str], tmp_path: Path
+    watched: Watched, serve: Callable[..., str], tmp_path: Path
 ) -> None:
     model, keep = torch.nn.Linear(1, 1), holdfast.keep.latest(9)
     with holdfast.Run(tmp_path / "run", background=False, keep=keep, model=model) as run:
@@ -344,11 +404,10 @@ def test_a_history_has_a_line_for_each_branch(
         run.resume(1)
         torch.nn.init.constant_(model.weight, 7.0)
         run.save(3)
-    page = browser.new_page()
+    page = watched.page
     page.goto(f"{serve(tmp_path / 'run')}/tensor/step-00000001.pt?name=model.weight")
     page.get_by_role("button", name="Read it in every checkpoint").click()
     charts = page.get_by_role("img", name="relative change per step over the run")
     expect(charts).to_be_visible()
     expect(page.get_by_role("region", name="The history elsewhere")).to_be_visible()
     until(page, "document.querySelector('[aria-label^=norm]').data?.length === 2")
-    page.close()

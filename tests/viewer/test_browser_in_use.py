@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 from click.testing import CliRunner
-from playwright.sync_api import Browser, expect
-from viewing import Watched, make_run
+from playwright.sync_api import expect
+from viewing import Watched
 
 import holdfast
 from holdfast.cli.app import cli
@@ -33,10 +35,10 @@ def test_a_phone_shows_no_more_than_its_width(watched: Watched, link: str, kind:
 
 
 def test_a_hundred_thousand_rows_are_a_few_in_the_page(
-    browser: Browser, serve: Callable[..., str], tmp_path: Path
+    watched: Watched, serve: Callable[..., str], tmp_path: Path
 ) -> None:
     torch.save({f"layer.{n}.w": torch.tensor(float(n)) for n in range(100_000)}, tmp_path / "a.pt")
-    page = browser.new_page()
+    page = watched.page
     page.goto(serve(tmp_path / "a.pt"))
     expect(page.locator("#count")).to_have_text("100,000 tensors")
     assert page.locator(".row").count() < 60
@@ -51,23 +53,60 @@ def test_a_hundred_thousand_rows_are_a_few_in_the_page(
     expect(page.get_by_role("link", name="layer.0.w")).to_be_visible()
     page.get_by_label("Filter tensors by name").fill("layer.4242.")
     expect(page.locator("#count")).to_have_text("1 tensor")
-    page.close()
 
 
-def test_a_run_in_training_shows_its_next_save(
-    browser: Browser, serve: Callable[..., str], tmp_path: Path
+def test_a_run_of_many_checkpoints_shows_the_newest_first(
+    watched: Watched, serve: Callable[..., str], tmp_path: Path
 ) -> None:
-    folder = make_run(tmp_path / "run")
-    page = browser.new_page()
-    page.goto(serve(folder))
-    expect(page.get_by_role("link", name="step-00000007.pt")).to_be_visible()
-    model = torch.nn.Linear(2, 2)
-    page.get_by_role("link", name="step-00000007.pt").focus()
-    with holdfast.Run(folder, background=False, model=model) as run:
-        run.save(8, metrics={"loss": 0.001})
-    expect(page.get_by_role("link", name="step-00000008.pt")).to_be_visible()
-    expect(page.get_by_role("link", name="step-00000007.pt")).to_be_focused()
-    page.close()
+    model, keep = torch.nn.Linear(1, 1), holdfast.keep.latest(1000)
+    with holdfast.Run(tmp_path / "run", background=False, keep=keep, model=model) as run:
+        for step in range(230):
+            run.save(step)
+    page = watched.page
+    page.goto(serve(tmp_path / "run"))
+    rows = page.get_by_role("region", name="newest first").locator("tbody tr")
+    expect(rows).to_have_count(200)
+    expect(rows.first).to_contain_text("step-00000229.pt")
+    page.get_by_role("button", name="Show 30 older checkpoints").click()
+    expect(rows).to_have_count(230)
+    page.goto("about:blank")
+
+
+TRAINING = """
+import sys, time
+import torch, holdfast
+model = torch.nn.Linear(2, 2)
+with holdfast.Run(sys.argv[1], model=model) as run:
+    run.resume()
+    print("ready", flush=True)
+    for step in map(int, sys.stdin):
+        run.save(step, metrics={"loss": 1 / step}, wait=True)
+"""
+
+
+def test_a_run_in_training_shows_each_save_by_itself(
+    watched: Watched, serve: Callable[..., str], tmp_path: Path
+) -> None:
+    """Within two seconds: bench_view.py says how long it takes; here machines may be busy."""
+    folder = tmp_path / "run"
+    with holdfast.Run(folder, background=False, model=torch.nn.Linear(2, 2)) as run:
+        run.save(7, metrics={"loss": 1.0})
+    page = watched.page
+    pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", TRAINING, folder], **pipes) as training:
+        assert training.stdin is not None
+        assert training.stdout is not None
+        assert training.stdout.readline() == "ready\n"
+        page.goto(serve(folder))
+        page.get_by_role("link", name="step-00000007.pt").focus()
+        for step in (8, 9):
+            training.stdin.write(f"{step}\n")
+            training.stdin.flush()
+            link = page.get_by_role("link", name=f"step-0000000{step}.pt")
+            expect(link).to_be_visible(timeout=10_000)
+            expect(page.get_by_role("link", name="step-00000007.pt")).to_be_focused()
+        training.stdin.close()
+    page.goto("about:blank")  # it would ask on when nobody answers any more
 
 
 @pytest.mark.parametrize("kind", ["run", "checkpoint", "diff"])

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -176,9 +177,11 @@ def test_the_lines_of_a_history_give_the_same(link: str, run_folder: Path) -> No
     done = subprocess.run(
         [sys.executable, "-c", facts["lines"]["python"]], check=True, capture_output=True, text=True
     )
-    assert [line.split()[0] for line in done.stdout.splitlines() if line[0].isdigit()] == list(
-        "03567"
-    )
+    for line, point in zip(done.stdout.splitlines(), facts["points"], strict=True):
+        step, *numbers = line.split()
+        assert int(step) == point["step"]
+        for text, what in zip(numbers, ("norm", "mean", "std", "change"), strict=True):
+            assert (None if text == "None" else pytest.approx(float(text))) == point[what], what
     (command,) = facts["lines"]["commands"]
     ours = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     done = subprocess.run(
@@ -385,6 +388,22 @@ def test_how_long_a_save_took_is_not_said_of_a_copy(
     assert get(f"{serve(tmp_path / 'run')}/run.json")["checkpoints"][0]["written"] is None
 
 
+def test_copied_at_once_none_says_how_long_it_took(
+    tmp_path: Path, serve: Callable[..., str]
+) -> None:
+    """The copies are a few seconds younger than their records, and younger than the next save."""
+    model = torch.nn.Linear(1, 1)
+    with holdfast.Run(tmp_path / "run", background=False, model=model) as run:
+        for step in (1, 2):
+            run.save(step)
+            time.sleep(0.2)
+    link = serve(tmp_path / "run")
+    assert all(0 <= each["written"] < 60 for each in get(f"{link}/run.json")["checkpoints"])
+    for file in (tmp_path / "run").glob("*.pt"):
+        os.utime(file)
+    assert [each["written"] for each in get(f"{link}/run.json")["checkpoints"]] == [None, None]
+
+
 def test_branches_after_going_back(tmp_path: Path, serve: Callable[..., str]) -> None:
     model = torch.nn.Linear(1, 1)
     folder = tmp_path / "run"
@@ -415,6 +434,66 @@ def test_odd_names_of_files(name: str, tmp_path: Path, serve: Callable[..., str]
     with urllib.request.urlopen(f"{link}/tensor/{key}?name=x") as answer:
         assert answer.headers["content-type"].startswith("text/html")
     assert get(f"{link}/tensor/{key}.json?name=x")["stats"]["mean"] == 1
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_odd_names_in_a_run_and_of_tensors(
+    name: str, tmp_path: Path, serve: Callable[..., str]
+) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    torch.save({"x": torch.ones(3), "\ud800": torch.full((2,), 5.0)}, tmp_path / "plain.pt")
+    (tmp_path / "plain.pt").rename(folder / name)
+    torch.save({"x": torch.ones(3)}, folder / "another.pt")
+    link = serve(folder)
+    assert len(get(f"{link}/run.json")["checkpoints"]) == 2
+    key = quote(name.encode("utf-8", "backslashreplace"), safe="")
+    assert get(f"{link}/tensor/{key}.json?name=x")["stats"]["mean"] == 1
+    odd = quote("\ud800".encode("utf-8", "backslashreplace"))
+    assert get(f"{link}/tensor/{key}.json?name={odd}")["stats"]["mean"] == 5
+
+
+PASTED = "v\x1b[201~\x03\ntouch here\n'\\\u202e\ud800"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [PASTED, PASTED.removesuffix("\ud800"), "--check", "-x", "it's", "$HOME", "a b"],
+    ids=ascii,
+)
+def test_lines_are_safe_to_paste_and_name_the_tensor(
+    name: str, tmp_path: Path, serve: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save({name: torch.tensor([0.5, 1.5]), "other": torch.ones(3)}, "-f.pt")
+    asked = quote(name.encode("utf-8", "backslashreplace"))
+    lines = get(f"{serve('./-f.pt')}/rows/-f.pt.json?name={asked}")["lines"]
+    command = lines["commands"][1]
+    assert command.isprintable()
+    assert lines["python"].replace("\n", "").isprintable()
+    ours = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    if "\ud800" not in name:  # no argument of a program can be that
+        options = {"check": True, "capture_output": True, "text": True, "env": ours}
+        done: Any = subprocess.run(["bash", "-c", command], **options)
+        assert "\n1 tensor, 0 flagged\n" in done.stdout
+        assert not (tmp_path / "here").exists()
+    exec(lines["python"], values := {})  # what the page gives to be run
+    assert values["tensor"].name == name
+    assert values["array"].sum() == 2
+
+
+def test_no_other_page_is_led_to(link: str) -> None:
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        urllib.request.urlopen(f"{link}/run.json/")
+    with caught.value as error:
+        assert error.code == 404
+        assert b"there is no such page" in error.read()
+
+
+def test_a_signalling_nan_is_no_warning(tmp_path: Path, serve: Callable[..., str]) -> None:
+    signalling = torch.tensor([0x7F800001], dtype=torch.int32).view(torch.float32)
+    torch.save({"x": signalling}, tmp_path / "a.pt")
+    assert get(f"{serve(tmp_path / 'a.pt')}/slice/a.pt.json?name=x")["values"] == [[None]]
 
 
 def test_the_folder_one_is_in(

@@ -130,8 +130,13 @@ def _numbers(sums: Sums | None) -> list[Cell]:
     if sums is None or not sums.numel:
         return [Cell("", right=True)] * 4
     cosine = "" if sums.cosine is None else f"{sums.cosine:.6f}"
-    texts = (f"{sums.relative:.3g}", cosine, f"{sums.largest:.3g}", f"{sums.share:.1%}")
+    texts = (f"{sums.relative:.3g}", cosine, f"{sums.largest:.3g}", _share(sums.share))
     return [Cell(each, right=True) for each in texts]
+
+
+def _share(share: float) -> str:
+    """In percent; a few elements of many are not none."""
+    return "<0.1%" if 0 < share < 0.0005 else f"{share:.1%}"
 
 
 def _print_sides(head: str, sides: Sequence[Side]) -> None:

@@ -11,7 +11,13 @@ import numpy as np
 
 from holdfast.arrays import values
 from holdfast.arrays.read import Reader
-from holdfast.errors import MissingPartError, UsageError
+from holdfast.errors import (
+    DamagedError,
+    MissingPartError,
+    RefusedError,
+    TruncatedError,
+    UsageError,
+)
 from holdfast.measuring.blocks import dtype_of, is_expanded, shape_of, stored, without_numbers
 from holdfast.measuring.compare import compared, digest, raw_digest
 from holdfast.measuring.pairing import Pair, by_key, kind_of, unwrapped
@@ -38,6 +44,7 @@ from holdfast.spec.index import (
 from holdfast.spec.tree import bracketed
 
 Progress = Callable[[int], object] | None
+_UNREADABLE = (DamagedError, TruncatedError, RefusedError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +67,10 @@ def diff(a: Half, b: Half, *, part: str | None = None, on_progress: Progress = N
 
     ``on_progress`` is called with the bytes of each pair that was compared, from several threads.
 
+    What cannot be read, as its bytes are not those that were saved, is a change that says so.
+
     Raises:
         MissingPartError: neither has a part of that name.
-        DamagedError: bytes are not those that were saved.
     """
     if part is not None and not any(part in _parts(half.index) for half in (a, b)):
         raise _no_part(part, a.index, b.index)
@@ -157,7 +165,8 @@ class _Work:
             for leaf in side:
                 node = stored(leaf.value)
                 if kind_of(leaf) in kinds and without_numbers(node) is None:
-                    with contextlib.suppress(UsageError):  # a sparse one, too large as a dense one
+                    # A sparse one, too large as a dense one; or one that is damaged.
+                    with contextlib.suppress(UsageError, *_UNREADABLE):
                         keys[id(leaf)] = (*kind_of(leaf), shape_of(node), digest(node, reader))
         return keys
 
@@ -166,6 +175,16 @@ class _Work:
         return in_parallel(self._outcome, pairs, _nbytes_of)
 
     def _outcome(self, pair: Pair) -> _Outcome:
+        try:
+            return self._compared(pair)
+        except _UNREADABLE as error:  # the others can be compared all the same
+            change = replace(_change(pair), kinds=("changed",), why=f"unreadable: {error.what}")
+            return _Outcome(change, None)
+        finally:
+            if self.on_progress is not None:
+                self.on_progress(_nbytes_of(pair))
+
+    def _compared(self, pair: Pair) -> _Outcome:
         kinds: list[ChangeKind] = ["renamed"] if pair.a.name != pair.b.name else []
         change = _change(pair)
         sums, why = None, None
@@ -177,8 +196,6 @@ class _Work:
             sums, why = self._sums(pair.a.value, pair.b.value, change.dtypes)
             if why is not None or (sums is not None and sums.changed):
                 kinds.append("changed")
-        if self.on_progress is not None:
-            self.on_progress(_nbytes_of(pair))
         found = replace(change, kinds=tuple(kinds), sums=sums, why=why) if kinds else None
         return _Outcome(found, sums)
 

@@ -41,6 +41,12 @@ class Slice:
         }
 
 
+def without_picture(node: Any) -> str | None:
+    """Why there is nothing to draw of a tensor; None where there is."""
+    shape = shape_of(node)
+    return without_numbers(node) or (None if math.prod(shape) else f"shape {list(shape)}")
+
+
 def slice_of(node: Any, reader: Reader, index: Sequence[int] = ()) -> Slice:
     """The slice at ``index`` along the axes before the last two; a vector is one row.
 
@@ -49,11 +55,9 @@ def slice_of(node: Any, reader: Reader, index: Sequence[int] = ()) -> Slice:
         DamagedError: its bytes are not those that were saved.
     """
     shape = shape_of(node)
-    why = without_numbers(node)
-    if why is not None or not math.prod(shape):
-        raise UsageError(
-            "there is nothing to draw of this tensor", found=why or f"shape {list(shape)}"
-        )
+    why = without_picture(node)
+    if why is not None:
+        raise UsageError("there is nothing to draw of this tensor", found=why)
     lead = shape[:-2]
     at = tuple(index) or (0,) * len(lead)
     if len(at) != len(lead) or not all(0 <= i < size for i, size in zip(at, lead, strict=True)):
@@ -65,7 +69,8 @@ def slice_of(node: Any, reader: Reader, index: Sequence[int] = ()) -> Slice:
     rows, columns = (1, *shape)[-2:] if shape else (1, 1)
     steps = (-(-rows // SIDE), -(-columns // SIDE))
     plane = _plane(node, reader, at, steps, (rows, columns))
-    numbers = real(np.ascontiguousarray(plane), dtype_of(node))
+    with np.errstate(all="ignore"):  # a signalling NaN is one that a conversion quietens
+        numbers = real(np.ascontiguousarray(plane), dtype_of(node))
     values = [[each if math.isfinite(each) else None for each in row] for row in numbers.tolist()]
     return Slice(shape, at, steps, tuple(map(tuple, values)))
 

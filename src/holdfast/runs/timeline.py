@@ -15,7 +15,8 @@ def timeline(seen: Overview) -> dict[str, Any]:
     """The facts of a run's page as JSON values: those of ``list``, and more for each checkpoint.
 
     These are ``seconds`` since the one before it was saved; ``written``, how many the save took,
-    from its record to the file's last byte (None where the file is older, or an hour younger);
+    from its record to the file's last byte (None of all where one file is older than its record, or
+    younger than the record of the save behind it: they were copied, or touched);
     ``branch``, 0, and one more each time training went back; ``pruned``, how many saves before it
     are gone; ``parent_name``; and ``named_step``, the number in its name, as of what cannot be read
     nothing else is known.
@@ -23,12 +24,13 @@ def timeline(seen: Overview) -> dict[str, Any]:
     made = seen.to_json()
     names = {entry.id: entry.name for entry in seen.entries if entry.id is not None}
     branches = _branches(seen.entries)
+    took = _written(seen.entries)
     before: Entry | None = None
     for entry, values, branch in zip(seen.entries, made["checkpoints"], branches, strict=True):
         values["branch"] = branch
         values["seconds"] = None if before is None else _seconds(before, entry)
         values["pruned"] = _gone_between(before, entry)
-        values["written"] = _written(entry)
+        values["written"] = took.get(entry.name)
         values["parent_name"] = names.get(values["parent"])
         values["named_step"] = _step_in(entry.name)
         before = entry if entry.problem is None else before
@@ -70,18 +72,33 @@ def _gone_between(before: Entry | None, entry: Entry) -> int:
     return max(0, entry.sequence - first - 1)
 
 
-def _written(entry: Entry) -> float | None:
-    """The seconds from when the record was made until the file was written."""
+def _written(entries: Sequence[Entry]) -> dict[str, float]:
+    """By name the seconds from when each record was made until its file was written."""
+    ours = [entry for entry in entries if entry.problem is None and entry.record is not None]
+    began = [_moment(entry) for entry in ours]
+    ends = [*began[1:], None][: len(began)]  # a save begins when the one before it has ended
+    found: dict[str, float] = {}
+    for entry, first, end in zip(ours, began, ends, strict=True):
+        if first is None:
+            continue
+        seconds = entry.mtime - first
+        if not -_CLOCKS <= seconds < _LONGEST or (end is not None and entry.mtime > end + _CLOCKS):
+            return {}
+        found[entry.name] = max(0.0, seconds)
+    return found
+
+
+def _moment(entry: Entry) -> float | None:
     try:
-        began = datetime.fromisoformat((entry.record and entry.record.time) or "").timestamp()
+        return datetime.fromisoformat((entry.record and entry.record.time) or "").timestamp()
     except ValueError:
         return None
-    seconds = entry.mtime - began
-    return seconds if 0 <= seconds < _LONGEST else None
 
 
 #: Seconds; a file that is younger than its record by more was copied.
 _LONGEST = 3600
+#: Seconds by which the clock of the file system may be another one.
+_CLOCKS = 0.1
 
 
 def _seconds(before: Entry, entry: Entry) -> float | None:

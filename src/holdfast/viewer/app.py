@@ -68,10 +68,12 @@ def make_app(shown: Shown) -> Starlette:
         ("/diff", _page(shown, "diff", lambda _: "Diff")),
         ("/static/{name}", _static),
     ]
-    return Starlette(
+    app = Starlette(
         routes=[Route(path, answer, methods=["GET"]) for path, answer in routes],
         exception_handlers={HoldfastError: partial(_letter, shown), 404: partial(_nothing, shown)},
     )
+    app.router.redirect_slashes = False  # it would lead to an address without the token
+    return app
 
 
 @cache

@@ -9,7 +9,7 @@ from typing import Any
 
 from holdfast import looking
 from holdfast.errors import UsageError
-from holdfast.measuring.slices import slice_of
+from holdfast.measuring.slices import slice_of, without_picture
 from holdfast.measuring.stats import all_stats
 from holdfast.report.areas import areas
 from holdfast.report.rows import Line, arranged, row
@@ -39,7 +39,7 @@ def run_facts(shown: Shown) -> dict[str, Any]:
     return {
         **facts,
         "lines": _lines(
-            f"run = holdfast.Run({path!r})\nrun.checkpoints()", f"holdfast list {_quoted(path)}"
+            f"run = holdfast.Run({path!r})\nrun.checkpoints()", f"holdfast list {_path(path)}"
         ),
     }
 
@@ -69,9 +69,9 @@ def checkpoint_facts(opened: Opened) -> dict[str, Any]:
         "is_complete": summary.is_complete,
         "lines": _lines(
             f"holdfast.open({path!r}).summary()",
-            f"holdfast show {_quoted(path)}",
-            f"holdfast verify {_quoted(path)}",
-            f"holdfast scan {_quoted(path)}",
+            f"holdfast show {_path(path)}",
+            f"holdfast verify {_path(path)}",
+            f"holdfast scan {_path(path)}",
         ),
     }
 
@@ -107,7 +107,7 @@ def rows_facts(
 
 def row_facts(opened: Opened, name: str) -> dict[str, Any]:
     """The row of the one tensor of that name, and the lines that read it: no byte of it is read."""
-    opened.tensor(name)  # raises the letter where there is none
+    name = opened.tensor(name).name  # or a letter, where there is none
     tensors = opened.summary.tensors
     (at,) = [at for at, each in enumerate(tensors) if each.name == name]
     return {
@@ -132,44 +132,59 @@ def tensor_facts(shown: Shown, opened: Opened, name: str) -> dict[str, Any]:
         "file": opened.summary.file,
         "stats": made.to_json(),
         "has_history": shown.run is not None,
-        "lines": _tensor_lines(opened, name),
+        "lines": _tensor_lines(opened, leaf.name),
     }
 
 
 def _tensor_lines(opened: Opened, name: str) -> dict[str, Any]:
     path = str(opened.checkpoint.path)
     return _lines(
-        f"holdfast.open({path!r}).array({name!r})",
-        f"holdfast show {_quoted(path)} {_quoted(name)}",
-        f"holdfast stats {_quoted(path)} {_quoted(name)}",
+        f"(tensor,) = holdfast.stats({path!r}, name={name!r}).tensors\n"
+        f"array = holdfast.open({path!r}).array({name!r})",
+        f"holdfast show {_path(path)} {_name(name)}",
+        f"holdfast stats {_path(path)} {_name(name)}",
     )
 
 
 def slice_facts(opened: Opened, name: str, index: str) -> dict[str, Any]:
-    """A two-dimensional slice of a tensor, thinned out; its checksum is not compared."""
+    """A two-dimensional slice of a tensor, thinned out; its checksum is not compared.
+
+    ``why`` says why there is none, and is None where there is one.
+    """
+    node = opened.tensor(name).value
+    if (why := without_picture(node)) is not None:
+        return {"why": why}
     try:
         places = [int(each) for each in index.split(",") if each]
     except ValueError as error:
         raise UsageError("a slice is named by numbers", found=repr(index)[:100]) from error
     reader = opened.reader(verify=False)
-    return slice_of(opened.tensor(name).value, reader, places).to_json()
+    return {"why": None, **slice_of(node, reader, places).to_json()}
 
 
 def history_facts(shown: Shown, name: str) -> dict[str, Any]:
     """What became of a tensor over a run: one point for each checkpoint that is there."""
     path, checkpoints = str(shown.run), run_facts(shown)["checkpoints"]
-    files = (
-        f"{_quoted(path)}/*{_quoted(Path(checkpoints[-1]['name']).suffix) if checkpoints else ''}"
-    )
+    files = f"{_path(path)}/*{_quoted(Path(checkpoints[-1]['name']).suffix) if checkpoints else ''}"
     return {
         "name": name,
         "points": list(history(shown, checkpoints, name)),
         "lines": _lines(
-            f"for entry in holdfast.Run({path!r}).checkpoints():\n"
-            f"    print(entry.step, holdfast.stats(entry.path, name={name!r}))",
-            f'for file in {files}; do holdfast stats "$file" {_quoted(name)}; done',
+            _HISTORY.format(path=path, name=name),
+            f'for file in {files}; do holdfast stats "$file" {_name(name)}; done',
         ),
     }
+
+
+_HISTORY = """import numpy as np
+
+before = None
+for entry in holdfast.Run({path!r}).checkpoints():
+    with holdfast.open(entry.path) as checkpoint:
+        now = checkpoint.array({name!r}).astype(float)
+    change = None if before is None else np.linalg.norm(now - before) / np.linalg.norm(before)
+    print(entry.step, np.linalg.norm(now), now.mean(), now.std(), change)
+    before = now"""
 
 
 def diff_facts(shown: Shown, a: str, b: str) -> dict[str, Any]:
@@ -192,7 +207,7 @@ def _compared(one: str, other: str) -> dict[str, Any]:
         "likely_part": report.likely_part,
         "lines": _lines(
             f"holdfast.diff({one!r}, {other!r})",
-            f"holdfast diff {_quoted(one)} {_quoted(other)}",
+            f"holdfast diff {_path(one)} {_path(other)}",
         ),
     }
 
@@ -213,4 +228,29 @@ def _lines(python: str, *commands: str) -> dict[str, Any]:
 
 
 def _quoted(text: str | Path) -> str:
-    return shlex.quote(str(text))
+    """A word as the shell takes it, even where it is pasted: controls are escaped (bash, zsh)."""
+    text = str(text)
+    if text.isprintable():
+        return shlex.quote(text)
+    return "$'" + "".join(_escaped(each) for each in text) + "'"
+
+
+def _escaped(character: str) -> str:
+    if character in "\\'":
+        return f"\\{character}"
+    if character.isprintable():
+        return character
+    is_byte = "\udc80" <= character <= "\udcff"  # of a file's name that is no text
+    data = character.encode("utf-8", "surrogateescape" if is_byte else "surrogatepass")
+    return "".join(f"\\x{byte:02x}" for byte in data)
+
+
+def _path(path: str | Path) -> str:
+    """A path as an argument, which is no option."""
+    text = str(path)
+    return _quoted(f"./{text}" if text.startswith("-") else text)
+
+
+def _name(name: str) -> str:
+    """A tensor's name as the last argument, which is no option."""
+    return f"-- {_quoted(name)}" if name.startswith("-") else _quoted(name)

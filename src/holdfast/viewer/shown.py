@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import OrderedDict
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,7 @@ class Opened:
         if self._tensors is None:
             found = leaves(self.checkpoint.tree).found
             self._tensors = {leaf.name: leaf for leaf in found if isinstance(leaf.value, SIZED)}
+        name = named(name, self._tensors) or name
         if name not in self._tensors:
             ByName(self.checkpoint.tree).find(name, self.summary.file)  # raises the letter
             raise NoCheckpointError("no tensor bears that name", file=self.summary.file)
@@ -98,7 +100,7 @@ class Shown:
 
     def has(self, key: str) -> bool:
         """Whether a key is of something that is shown."""
-        return key in self._files if self.run is None else self._is_in_run(key)
+        return key in self._files if self.run is None else self._in_run(key) is not None
 
     def stamp(self) -> object:
         """What tells the run's folder from what it was before, without reading its files.
@@ -115,21 +117,25 @@ class Shown:
         Raises:
             NoCheckpointError: nothing of that name is shown.
         """
-        if self.has(key):
-            return self._files[key] if self.run is None else self.run / key
+        found = self._files.get(key) if self.run is None else self._in_run(key)
+        if found is not None:
+            return found
         raise NoCheckpointError(
             "no checkpoint of that name is shown here",
             file=self.run or ", ".join(map(str, self._files.values())),
             found=repr(key)[:200],
-            cure="It may have been pruned since; the run's page lists those that are there.",
+            cure="It may have been pruned since, or be a link that leads out of the folder: "
+            "the run's page lists what is there.",
         )
 
-    def _is_in_run(self, key: str) -> bool:
-        """Whether that names what lies in the run's folder, and not by way of a link elsewhere."""
+    def _in_run(self, key: str) -> Path | None:
+        """What a key names in the run's folder, and not by way of a link elsewhere."""
         assert self.run is not None
-        if key.startswith(".") or key not in taken_names(self.run):
-            return False
-        return (self.run / key).resolve().is_relative_to(self.run.resolve())
+        name = named(key, taken_names(self.run))
+        if name is None or name.startswith("."):
+            return None
+        path = self.run / name
+        return path if path.resolve().is_relative_to(self.run.resolve()) else None
 
     def open(self, key: str) -> Opened:
         """The checkpoint of a key; opened anew where its file is another one by now.
@@ -170,6 +176,18 @@ def shown(path: str | os.PathLike[str], other: str | os.PathLike[str] | None = N
             raise NoCheckpointError("this run has no checkpoint", file=found.path)
         return Shown(found.path, {})
     file = where.resolve(path)
-    # A name may hold bytes that are no text, and no address.
-    key = file.resolve().name.encode("utf-8", "backslashreplace").decode()
-    return Shown(None, {key: file})
+    return Shown(None, {as_text(file.resolve().name): file})
+
+
+def as_text(name: str) -> str:
+    """A name that an address can hold: names of files may hold bytes that are no text."""
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
+def named(key: str, names: Collection[str]) -> str | None:
+    """The name that an address means; None where there is none."""
+    if key in names:
+        return key
+    if "\\u" not in key:
+        return None
+    return next((name for name in names if as_text(name) == key), None)

@@ -67,6 +67,15 @@ def test_where_names_differ_by_a_part_alone_it_says_so(pair, holdfast) -> None:
     assert "Note" not in holdfast("diff", "a.pt", "b.pt").stdout
 
 
+def test_a_few_changed_elements_are_not_none(tmp_path, monkeypatch, holdfast) -> None:
+    monkeypatch.chdir(tmp_path)
+    tensor = torch.ones(4096)
+    torch.save({"x": tensor}, "a.pt")
+    tensor[7] = 2
+    torch.save({"x": tensor}, "b.pt")
+    assert holdfast("diff", "a.pt", "b.pt").stdout.splitlines()[-1].split()[-1] == "<0.1%"
+
+
 def test_diff_of_equal_ones_exits_with_0(pair, holdfast) -> None:
     result = holdfast("diff", "a.pt", "a.pt")
     assert result.exit_code == 0

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import holdfast
-from holdfast.errors import DamagedError, MissingPartError
+from holdfast.errors import MissingPartError
 from holdfast.report.diff import Change, DiffReport, Side
 
 pytestmark = [
@@ -411,15 +411,33 @@ def test_what_became_nan_comes_first(tmp_path: Path) -> None:
     assert [layer.name for layer in report.layers()] == ["b", "a"]
 
 
-def test_damage_is_an_error(tmp_path: Path) -> None:
-    between({"x": torch.ones(100)}, {"x": torch.ones(100)}, tmp_path)
+def test_what_is_damaged_is_a_change_and_hides_no_other(tmp_path: Path) -> None:
+    between({"x": torch.ones(100)}, {"x": torch.ones(100), "y": torch.ones(5)}, tmp_path)
+    torch.save({"x": torch.ones(100), "y": torch.ones(5) * 2}, tmp_path / "a.pt")
     with holdfast.open(tmp_path / "b.pt") as checkpoint:
         place = checkpoint.index.extents["0"].offset
     data = bytearray((tmp_path / "b.pt").read_bytes())
     data[place] ^= 1
     (tmp_path / "b.pt").write_bytes(data)
-    with pytest.raises(DamagedError):
-        holdfast.diff(tmp_path / "a.pt", tmp_path / "b.pt")
+    report = holdfast.diff(tmp_path / "a.pt", tmp_path / "b.pt")
+    assert not report.is_equal
+    damaged, other = report.changes
+    assert (damaged.name, damaged.sums) == ("x", None)
+    assert damaged.why == "unreadable: the bytes of this checkpoint are not those that were saved"
+    assert other.sums is not None
+    assert (other.name, other.sums.relative) == ("y", 0.5)
+
+
+def test_damage_in_what_has_no_like_is_no_error(tmp_path: Path) -> None:
+    """Its content would tell whether it was renamed."""
+    between({"x": torch.ones(100)}, {"z": torch.ones(100)}, tmp_path)
+    with holdfast.open(tmp_path / "b.pt") as checkpoint:
+        place = checkpoint.index.extents["0"].offset
+    data = bytearray((tmp_path / "b.pt").read_bytes())
+    data[place] ^= 1
+    (tmp_path / "b.pt").write_bytes(data)
+    report = holdfast.diff(tmp_path / "a.pt", tmp_path / "b.pt")
+    assert [side.name for side in (*report.removed, *report.added)] == ["x", "z"]
 
 
 def test_it_says_what_it_found(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ function ready() {
 }
 
 // Plotly takes some HTML in texts; names from files are shown as they are.
-const plain = (text) => String(text).replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
+const plain = (text) => visible(text).replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
 
 function layout(more) {
@@ -47,7 +47,7 @@ function chart(label, figure, onclick = null, height = null) {
 }
 document.addEventListener("theme", () => [...drawn.values()].forEach((draw) => draw()));
 
-const isBest = (each) => each.marks.some((mark) => mark.startsWith("best"));
+const isBest = (each, metric) => each.marks.includes(`best ${metric}`);
 const finite = (each, metric) => (Object.hasOwn(each.metrics, metric) && typeof each.metrics[metric] === "number" ? each.metrics[metric] : null);
 const shorter = (name) => (name.length > 28 ? `…${name.slice(-27)}` : name);
 
@@ -68,7 +68,7 @@ function timelineChart(facts, metric, onclick) {
         hovertemplate: "step %{x}<br>%{y}<br>%{text}<extra></extra>", line: { width: 2 },
         marker: {
           size: points.map((each) => (each.marks.length ? 12 : 7)),
-          symbol: points.map((each) => `${isBest(each) ? "star" : ""}${isBest(each) && each.is_pinned ? "-" : ""}${each.is_pinned ? "square" : ""}` || "circle"),
+          symbol: points.map((each) => `${isBest(each, metric) ? "star" : ""}${isBest(each, metric) && each.is_pinned ? "-" : ""}${each.is_pinned ? "square" : ""}` || "circle"),
           line: { width: points.map((each) => (each.marks.includes("latest") ? 3 : 0)), color: colour("good") },
         },
       };
@@ -97,7 +97,7 @@ function treemapChart(areas, onclick) {
     more: { margin: { l: 0, r: 0, t: 26, b: 0 } },
   });
   const largest = areas.filter((each) => each.parent === 0).sort((a, b) => b.nbytes - a.nbytes).slice(0, 5);
-  return chart(`Where the bytes are: ${largest.map((each) => `${each.name} ${bytes(each.nbytes)}`).join(", ")}`, figure, onclick, 420);
+  return chart(`Where the bytes are: ${largest.map((each) => `${each.name || each.label || "small ones"} ${bytes(each.nbytes)}`).join(", ")}`, figure, onclick, 420);
 }
 
 // With ``sides`` the heights are elements for each unit of value, so that bins of any width compare.
@@ -123,13 +123,16 @@ function scale(numbers) {
   return hasBoth ? { colorscale: "RdBu", zmid: 0 } : { colorscale: "Viridis" };
 }
 
+// Of few rows or columns each has its number; plotly would write fractions between them.
+const places = (count, step) => (count > 12 ? {} : { tickvals: Array.from({ length: count }, (_, place) => place * step) });
+
 function heatmapChart(label, facts) {
   const figure = () => ({
     data: [{
       type: "heatmap", ...scale(facts.values.flat().filter((each) => each !== null)), z: facts.values, x: facts.values[0].map((_, at) => at * facts.steps[1]), y: facts.values.map((_, at) => at * facts.steps[0]),
       hoverongaps: false, hovertemplate: "row %{y}, column %{x}: %{z}<extra></extra>", colorbar: { thickness: 12 },
     }],
-    more: { xaxis: { title: { text: "column" } }, yaxis: { title: { text: "row" }, autorange: "reversed" } },
+    more: { xaxis: { title: { text: "column" }, ...places(facts.values[0].length, facts.steps[1]) }, yaxis: { title: { text: "row" }, autorange: "reversed", ...places(facts.values.length, facts.steps[0]) } },
   });
   return chart(label, figure);
 }
@@ -151,7 +154,10 @@ function historyChart(points, what, title) {
     }),
     more: { xaxis: { title: { text: hasSteps ? "step" : "place in the run" } }, yaxis: { title: { text: title } }, showlegend: branches.length > 1 },
   });
-  return chart(`${title} over the run: ${known.map((each) => `step ${each.step} ${number(each[what])}`).join(", ")}`, figure, null, 260);
+  const few = known.length > 24 ? [...known.slice(0, 8), ...known.slice(-8)] : known;
+  const said = few.map((each) => `step ${each.step} ${number(each[what])}`);
+  if (few.length < known.length) said.splice(8, 0, `${whole(known.length - few.length)} more`);
+  return chart(`${title} over the run: ${said.join(", ")}`, figure, null, 260);
 }
 
 const isDrawn = (layer) => Boolean(layer.sums.numel) && (typeof layer.sums.relative === "number" || layer.sums.relative === "Infinity");

@@ -9,6 +9,8 @@ function marks(each) {
 // ---- a run
 
 let runText = "";
+const few = 200;  // checkpoints in the table, unless all are asked for: each save draws it anew
+let hasAll = false;
 
 async function runPage() {
   const facts = await get("/run.json");
@@ -33,7 +35,7 @@ async function followRun() {
 function drawRun(facts) {
   const read = facts.checkpoints.filter((each) => each.problem === null);
   const damaged = facts.checkpoints.length - read.length;
-  document.getElementById("title").textContent = facts.folder;
+  title(facts.folder);
   const branches = facts.branches > 1 ? `, ${several(facts.branches, "branch").replace("branchs", "branches")}` : "";
   lead(`${several(facts.checkpoints.length, "checkpoint")}, ${bytes(facts.nbytes)}${branches}${damaged ? `, ${whole(damaged)} that cannot be read` : ""}`);
   const picked = document.querySelector("#metric")?.value ?? facts.metrics[0] ?? "";
@@ -47,7 +49,10 @@ function drawRun(facts) {
   };
   const choice = el("select", { id: "metric", onchange: (event) => draw(event.target.value) },
     facts.metrics.map((name) => el("option", { value: name, selected: name === picked }, name)), el("option", { value: "", selected: picked === "" }, "bytes"));
-  const rows = [...facts.checkpoints].reverse().map((each) => [
+  const newest = [...facts.checkpoints].reverse();
+  const older = newest.length - few;
+  const rest = older > 0 && !hasAll ? el("button", { id: "older", type: "button", onclick: () => { hasAll = true; drawRun(facts); } }, `Show ${several(older, "older checkpoint")}`) : null;
+  const rows = (rest ? newest.slice(0, few) : newest).map((each) => [
     [[each.problem === null ? link(checkpointAt(each.name), each.name) : el("span", { class: "bad" }, each.name), " ", ...marks(each)], "name"],
     [each.step === null ? "" : whole(each.step), "number"],
     ...facts.metrics.map((name) => [Object.hasOwn(each.metrics, name) ? number(each.metrics[name]) : "", "number"]),
@@ -59,7 +64,7 @@ function drawRun(facts) {
   ]);
   const heads = ["checkpoint", ["step", "number"], ...facts.metrics.map((name) => [name, "number"]), ["size", "number"], ["written in", "number"], ["since the last", "number"], "saved (UTC)", "pruned"];
   show(section("Over the steps", el("div", { class: "tools" }, el("label", { for: "metric" }, "Show"), choice), place, caption),
-    section("Checkpoints", inlined || read.length < 2 ? null : comparing(read), table(heads, rows, "Checkpoints, newest first")), lines(facts.lines));
+    section("Checkpoints", inlined || read.length < 2 ? null : comparing(read), table(heads, rows, "Checkpoints, newest first"), rest), lines(facts.lines));
   draw(picked);
 }
 
@@ -80,7 +85,7 @@ async function checkpointPage() {
   show(tensors);
   await rows.start();  // before all else: it is what one waits for
   const facts = await get(`${checkpointAt(page.key)}.json`);
-  document.getElementById("title").textContent = facts.file;
+  title(facts.file);
   const { total, record } = facts;
   lead(`${facts.format}, ${bytes(facts.file_nbytes)}`);
   const cards = [card("tensors", whole(total.tensors)), card("elements", whole(total.numel)), card("bytes", bytes(total.nbytes)),
@@ -95,7 +100,7 @@ async function checkpointPage() {
     parts.length ? section("Parts", table(["part", ["tensors", "number"], ["elements", "number"], ["bytes", "number"]],
       parts.map((each) => [[el("button", { type: "button", onclick: () => rows.filter(`${each.name}.`) }, each.name), "name"], [whole(each.tensors), "number"], [whole(each.numel), "number"], [bytes(each.nbytes), "number"]]), "Parts")) : null,
     tensors,
-    total.nbytes ? section("Where the bytes are", later("Adding up …", async () => treemapChart((await get(`/areas/${encodeURIComponent(page.key)}.json`)).areas, (point) => rows.filter(point.customdata[0])))) : null,
+    total.nbytes ? section("Where the bytes are", later("Adding up …", async () => treemapChart((await get(`${addressOf("areas", page.key)}.json`)).areas, (point) => rows.filter(point.customdata[0])))) : null,
     section("Is it safe, is it whole?", ...(inlined ? [el("p", { class: "dim" }, "holdfast scan and holdfast verify say.")] : [
       later("Looking at what it would call …", () => checked("scan")),
       onRequest(`Compare all ${bytes(facts.file_nbytes)} with their checksums`, "Reading every byte …", () => checked("verify"))])),
@@ -116,8 +121,9 @@ function recordTable(record) {
 }
 
 async function checked(what) {
-  const facts = await get(`/${what}/${encodeURIComponent(page.key)}.json`);
-  return el("div", {}, el("p", {}, el("span", { class: facts.ok ? "mark good" : "mark bad" }, `${what}: ${facts.ok ? "fine" : "look"}`)), el("pre", {}, facts.text));
+  const facts = await get(`${addressOf(what, page.key)}.json`);
+  const isUnknown = what === "verify" && facts.report.status === "unknown";
+  return el("div", {}, el("p", {}, el("span", { class: isUnknown ? "mark" : facts.ok ? "mark good" : "mark bad" }, `${what}: ${isUnknown ? "no checksums for all of it" : facts.ok ? "fine" : "look"}`)), el("pre", {}, facts.text));
 }
 
 // A table of any length: only the rows in sight are there, and windows of them are fetched.
@@ -181,13 +187,14 @@ class Rows {
   async fetched(at) {
     const turn = this.turn;
     this.pages.set(at, null);
-    const facts = inlined ? this.local(at) : await get(`/rows/${encodeURIComponent(page.key)}.json${query({ filter: this.search.value, sort: this.sort.value, start: at * this.window, count: this.window })}${[...this.closed].map((name) => `&${new URLSearchParams({ closed: name })}`).join("")}`);
+    const facts = inlined ? this.local(at) : await get(`${addressOf("rows", page.key)}.json${query({ filter: this.search.value, sort: this.sort.value, start: at * this.window, count: this.window })}${[...this.closed].map((name) => `&${new URLSearchParams({ closed: name })}`).join("")}`);
     if (turn !== this.turn) return;
     this.pages.set(at, facts.rows);
     this.total = facts.total;
     this.count.textContent = several(facts.tensors, "tensor");
     this.table.setAttribute("aria-rowcount", facts.total);
     this.space.style.height = `${facts.total * this.height}px`;
+    this.place.style.height = facts.total < 18 ? `${Math.max(1, facts.total) * this.height + 2}px` : "";
     this.draw();
   }
   local(at) {
@@ -228,7 +235,7 @@ class Rows {
     const share = `${(100 * facts.share).toFixed(facts.share < 0.1 ? 1 : 0)}%`;
     return el("div", { class: "row", role: "row", "aria-rowindex": at + 1, style: `top:${at * this.height}px` },
       el("span", { role: "cell", title: facts.note ? `${facts.name} (${facts.note})` : facts.name, style: `padding-left:min(${16 * facts.level}px, 40%)` }, this.name(facts, at)),
-      el("span", { role: "cell" }, facts.dtype ?? ""), el("span", { role: "cell" }, facts.dtype ? shape(facts.shape) : several(facts.tensors, "tensor")),
+      el("span", { role: "cell", title: facts.dtype ?? null }, facts.dtype ?? ""), el("span", { role: "cell", title: facts.dtype ? shape(facts.shape) : null }, facts.dtype ? shape(facts.shape) : several(facts.tensors, "tensor")),
       el("span", { role: "cell", class: "number" }, bytes(facts.nbytes)),
       el("span", { role: "cell", "aria-label": `${share} of all bytes`, title: share }, el("div", { class: "bar" }, el("span", { style: `width:${100 * facts.share}%` }))));
   }
@@ -239,18 +246,18 @@ class Rows {
 async function tensorPage() {
   const { key } = page;
   const name = new URLSearchParams(location.search).get("name");  // an attribute would lose some characters
-  const row = await get(`/rows/${encodeURIComponent(key)}.json${query({ name })}`);
-  document.getElementById("title").textContent = name;
+  const row = await get(`${addressOf("rows", key)}.json${query({ name })}`);
+  title(name);
   lead(`${row.dtype} ${shape(row.shape)}, ${bytes(row.nbytes)}${row.note ? `, ${row.note}` : ""} · ${key}`);
   const isLarge = row.nbytes > 64 * 2 ** 20;
-  const work = async () => statistics((await get(`/tensor/${encodeURIComponent(key)}.json${query({ name })}`)).stats);
+  const work = async () => statistics((await get(`${addressOf("tensor", key)}.json${query({ name })}`)).stats);
   show(section("Statistics", isLarge ? onRequest(`Read its ${bytes(row.nbytes)}`, "Reading …", work) : later("Reading …", work)),
     section("As a picture", isLarge ? onRequest("Draw a slice of it", "Reading …", () => picture(key, name, row.shape)) : later("Reading …", () => picture(key, name, row.shape))),
     page.run ? section("Over the run", onRequest("Read it in every checkpoint", "Reading …", async () => history(await get(`/history.json${query({ name })}`)))) : null, lines(row.lines));
 }
 
 function statistics(stats) {
-  if (stats.why && !stats.counted) return el("p", {}, stats.why);
+  if (stats.why && !stats.counted) return el("p", {}, stats.flags.map((flag) => el("span", { class: "mark bad" }, flag.text)), stats.flags.some((flag) => flag.text.includes(stats.why)) ? null : stats.why);
   const cards = [["least", stats.minimum], ["largest", stats.maximum], ["mean", stats.mean], ["standard deviation", stats.std], ["norm", stats.norm], ["zeros", stats.zeros], ["NaN", stats.nans], ["infinite", stats.infs]];
   return el("div", {},
     stats.flags.length ? el("p", {}, stats.flags.map((flag) => el("span", { class: "mark bad" }, flag.text))) : null,
@@ -264,18 +271,17 @@ async function picture(key, name, sizes) {
   let turn = 0;
   const draw = async (index) => {
     const own = (turn += 1);
-    const facts = await get(`/slice/${encodeURIComponent(key)}.json${query({ name, index: index.join(",") })}`).catch((error) => { if (own === turn) throw error; return null; });
-    if (own !== turn) return;  // another one was asked for meanwhile
-    const thinned = facts.steps.some((step) => step > 1) ? `Every ${facts.steps[0]}. row and every ${facts.steps[1]}. column. ` : "";
-    place.replaceChildren(heatmapChart(`Heat map of ${name} ${shape(sizes)}`, facts), el("p", { class: "dim" }, `${thinned}Its checksum is compared when its statistics are read.`));
+    const facts = await get(`${addressOf("slice", key)}.json${query({ name, index: index.join(",") })}`).catch((error) => { if (own === turn) throw error; return null; });
+    if (own !== turn) return null;  // another one was asked for meanwhile
+    if (facts.why !== null) return facts.why;
+    const thinned = facts.steps.map((step, axis) => (step > 1 ? `One ${["row", "column"][axis]} in ${step} is drawn. ` : "")).join("");
+    const blank = facts.values.flat().includes(null) ? "What is blank is NaN or infinite. " : "";
+    place.replaceChildren(heatmapChart(`Heat map of ${name} ${shape(sizes)}`, facts), el("p", { class: "dim" }, `${thinned}${blank}Its checksum is compared when its statistics are read.`));
+    return null;
   };
   const inputs = lead_.map((size, axis) => el("input", { type: "number", min: 0, max: size - 1, value: 0, "aria-label": `Place along axis ${axis}`, onchange: () => draw(inputs.map((each) => Number(each.value))).catch((error) => place.replaceChildren(letter(error))) }));
-  try {
-    await draw(lead_.map(() => 0));
-  } catch (error) {
-    if (!error.message.startsWith("there is nothing to draw")) throw error;
-    return el("p", { class: "dim" }, error.message.split("\n").at(-1).trim().replace(/^found /, "Nothing to draw: "));
-  }
+  const why = await draw(lead_.map(() => 0));
+  if (why) return el("p", { class: "dim" }, `Nothing to draw: ${why}`);
   return el("div", {}, inputs.length ? el("div", { class: "tools" }, inputs.map((input, axis) => el("label", {}, `axis ${axis}, 0 to ${lead_[axis] - 1} `, input))) : null, place);
 }
 
@@ -292,7 +298,7 @@ function history({ points, lines: elsewhere }) {
 
 async function diffPage() {
   const facts = await get(`/diff.json${inlined ? "" : location.search}`);
-  document.getElementById("title").textContent = inOneLine(facts);
+  title(inOneLine(facts));
   lead(`${facts.a} → ${facts.b} · ${facts.words}`);
   const byName = new Map(facts.changes.map((each) => [each.name, each]));
   const beside = el("div", { id: "beside" });
@@ -302,9 +308,17 @@ async function diffPage() {
     ...layer.tensors.map((name) => changeRow(facts, byName.get(name), beside)),
   ]);
   const heads = ["", ["relative", "number"], ["cosine", "number"], ["largest", "number"], ["changed", "number"], ""];
-  const tableOf = (layers) => table(heads, rowsOf(layers), "Changed tensors by layer");
-  const place = el("div", {}, tableOf(facts.layers.slice(0, most)));
-  const more = facts.layers.length > most ? el("button", { type: "button", onclick: () => { place.replaceChildren(tableOf(facts.layers)); more.remove(); } }, `Show all ${whole(facts.layers.length)} layers`) : null;
+  const place = el("div", {});
+  const more = el("button", { type: "button", onclick: () => add() });
+  let there = 0;
+  const add = () => {
+    const next = facts.layers.slice(there, there + most);
+    place.append(table(there ? [] : heads, rowsOf(next), there ? "More changed tensors" : "Changed tensors by layer"));
+    there += next.length;
+    more.textContent = `Show more: ${whole(there)} of ${whole(facts.layers.length)} layers are here`;
+    more.hidden = there >= facts.layers.length;
+  };
+  add();
   const jump = (name) => document.getElementById(`layer-${name}`)?.scrollIntoView({ block: "center" });
   show(
     facts.layers.length ? section("Layers by change", layersChart(facts.layers, jump), el("p", { class: "dim" }, chartNote(facts.layers))) : null,
@@ -334,7 +348,7 @@ function chartNote(layers) {
 
 function sums(facts) {
   if (!facts || !facts.numel) return ["", "", "", ""];
-  return [[number(facts.relative), "number"], [facts.cosine === null ? "" : Number(facts.cosine).toFixed(6), "number"], [number(facts.largest), "number"], [`${(100 * facts.share).toFixed(1)}%`, "number"]];
+  return [[number(facts.relative), "number"], [facts.cosine === null ? "" : Number(facts.cosine).toFixed(6), "number"], [number(facts.largest), "number"], [part(facts.share), "number"]];
 }
 
 function changeRow(facts, change, beside) {
@@ -351,13 +365,13 @@ function changeRow(facts, change, beside) {
 
 async function histograms(keys, change) {
   const names = [change.old_name ?? change.name, change.name];
-  const found = inlined ? inlined.histograms[change.name] : await Promise.all(keys.map((key, side) => get(`/tensor/${encodeURIComponent(key)}.json${query({ name: names[side] })}`)));
-  const named = found.map(({ stats }, side) => ({ name: ["first", "second"][side], histogram: stats.histogram }));
+  const found = inlined ? inlined.histograms[change.name] : await Promise.all(keys.map((key, side) => get(`${addressOf("tensor", key)}.json${query({ name: names[side] })}`)));
+  const named = found.map(({ stats }, side) => ({ name: ["first", "second"][side], histogram: stats.histogram, stats }));
   const edges = named.flatMap(({ histogram }) => histogram.edges.map(Number));
   const heights = named.flatMap(({ histogram }) => histogram.counts.map((each, at) => each / (Number(histogram.edges[at + 1]) - Number(histogram.edges[at]))));
   const isPlain = named.every(({ histogram }) => histogram.counts.length > 1);  // a constant's one bin has no width to speak of
   const sides = edges.length && isPlain ? { x: [Math.min(...edges), Math.max(...edges)], y: [0, 1.05 * Math.max(...heights)] } : null;
-  const side = (each) => el("div", {}, el("h3", {}, each.name), histogramChart(`Histogram of ${change.name} in the ${each.name}`, [each], sides));
+  const side = (each) => el("div", {}, el("h3", {}, each.name), histogramChart(`Histogram of ${change.name} in the ${each.name}: ${number(each.stats.minimum)} to ${number(each.stats.maximum)}, mean ${number(each.stats.mean)}`, [each], sides));
   return section(change.name, el("div", { class: "pair two" }, named.map(side)),
     table(["", ["mean", "number"], ["std", "number"], ["least", "number"], ["largest", "number"], ["norm", "number"]], found.map(({ stats }, side) => [link(tensorAt(keys[side], names[side]), ["first", "second"][side]), ...["mean", "std", "minimum", "maximum", "norm"].map((what) => [number(stats[what]), "number"])]), "Both"));
 }

@@ -14,7 +14,7 @@ function el(tag, attributes = {}, ...children) {
   return made;
 }
 
-const present = (children) => children.flat().filter((child) => child !== null && child !== undefined);
+const present = (children) => children.flat().filter((child) => child !== null && child !== undefined).map((child) => (typeof child === "string" ? visible(child) : child));
 
 async function get(address) {
   if (inlined) {
@@ -27,9 +27,17 @@ async function get(address) {
   return facts;
 }
 
-const query = (values) => "?" + new URLSearchParams(values).toString();
-const checkpointAt = (key) => `/checkpoint/${encodeURIComponent(key)}`;
-const tensorAt = (key, name) => `/tensor/${encodeURIComponent(key)}${query({ name })}`;
+// Half a surrogate pair stands for bytes that are no text; an address has it as the server does.
+const halves = /[\ud800-\udbff](?![\udc00-\udfff])|(?<![\ud800-\udbff])[\udc00-\udfff]/g;
+// What would turn text around, or cannot be seen, is shown as what it is.
+const unseen = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]/g;
+const escaped = (character) => `\\u${character.charCodeAt(0).toString(16).padStart(4, "0")}`;
+const addressed = (text) => String(text).replace(halves, escaped);
+const visible = (text) => String(text).replace(unseen, escaped).replace(halves, escaped);
+const query = (values) => "?" + new URLSearchParams(Object.entries(values).map(([name, value]) => [name, addressed(value)])).toString();
+const addressOf = (kind, key) => `/${kind}/${encodeURIComponent(addressed(key))}`;
+const checkpointAt = (key) => addressOf("checkpoint", key);
+const tensorAt = (key, name) => `${addressOf("tensor", key)}${query({ name })}`;
 
 function link(address, text, attributes = {}) {
   if (inlined) return el("span", attributes, text);
@@ -52,6 +60,7 @@ function number(value) {
   return size < 1e-3 || size >= 1e6 ? value.toExponential(3) : String(Number(value.toPrecision(5)));
 }
 const moment = (time) => (time ? time.slice(0, 19).replace("T", " ") : "");
+const part = (share) => (share > 0 && share < 0.0005 ? "<0.1%" : `${(100 * share).toFixed(1)}%`);
 const shape = (sizes) => `[${sizes.join(", ")}]`;
 
 function card(label, value) {
@@ -108,7 +117,8 @@ function onRequest(text, label, work) {
   return place;
 }
 
-function lead(text) { document.getElementById("lead").textContent = text; }
+function lead(text) { document.getElementById("lead").textContent = visible(text); }
+function title(text) { document.getElementById("title").textContent = visible(text); }
 function show(...children) { document.getElementById("content").replaceChildren(...present(children)); }
 
 theme.listen(document.getElementById("theme"));
