@@ -9,6 +9,7 @@ dict of a hundred thousand tensors. Needs torch to write them, playwright and ch
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import platform
 import statistics
@@ -42,8 +43,9 @@ def looked_at(page: Page, path: Path, last: str) -> dict[str, float]:
     start = time.perf_counter()
     command = [sys.executable, "-m", "holdfast", "view", str(path), "--no-open"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
-    with subprocess.Popen(command, **pipes) as server:
+    with subprocess.Popen(command, **pipes) as server, contextlib.ExitStack() as stack:
         assert server.stdout is not None
+        stack.callback(server.terminate)
         link = server.stdout.readline().strip()
         taken["the link is printed"] = time.perf_counter() - start
         opened = time.perf_counter()
@@ -69,7 +71,6 @@ def looked_at(page: Page, path: Path, last: str) -> dict[str, float]:
         taken["the checkpoint's page again"] = timed(
             lambda: (page.goto(link), page.locator(".rows .row").nth(3).wait_for())
         )
-        server.terminate()
     return taken
 
 

@@ -48,7 +48,11 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture
-def watched(browser: Browser, link: str) -> Iterator[Watched]:
+def watched(
+    browser: Browser,
+    link: str,
+    serve: Callable[..., str],  # which ends behind it: pages ask as long as they are there
+) -> Iterator[Watched]:
     """A page; at the end nothing was complained of, and nobody else asked."""
     context = browser.new_context(viewport={"width": 1200, "height": 900})
     made = Watched(context.new_page())

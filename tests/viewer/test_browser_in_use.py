@@ -69,7 +69,25 @@ def test_a_run_of_many_checkpoints_shows_the_newest_first(
     expect(rows.first).to_contain_text("step-00000229.pt")
     page.get_by_role("button", name="Show 30 older checkpoints").click()
     expect(rows).to_have_count(230)
-    page.goto("about:blank")
+
+
+def test_what_comes_later_moves_nobody(
+    watched: Watched, serve: Callable[..., str], tmp_path: Path
+) -> None:
+    torch.save({f"x{n}": torch.tensor(float(n)) for n in range(500)}, tmp_path / "a.pt")
+    page, held = watched.page, []
+    page.route("**/checkpoint/a.pt.json", lambda route: held.append(route))
+    page.goto(serve(tmp_path / "a.pt"))
+    expect(page.locator(".rows .row").first).to_be_visible()
+    page.get_by_label("Filter tensors by name").focus()
+    page.locator(".rows").evaluate("(rows) => { rows.scrollTop = rows.scrollHeight; }")
+    expect(page.get_by_role("link", name="x499")).to_be_visible()
+    (late,) = held
+    late.continue_()
+    expect(page.get_by_role("heading", name="Where the bytes are")).to_be_visible()
+    expect(page.get_by_role("link", name="x499")).to_be_visible()
+    assert page.locator(".rows").evaluate("(rows) => rows.scrollTop") > 10_000
+    expect(page.get_by_label("Filter tensors by name")).to_be_focused()
 
 
 TRAINING = """
@@ -106,7 +124,6 @@ def test_a_run_in_training_shows_each_save_by_itself(
             expect(link).to_be_visible(timeout=10_000)
             expect(page.get_by_role("link", name="step-00000007.pt")).to_be_focused()
         training.stdin.close()
-    page.goto("about:blank")  # it would ask on when nobody answers any more
 
 
 @pytest.mark.parametrize("kind", ["run", "checkpoint", "diff"])

@@ -94,12 +94,13 @@ async function checkpointPage() {
     ...facts.dtypes.map((each) => card(each.name, bytes(each.nbytes)))];
   const parts = facts.parts.filter((each) => each.name !== null);
   const notes = [...facts.notes, ...(facts.is_complete ? [] : ["This tree describes more than can be listed."])];
-  show(
+  // Around the table, which stays where it is: somebody may have scrolled in it, or be typing.
+  tensors.before(...present([
     el("div", { class: "cards" }, cards),
     notes.length ? section("Notes", el("ul", {}, notes.map((note) => el("li", {}, note)))) : null,
     parts.length ? section("Parts", table(["part", ["tensors", "number"], ["elements", "number"], ["bytes", "number"]],
-      parts.map((each) => [[el("button", { type: "button", onclick: () => rows.filter(`${each.name}.`) }, each.name), "name"], [whole(each.tensors), "number"], [whole(each.numel), "number"], [bytes(each.nbytes), "number"]]), "Parts")) : null,
-    tensors,
+      parts.map((each) => [[el("button", { type: "button", onclick: () => rows.filter(`${each.name}.`) }, each.name), "name"], [whole(each.tensors), "number"], [whole(each.numel), "number"], [bytes(each.nbytes), "number"]]), "Parts")) : null]));
+  tensors.after(...present([
     total.nbytes ? section("Where the bytes are", later("Adding up …", async () => treemapChart((await get(`${addressOf("areas", page.key)}.json`)).areas, (point) => rows.filter(point.customdata[0])))) : null,
     section("Is it safe, is it whole?", ...(inlined ? [el("p", { class: "dim" }, "holdfast scan and holdfast verify say.")] : [
       later("Looking at what it would call …", () => checked("scan")),
@@ -109,8 +110,7 @@ async function checkpointPage() {
       facts.more.values ? el("p", { class: "dim" }, `… and ${whole(facts.more.values)} more`) : null) : null,
     facts.opaques.length ? section("Objects, not built", table(["name", "kind", "class"], facts.opaques.map((each) => [[each.name, "name"], each.kind, [el("span", { class: "mono" }, each.symbol), "name"]]), "Objects")) : null,
     Object.keys(facts.metadata).length ? section("Metadata", table(["key", "text"], Object.entries(facts.metadata).map(([key, text]) => [[key, "name"], [text, "name"]]), "Metadata")) : null,
-    lines(facts.lines));
-  rows.draw();
+    lines(facts.lines)]));
 }
 
 function recordTable(record) {
