@@ -12,7 +12,7 @@ demo: $(VENV)/.ready-demo
 	$(BIN)/holdfast demo
 
 test: $(VENV)/.ready-dev $(LIGHT)/.ready
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 3 --dist loadfile
 
 check: $(VENV)/.ready-dev
 	$(BIN)/ruff check .
