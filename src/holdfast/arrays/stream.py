@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -13,6 +13,7 @@ import numpy as np
 from holdfast.arrays import dense
 from holdfast.arrays.numbers import PACKED, complex_of_halves, dequantized
 from holdfast.arrays.read import Reader
+from holdfast.spec.cutting import meeting, within
 from holdfast.spec.index import ChunkedRef, TensorRef
 
 Array = np.ndarray[Any, Any]
@@ -109,12 +110,10 @@ def _windows(shape: tuple[int, ...], most: int) -> Iterator[_Window]:
 def _gathered(ref: ChunkedRef, reader: Reader, window: _Window) -> Array:
     made: Array | None = None
     for chunk in ref.chunks:
-        ends = zip(window, chunk.offsets, chunk.ref.shape, strict=True)
-        meets = [(max(a, at), min(b, at + size)) for (a, b), at, size in ends]
-        if any(low >= high for low, high in meets):
+        meets = meeting(chunk, window)
+        if meets is None:
             continue
-        places = zip(meets, chunk.offsets, strict=True)
-        piece = _cut(chunk.ref, [(low - at, high - at) for (low, high), at in places])
+        piece = within(chunk, meets)
         data = _resolved(piece, dense.array(piece, reader.storages))
         if made is None:
             made = np.empty([stop - start for start, stop in window], data.dtype)
@@ -122,12 +121,3 @@ def _gathered(ref: ChunkedRef, reader: Reader, window: _Window) -> Array:
         made[tuple(slice(low - a, high - a) for (low, high), (a, _) in box)] = data
     assert made is not None  # the pieces tile the tensor
     return made
-
-
-def _cut(ref: TensorRef, window: Sequence[tuple[int, int]]) -> TensorRef:
-    starts = zip(window, ref.stride, strict=True)
-    offset = ref.offset + sum(start * step for (start, _), step in starts)
-    shape = tuple(stop - start for start, stop in window)
-    cut = TensorRef(ref.dtype, shape, ref.stride, ref.storage, offset)
-    cut.is_conj, cut.is_neg = ref.is_conj, ref.is_neg
-    return cut

@@ -14,11 +14,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from holdfast.spec.cutting import boxed
 from holdfast.spec.index import ChunkedRef, TensorRef
 from holdfast.state import names, own_code
 from holdfast.state.optimizers import is_plain
 from holdfast.state.parts import ModulePart, OptimizerPart, Part
 from holdfast.state.recipe import Recipe
+from holdfast.state.sharding import box_of, empty_share, is_sharded, local_of
 from holdfast.tensors.build import torch_dtype
 from holdfast.tensors.into import Target
 from holdfast.tensors.storages import place_of
@@ -54,7 +56,8 @@ def _of_module(
     targets: list[Target] = []
     for old, theirs in owners.items():
         homes, ref = [live[name] for name in theirs if name in live], recipe.saved[old]
-        is_one = len(homes) == len(theirs) and len({place_of(home) for home in homes}) == 1
+        places = {place_of(local_of(home)) for home in homes}
+        is_one = len(homes) == len(theirs) and len(places) == 1
         if not is_one or not _can_be_late(ref, homes[0]):
             continue
         if tuple(ref.shape) != tuple(homes[0].shape) or (homes[0].is_meta and device is None):
@@ -64,13 +67,25 @@ def _of_module(
             new = torch.empty_like(bare, device=device, requires_grad=False)
             homes = [rooms.setdefault(id(bare), new)]
         # Read once; but each has a version counter of its own.
-        targets += [Target(ref, home.detach(), bare) for home in homes]
-        saved[old] = homes[0].detach()
+        targets += [_target(ref, home.detach(), bare) for home in homes]
+        saved[old] = local_of(homes[0]).detach()
         late.update(theirs)
     return replace(recipe, saved=saved, late=frozenset(late)), targets
 
 
+def _target(ref: Any, live: torch.Tensor, bare: torch.Tensor | None = None) -> Target:
+    """What is read into a live tensor; of one spread over processes, this one's share."""
+    if not is_sharded(live):
+        return Target(ref, live, bare)
+    box = box_of(live)
+    window = [(at, at + size) for at, size in zip(box.offsets, box.sizes, strict=True)]
+    return Target(boxed(ref, window), local_of(live), bare, is_box=True)
+
+
 def _can_be_late(ref: Any, live: Any) -> bool:
+    if is_sharded(live) and live.is_meta:
+        return False
+    live = local_of(live)
     return (
         type(ref) in (TensorRef, ChunkedRef)
         and type(live) in (torch.Tensor, nn.Parameter)
@@ -111,8 +126,8 @@ def _of_optimizer(
                 taken.add(id(ref))
                 now = optimizer.state[parameter] if is_ours else {}
                 late[name] = room = _room_for(ref, parameter, now, name, full)
-                full.add(room.data_ptr())
-                targets.append(Target(ref, room))
+                full.add(local_of(room).data_ptr())
+                targets.append(_target(ref, room))
         held[place] = late
         states[key] = {name: value for name, value in state.items() if late[name] is None}
     return replace(recipe, saved={**recipe.saved, "state": states}, held=held), targets
@@ -132,13 +147,15 @@ def _is_shared(owner: Mapping[Any, Any], key: Any) -> bool:
     return _references(owner, key) > _ALONE
 
 
-def _large(state: Mapping[Any, Any], parameter: torch.Tensor) -> Iterator[tuple[Any, TensorRef]]:
+def _large(
+    state: Mapping[Any, Any], parameter: torch.Tensor
+) -> Iterator[tuple[Any, TensorRef | ChunkedRef]]:
     """What a state has of the size of its parameter; counts of steps have rules of their own."""
     for name, ref in state.items():
         if (
-            type(ref) is TensorRef
+            type(ref) in (TensorRef, ChunkedRef)
             and name != "step"
-            and ref.numel > 1
+            and (ref.numel > 1 or is_sharded(parameter))
             and ref.shape == tuple(parameter.shape)
             and ref.dtype.name.startswith(("float", "bfloat"))
             and parameter.dtype.is_floating_point
@@ -148,7 +165,11 @@ def _large(state: Mapping[Any, Any], parameter: torch.Tensor) -> Iterator[tuple[
 
 
 def _room_for(
-    ref: TensorRef, parameter: torch.Tensor, now: Mapping[Any, Any], name: Any, full: Container[int]
+    ref: TensorRef | ChunkedRef,
+    parameter: torch.Tensor,
+    now: Mapping[Any, Any],
+    name: Any,
+    full: Container[int],
 ) -> torch.Tensor:
     """The live state tensor, where there is one of the kind that nobody else has, or a new one.
 
@@ -156,6 +177,9 @@ def _room_for(
     """
     is_alone = name in now and not _is_shared(now, name)
     live = now.get(name)
+    if is_sharded(parameter):
+        made: torch.Tensor = empty_share(parameter, torch_dtype(ref.dtype))
+        return made
     if (
         is_alone
         and type(live) is torch.Tensor

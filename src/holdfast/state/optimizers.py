@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from holdfast.state.sharding import is_sharded, spread_state
+
 #: Keys of a group that are there or not for reasons other than the optimizer's class.
 _INCIDENTAL = {"params", "param_names", "initial_lr", "swa_lr"}
 
@@ -38,7 +40,8 @@ def restore_optimizer(
         saved = chain.from_iterable(group["params"] for group in state["param_groups"])
         live = chain.from_iterable(group["params"] for group in optimizer.param_groups)
         for position, (index, parameter) in enumerate(zip(saved, live, strict=True)):
-            if position not in recast:
+            spread_state(optimizer.state.get(parameter, {}), parameter)
+            if position not in recast and not is_sharded(parameter):
                 _keep_dtypes(optimizer.state.get(parameter, {}), state["state"].get(index, {}))
             if position in held:
                 now = optimizer.state[parameter]

@@ -25,10 +25,25 @@ def is_plain(module: nn.Module) -> bool:
     """Whether loading a state dict into a module does no more than copy tensors by their names."""
     return type(module).load_state_dict is nn.Module.load_state_dict and all(
         type(each)._load_from_state_dict in _PLAIN_WAYS
-        and not each._load_state_dict_pre_hooks
-        and not each._load_state_dict_post_hooks
+        and not _of_others(each._load_state_dict_pre_hooks)
+        and not _of_others(each._load_state_dict_post_hooks)
         for each in module.modules()
     )
+
+
+def _of_others(hooks: Mapping[int, Any]) -> bool:
+    """Whether a hook is another's than torch's own for sharded modules, which change no tensor."""
+    return any(
+        not str(getattr(inner(hook), "__module__", "")).startswith("torch.distributed.")
+        for hook in hooks.values()
+    )
+
+
+def inner(hook: Any) -> Any:
+    """The function inside what torch and functools wrap around a hook."""
+    while (inside := getattr(hook, "hook", None) or getattr(hook, "func", None)) is not None:
+        hook = inside
+    return hook
 
 
 def load(

@@ -20,6 +20,7 @@ from holdfast.state.optimizers import is_plain, restore_optimizer
 from holdfast.state.recipe import Recipe
 from holdfast.state.rng import pack_python, unpack_python
 from holdfast.state.shapes import is_lazy
+from holdfast.state.sharding import is_sharded, spread_as
 
 #: Names that are options somewhere or have a meaning of their own in a checkpoint.
 RESERVED = frozenset(
@@ -129,6 +130,11 @@ class ModulePart(Part):
         recipe = recipe or Recipe((), None)
         all_names = {key: to_live.get(key, key) for key in state}
         late = {to_live.get(key, key) for key in recipe.late}
+        live = plain.state_dict() if any(map(is_sharded, plain.parameters())) else {}
+        if live:  # each process has its share
+            state = spread_as(
+                state, {new: live[old] for new, old in all_names.items() if old in live}
+            )
         fill(plain, _renamed(state, all_names), new=late)
         now = {key: name for key, name in all_names.items() if name not in late}
         if now or not late:

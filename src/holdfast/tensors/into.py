@@ -20,6 +20,7 @@ from holdfast.io.reading import Place, read_all
 from holdfast.io.source import Source
 from holdfast.report.damage import compare
 from holdfast.spec.index import ChunkedRef, Extent, Index, TensorRef
+from holdfast.tensors.boxes import is_part, read_box
 from holdfast.tensors.materialise import materialise
 from holdfast.tensors.storages import memory_of, place_of
 from holdfast.tensors.windows import Pair, copy_windows
@@ -33,18 +34,21 @@ _PIECE = 8 << 20
 class Target(NamedTuple):
     """A stored tensor, and the live one that is to have its elements.
 
-    ``without_memory`` is the parameter on the meta device whose memory it is going to be.
+    ``without_memory`` is the parameter on the meta device whose memory it is going to be. With
+    ``is_box`` the reference is a box of what was saved: of its storages no more is read than that.
     """
 
     ref: TensorRef | ChunkedRef
     live: torch.Tensor
     without_memory: torch.Tensor | None = None
+    is_box: bool = False
 
 
 def nbytes_of(index: Index, targets: Iterable[Target]) -> int:
-    """The bytes of all storages that are read for some targets."""
-    keys = {pair.ref.storage.key for pair in _pieces(targets) if pair.ref.storage is not None}
-    return sum(index.extents[key].nbytes for key in keys)
+    """The bytes that are read for some targets: whole storages, and boxes of them."""
+    boxes, rest = _boxes(index, targets)
+    whole = sum(index.extents[key].nbytes for key in {_key(pair) for pair in rest})
+    return whole + sum(pair.ref.numel * pair.ref.dtype.itemsize for pair in boxes)
 
 
 def read_into(
@@ -64,7 +68,11 @@ def read_into(
     try:
         # Of two for the same memory the last counts, as in torch, whichever is read first.
         last = {place_of(target.live): target for target in targets}
-        direct, windows, others = _grouped(index, _pieces(last.values()))
+        boxes, rest = _boxes(index, last.values())
+        for pair in boxes:
+            extent = index.extents[_key(pair)]
+            read_box(source.of(extent.file), extent, pair, on_progress)
+        direct, windows, others = _grouped(index, rest)
         _fill_all(index, source, direct, on_progress)
         for key, pairs in windows.items():
             extent = index.extents[key]
@@ -97,9 +105,26 @@ def _leave_word(index: Index, error: BaseException) -> None:
         error.add_note(word)
 
 
+def _boxes(index: Index, targets: Iterable[Target]) -> tuple[list[Pair], list[Pair]]:
+    """The pairs of which a part of a storage is read, and the others."""
+    boxes: list[Pair] = []
+    rest: list[Pair] = []
+    for target in targets:
+        for pair in _pieces([target]):
+            is_one = target.is_box and index.byteorder == sys.byteorder and pair.ref.dtype.bits >= 8
+            is_one = is_one and is_part(pair.ref, index.extents[_key(pair)])
+            (boxes if is_one else rest).append(pair)
+    return boxes, rest
+
+
+def _key(pair: Pair) -> str:
+    assert pair.ref.storage is not None  # late.py takes no others
+    return pair.ref.storage.key
+
+
 def _pieces(targets: Iterable[Target]) -> Iterator[Pair]:
     """Each tensor with a storage; of one in pieces each of them, with its box of the live one."""
-    for ref, live, _ in targets:
+    for ref, live, *_ in targets:
         if isinstance(ref, TensorRef):
             yield Pair(ref, live)
             continue

@@ -94,6 +94,16 @@ def _span(ref: TensorRef) -> tuple[int, int]:
     return ref.offset * ref.dtype.itemsize, stop * ref.dtype.itemsize
 
 
+def copy_window(
+    source: Source,
+    extent: Extent,
+    pair: Pair,
+    on_progress: Callable[[int], object] | None = None,
+) -> None:
+    """Copy one tensor of a storage into a live one, from the bytes between its ends."""
+    _copy(source, extent, _Window(*_span(pair.ref), [pair]), on_progress)
+
+
 def _copy(
     source: Source,
     extent: Extent,

@@ -1,0 +1,82 @@
+"""What was saved in one arrangement is loaded into any other, value by value."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import shard_jobs as jobs
+import torch
+from ranks import Group
+
+import holdfast
+
+SAVED = [("plain", 1), ("fsdp", 2), ("fsdp", 3), ("tp", 2), ("hsdp", 4)]
+LOADED = [("plain", 1), ("fsdp", 2), ("fsdp", 3), ("tp", 2), ("tp", 4), ("hsdp", 4)]
+
+
+def assert_same(a: dict[str, Any], b: dict[str, Any]) -> None:
+    assert a.keys() == b.keys()
+    for name, value in a.items():
+        assert torch.equal(value, b[name]), name
+
+
+def trained() -> tuple[torch.nn.Module, torch.optim.Optimizer]:
+    model, optimizer = jobs.make("plain")
+    jobs.one_step("plain", model, optimizer)
+    return model, optimizer
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The same state in a file of one process, and in folders of several."""
+    folder = tmp_path_factory.mktemp("saved")
+    model, optimizer = trained()
+    holdfast.save_state(folder / "one.pt", model=model, optimizer=optimizer)
+    for kind, size in SAVED:
+        Group(size, jobs.save_with_dcp, str(folder / f"{kind}{size}"), kind).values()
+    return {"a file": folder / "one.pt", **{f"{k} {n}": folder / f"{k}{n}" for k, n in SAVED}}
+
+
+@pytest.mark.parametrize(("kind", "size"), LOADED)
+def test_any_arrangement_into_any_other(kind: str, size: int, saved: dict[str, Path]) -> None:
+    model, optimizer = trained()
+    wanted = jobs.state(model, optimizer)
+    jobs.one_step("plain", model, optimizer)
+    after = jobs.state(model, optimizer)
+    paths = [str(path) for path in saved.values()]
+    for said in Group(size, jobs.load, paths, kind).values():
+        for name, each in zip(saved, said, strict=True):
+            assert_same(each["loaded"], wanted)
+            assert_same(each["stepped"], after)
+            expected = "Tensor" if kind == "plain" else "DTensor"
+            assert each["kinds"]["exp_avg"] == expected, name
+            assert each["left"] == ()
+
+
+@pytest.mark.parametrize("way", ["rows", "columns", "copies"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_each_rank_reads_what_it_needs(way: str, dtype: torch.dtype, tmp_path: Path) -> None:
+    """Of a file in which the tensor is whole; a tenth more at most."""
+    weight = torch.arange(1031.0 * 6144).reshape(1031, 6144).to(dtype)
+    holdfast.save_state(tmp_path / "a.pt", model=_Holder(weight))
+    said = Group(3, jobs.bytes_read, str(tmp_path / "a.pt"), way, dtype).values()
+    for read, needed, is_right in said:
+        assert is_right
+        assert needed <= read <= 1.1 * needed
+    assert sum(needed for _, needed, _ in said) == weight.nbytes * (3 if way == "copies" else 1)
+
+
+class _Holder(torch.nn.Module):
+    def __init__(self, weight: torch.Tensor) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(weight)
+
+
+def test_what_does_not_fit_changes_nothing(tmp_path: Path) -> None:
+    model, _ = jobs.make("plain")
+    torch.save({"model": {**model.state_dict(), "up.weight": torch.ones(3, 3)}}, tmp_path / "a.pt")
+    for text in Group(2, jobs.refused, str(tmp_path / "a.pt")).values():
+        assert "up.weight" in text
+        assert "(14, 6)" in text
