@@ -11,8 +11,9 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 demo: $(VENV)/.ready-demo
 	$(BIN)/holdfast demo
 
+# Hundreds of processes are started by tests: what they import is compiled once.
 test: $(VENV)/.ready-dev $(LIGHT)/.ready
-	$(BIN)/python -m pytest -n 3 --dist loadfile
+	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest -n 3 --dist loadfile
 
 check: $(VENV)/.ready-dev
 	$(BIN)/ruff check .

@@ -80,3 +80,20 @@ def test_what_does_not_fit_changes_nothing(tmp_path: Path) -> None:
     for text in Group(2, jobs.refused, str(tmp_path / "a.pt")).values():
         assert "up.weight" in text
         assert "(14, 6)" in text
+
+
+def test_a_run_does_not_save_shares_yet(tmp_path: Path) -> None:
+    for text in Group(2, jobs.saved_by_a_run, str(tmp_path / "run"), "fsdp").values():
+        assert text.startswith(
+            "a tensor that is spread over processes is not saved yet, at 'model."
+        )
+        assert "load_state reads its folders" in text
+
+
+def test_what_one_process_has_whole_is_saved(tmp_path: Path) -> None:
+    """fully_shard on one process is a model like any other."""
+    ((before, after),) = Group(1, jobs.saved_by_a_run, str(tmp_path / "run"), "fsdp").values()
+    assert_same(before, after)
+    tree = torch.load(tmp_path / "run" / "step-00000000.pt", weights_only=True)
+    assert type(tree["model"]["up.weight"]) is torch.Tensor
+    assert torch.equal(tree["model"]["up.weight"], before["up.weight"])

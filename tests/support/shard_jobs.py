@@ -159,3 +159,18 @@ def refused(rank: int, path: str) -> str:
         assert torch.equal(model.state_dict()["up.weight"].to_local(), before)
         return str(error)
     return ""
+
+
+def saved_by_a_run(rank: int, folder: str, kind: str) -> Any:
+    """What a run says to a model, or the state before and after it was saved and resumed."""
+    model, optimizer = make(kind)
+    one_step(kind, model, optimizer)
+    try:
+        with holdfast.Run(folder, background=False, model=model, optimizer=optimizer) as run:
+            run.save(0)
+            before = state(model, optimizer)
+            one_step(kind, model, optimizer)
+            run.resume()
+        return before, state(model, optimizer)
+    except holdfast.errors.CaptureError as error:
+        return str(error)

@@ -16,6 +16,7 @@ from torch.nn.parameter import UninitializedTensorMixin  # type: ignore[attr-def
 
 from holdfast.errors import CaptureError
 from holdfast.spec.tree import Path, dotted
+from holdfast.state.sharding import box_of, is_sharded, local_of
 
 _LEAVES = (type(None), bool, int, float, complex, str, bytes, bytearray)
 _TORCH_LEAVES = (torch.dtype, torch.device, torch.layout)
@@ -119,6 +120,8 @@ def _set(value: set[Any], path: Path, notes: dict[str, str]) -> set[Any]:
 
 
 def _tensor(value: torch.Tensor, path: Path) -> torch.Tensor:
+    if is_sharded(value):
+        value = _own(value, path)
     if isinstance(value, UninitializedTensorMixin):
         raise CaptureError(
             f"a lazy parameter has no value yet, at {dotted(path)!r}",
@@ -134,6 +137,20 @@ def _tensor(value: torch.Tensor, path: Path) -> torch.Tensor:
     if not is_plain or value.is_nested or value.layout is torch._mkldnn:  # type: ignore[attr-defined]
         raise _outside(value, path, "a tensor of this class cannot be saved as plain state")
     return value
+
+
+def _own(value: torch.Tensor, path: Path) -> torch.Tensor:
+    """The elements of a tensor that is spread over processes, where this one has them all."""
+    box = box_of(value)
+    if box.sizes != tuple(value.shape):
+        raise CaptureError(
+            f"a tensor that is spread over processes is not saved yet, at {dotted(path)!r}",
+            wanted=f"all of its shape {tuple(value.shape)} in this process",
+            found=f"{box.sizes} of it",
+            cure="Save such models with torch.distributed.checkpoint for now; load_state reads its "
+            "folders into any arrangement.",
+        )
+    return local_of(value)
 
 
 def _scalar(value: np.generic, path: Path, notes: dict[str, str]) -> Any:
