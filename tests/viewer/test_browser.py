@@ -263,9 +263,9 @@ def test_lines_are_copied(watched: Watched, link: str) -> None:
     page = watched.page
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     page.goto(f"{link}/run")
-    page.get_by_role("button", name="Copy: Command line").click()
+    page.get_by_role("button", name="Copy: Command line").first.click()
     expect(page.get_by_text("Copied")).to_be_visible()
-    text = page.get_by_label("Command line", exact=True).inner_text()
+    text = page.get_by_label("Command line", exact=True).first.inner_text()
     assert text.startswith("holdfast list ")
     assert page.evaluate("navigator.clipboard.readText()") == text
 
@@ -274,10 +274,10 @@ def test_where_nothing_may_be_copied_it_is_selected(watched: Watched, link: str)
     page = watched.page
     page.add_init_script("navigator.clipboard.writeText = () => Promise.reject(new Error('no'))")
     page.goto(f"{link}/run")
-    page.get_by_role("button", name="Copy: Command line").click()
+    page.get_by_role("button", name="Copy: Command line").first.click()
     expect(page.get_by_text("Selected")).to_be_visible()
     chosen = page.evaluate("getSelection().toString()")
-    assert chosen == page.get_by_label("Command line", exact=True).inner_text()
+    assert chosen == page.get_by_label("Command line", exact=True).first.inner_text()
 
 
 NUMBERS = {

@@ -71,6 +71,25 @@ def test_a_run_of_many_checkpoints_shows_the_newest_first(
     expect(rows).to_have_count(230)
 
 
+def test_a_run_is_verified_from_its_page(
+    watched: Watched, serve: Callable[..., str], tmp_path: Path
+) -> None:
+    with holdfast.Run(tmp_path / "run", background=False, model=torch.nn.Linear(9, 9)) as run:
+        for step in (1, 2):
+            run.save(step)
+    file = tmp_path / "run" / "step-00000001.pt"
+    with holdfast.open(file) as checkpoint:
+        place = checkpoint.index.extents["0"].offset
+    data = bytearray(file.read_bytes())
+    data[place] ^= 1
+    file.write_bytes(data)
+    page = watched.page
+    page.goto(serve(tmp_path / "run"))
+    page.get_by_role("button", name="Compare all").click()
+    expect(page.get_by_text("1 checkpoint damaged")).to_be_visible()
+    expect(page.locator(".mark.bad")).to_have_text("damaged")
+
+
 def test_what_comes_later_moves_nobody(
     watched: Watched, serve: Callable[..., str], tmp_path: Path
 ) -> None:

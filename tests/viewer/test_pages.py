@@ -47,7 +47,7 @@ def test_a_run(link: str, run_folder: Path) -> None:
     assert facts["checkpoints"][-1]["is_pinned"]
     gone = sum(each["pruned"] for each in facts["checkpoints"])
     assert gone + len(steps) == 8
-    assert facts["lines"]["commands"] == [f"holdfast list {run_folder}"]
+    assert facts["lines"]["commands"][0] == f"holdfast list {run_folder}"
     assert facts["checkpoints"][-1]["seconds"] > 0
     assert all(0 <= each["written"] < 60 for each in facts["checkpoints"])
 
@@ -375,6 +375,36 @@ def test_a_damaged_checkpoint_of_a_run(tmp_path: Path, serve: Callable[..., str]
     last = get(f"{serve(tmp_path / 'run')}/run.json")["checkpoints"][-1]
     assert (last["step"], last["named_step"]) == (None, 2)
     assert last["problem"] is not None
+
+
+def test_what_verify_found_damaged_is_marked(tmp_path: Path, serve: Callable[..., str]) -> None:
+    model = torch.nn.Linear(1, 1)
+    with holdfast.Run(tmp_path / "run", background=False, model=model) as run:
+        for step in (1, 2):
+            run.save(step)
+    file = tmp_path / "run" / "step-00000001.pt"
+    whole = file.read_bytes()
+    with holdfast.open(file) as checkpoint:
+        place = checkpoint.index.extents["0"].offset
+    link = serve(tmp_path / "run")
+
+    def seen() -> list[tuple[Any, bool]]:
+        made = get(f"{link}/run.json")["checkpoints"]
+        for name in ("step-00000001.pt", "step-00000002.pt"):
+            get(f"{link}/verify/{name}.json")
+        found = get(f"{link}/run.json")["checkpoints"]
+        return [
+            *((each["is_whole"], "damaged" in each["marks"]) for each in made),
+            *((each["is_whole"], "damaged" in each["marks"]) for each in found),
+        ]
+
+    assert seen() == [(None, False), (None, False), (True, False), (True, False)]
+    data = bytearray(whole)
+    data[place] ^= 1
+    file.write_bytes(data)
+    assert seen() == [(None, False), (True, False), (False, True), (True, False)]
+    file.write_bytes(whole)
+    assert seen() == [(None, False), (True, False), (True, False), (True, False)]
 
 
 def test_how_long_a_save_took_is_not_said_of_a_copy(

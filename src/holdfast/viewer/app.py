@@ -58,8 +58,11 @@ def make_app(shown: Shown) -> Starlette:
         ("/checkpoint/{key}", _page(shown, "checkpoint", _key)),
         ("/rows/{key}.json", _json(lambda r: _rows(shown, r))),
         ("/areas/{key}.json", _json(lambda r: pages.areas_facts(_opened(shown, r)))),
-        ("/scan/{key}.json", _json(lambda r: pages.check_facts(_opened(shown, r), "scan"))),
-        ("/verify/{key}.json", _json(lambda r: pages.check_facts(_opened(shown, r), "verify"))),
+        ("/scan/{key}.json", _json(lambda r: pages.check_facts(shown, _opened(shown, r), "scan"))),
+        (
+            "/verify/{key}.json",
+            _json(lambda r: pages.check_facts(shown, _opened(shown, r), "verify")),
+        ),
         ("/tensor/{key}.json", partial(_twin, shown, "tensor", lambda r: _tensor(shown, r))),
         ("/tensor/{key}", _page(shown, "tensor", _name)),
         ("/slice/{key}.json", _json(lambda r: _slice(shown, r))),

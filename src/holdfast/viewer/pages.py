@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from holdfast.runs.marks import mark
 from holdfast.runs.timeline import timeline
 from holdfast.viewer.headers import stamp_of
 from holdfast.viewer.history import history
-from holdfast.viewer.shown import Opened, Shown
+from holdfast.viewer.shown import Opened, Shown, as_text
 
 #: Plain values and objects that a page lists; the command line lists all.
 _MOST_VALUES = 2000
@@ -38,10 +38,24 @@ def run_facts(shown: Shown) -> dict[str, Any]:
         facts = shown.listed[1]
     return {
         **facts,
+        "checkpoints": [_with_check(each, shown, stamp) for each in facts["checkpoints"]],
         "lines": _lines(
-            f"run = holdfast.Run({path!r})\nrun.checkpoints()", f"holdfast list {_path(path)}"
+            f"run = holdfast.Run({path!r})\nrun.checkpoints()",
+            f"holdfast list {_path(path)}",
+            f"holdfast verify {_path(path)} --all",
         ),
     }
+
+
+def _with_check(
+    facts: dict[str, Any], shown: Shown, stamps: Mapping[str, tuple[int, ...]]
+) -> dict[str, Any]:
+    """The same with what ``verify`` has said of the file since this page is served."""
+    stamp, is_whole = shown.verified.get(as_text(facts["name"]), (None, None))
+    if stamp is None or stamp != stamps.get(facts["name"]):
+        return {**facts, "is_whole": None}
+    marks = facts["marks"] if is_whole else [*facts["marks"], "damaged"]
+    return {**facts, "is_whole": is_whole, "marks": marks}
 
 
 def checkpoint_facts(opened: Opened) -> dict[str, Any]:
@@ -116,10 +130,12 @@ def row_facts(opened: Opened, name: str) -> dict[str, Any]:
     }
 
 
-def check_facts(opened: Opened, what: str) -> dict[str, Any]:
-    """What ``scan`` or ``verify`` says of a checkpoint."""
+def check_facts(shown: Shown, opened: Opened, what: str) -> dict[str, Any]:
+    """What ``scan`` or ``verify`` says of a checkpoint; its run's page remembers the latter."""
     checkpoint = opened.checkpoint
     report = checkpoint.scan() if what == "scan" else checkpoint.verify()
+    if what == "verify":
+        shown.verified[opened.key] = opened.stamp, report.ok
     return {"what": what, "ok": report.ok, "text": report.to_text(), "report": report.to_json()}
 
 

@@ -69,6 +69,7 @@ class Shown:
         self.listing = threading.Lock()
         self.compared: OrderedDict[object, dict[str, Any]] = OrderedDict()  # pairs, by their stamps
         self.comparing = threading.Lock()
+        self.verified: dict[str, tuple[tuple[int, ...], bool]] = {}  # by name, of which state
         self._headers = Headers()
         self._open: OrderedDict[str, Opened] = OrderedDict()
         self._lock = threading.Lock()
@@ -102,7 +103,7 @@ class Shown:
         """Whether a key is of something that is shown."""
         return key in self._files if self.run is None else self._in_run(key) is not None
 
-    def stamp(self) -> object:
+    def stamp(self) -> dict[str, tuple[int, ...]]:
         """What tells the run's folder from what it was before, without reading its files.
 
         Raises:

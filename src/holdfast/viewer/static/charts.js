@@ -75,8 +75,8 @@ function timelineChart(facts, metric, onclick) {
     });
     const gaps = read.filter((each) => each.pruned);
     const shapes = gaps.map((each) => ({ type: "line", x0: each.step, x1: each.step, yref: "paper", y0: 0, y1: 1, line: { color: colour("dim"), width: 1, dash: "dot" } }));
-    const annotations = facts.checkpoints.filter((each) => each.problem !== null && each.named_step !== null).map((each) => ({
-      x: each.named_step, yref: "paper", y: 0, yanchor: "bottom", text: "✕", showarrow: false, font: { color: colour("bad"), size: 18 }, hovertext: plain(`${each.name} cannot be read`),
+    const annotations = facts.checkpoints.filter((each) => (each.problem !== null || each.is_whole === false) && each.named_step !== null).map((each) => ({
+      x: each.named_step, yref: "paper", y: 0, yanchor: "bottom", text: "✕", showarrow: false, font: { color: colour("bad"), size: 18 }, hovertext: plain(`${each.name} ${each.problem === null ? "is damaged" : "cannot be read"}`),
     }));
     return { data, more: { xaxis: { title: { text: hasSteps ? "step" : "place in the run" } }, yaxis: { title: { text: plain(metric ?? "bytes") } }, shapes, annotations, showlegend: branches.length > 1 } };
   };

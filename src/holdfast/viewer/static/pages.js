@@ -3,7 +3,7 @@
 const go = (address) => { if (!inlined) location.href = page.root + address; };
 
 function marks(each) {
-  return each.marks.map((mark) => el("span", { class: mark.startsWith("unreadable") ? "mark bad" : mark === "latest" ? "mark good" : "mark" }, mark));
+  return each.marks.map((mark) => el("span", { class: mark.startsWith("unreadable") || mark === "damaged" ? "mark bad" : mark === "latest" ? "mark good" : "mark" }, mark));
 }
 
 // ---- a run
@@ -11,6 +11,7 @@ function marks(each) {
 let runText = "";
 const few = 200;  // checkpoints in the table, unless all are asked for: each save draws it anew
 let hasAll = false;
+let verdict = "";
 
 async function runPage() {
   const facts = await get("/run.json");
@@ -64,8 +65,27 @@ function drawRun(facts) {
   ]);
   const heads = ["checkpoint", ["step", "number"], ...facts.metrics.map((name) => [name, "number"]), ["size", "number"], ["written in", "number"], ["since the last", "number"], "saved (UTC)", "pruned"];
   show(section("Over the steps", el("div", { class: "tools" }, el("label", { for: "metric" }, "Show"), choice), place, caption),
-    section("Checkpoints", inlined || read.length < 2 ? null : comparing(read), table(heads, rows, "Checkpoints, newest first"), rest), lines(facts.lines));
+    section("Checkpoints", inlined || read.length < 2 ? null : comparing(read), table(heads, rows, "Checkpoints, newest first"), rest, inlined ? null : verifying(read)), lines(facts.lines));
   draw(picked);
+}
+
+// One after the other, newest first: each is read whole.
+function verifying(read) {
+  const total = read.reduce((sum, each) => sum + each.nbytes, 0);
+  const said = el("span", { class: "dim", "aria-live": "polite" });
+  const all = async () => {
+    let bad = 0;
+    for (const [place, each] of [...read].reverse().entries()) {
+      said.textContent = `Reading ${place + 1} of ${read.length}: ${each.name}`;
+      const found = await get(`${addressOf("verify", each.name)}.json`).catch(() => ({ ok: false }));
+      bad += found.ok ? 0 : 1;
+    }
+    runText = "";  // drawn anew, with their marks
+    verdict = bad ? `${several(bad, "checkpoint")} damaged` : "No byte is another than was saved, where there are checksums.";
+    drawRun(await get("/run.json"));
+  };
+  said.textContent = verdict;
+  return el("div", { class: "tools" }, el("button", { id: "verify", type: "button", onclick: () => { all().catch((error) => { said.textContent = error.message; }); } }, `Compare all ${bytes(total)} with their checksums`), said);
 }
 
 function comparing(read) {
