@@ -6,6 +6,7 @@ docs/pictures: SVGs of ``list``, ``show`` and ``diff`` on a terminal, PNGs of th
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import pty
@@ -98,6 +99,16 @@ def main() -> None:
             assert server.stdout is not None
             take(server.stdout.readline().strip())
             server.terminate()
+    (PICTURES / "pages.txt").write_text(f"{pages_digest()}\n", encoding="utf-8")
+
+
+def pages_digest() -> str:
+    """What the page is drawn by, as one number: pictures of another page are out of date."""
+    made = hashlib.sha256()
+    viewer = HERE.parent / "src" / "holdfast" / "viewer"
+    for path in sorted([*viewer.glob("static/*"), *viewer.glob("templates/*")]):
+        made.update(path.read_bytes())
+    return made.hexdigest()
 
 
 def take(link: str) -> None:

@@ -9,6 +9,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -78,15 +79,19 @@ def test_one_file(place: Path) -> None:
     assert (place / "net.html").stat().st_size > 1_000_000, "the charts' library is in it"
 
 
-@pytest.fixture(scope="module")
-def made_now(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The texts of which pictures are made, as the commands print them now."""
-    folder = tmp_path_factory.mktemp("pictures")
+def _maker() -> Any:
     spec = importlib.util.spec_from_file_location("make_pictures", DOCS / "make_pictures.py")
     assert spec is not None
     assert spec.loader is not None
     maker = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(maker)
+    return maker
+
+
+@pytest.fixture(scope="module")
+def made_now(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The texts of which pictures are made, as the commands print them now."""
+    folder, maker = tmp_path_factory.mktemp("pictures"), _maker()
     subprocess.run([sys.executable, "-c", maker.SCRIPT], cwd=folder, check=True)
     return {
         kind: maker.as_svg(arguments, maker.on_terminal(arguments, folder))
@@ -110,11 +115,17 @@ def words_of(svg: str) -> set[str]:
     return {re.sub(r"[0-9][0-9.,]*(e[+-]?[0-9]+)?", "#", word) for word in plain}
 
 
+def test_pictures_of_the_page_are_of_the_page_as_it_is() -> None:
+    """Else: make pictures, and look at them."""
+    kept = (DOCS / "pictures" / "pages.txt").read_text(encoding="utf-8").strip()
+    assert kept == _maker().pages_digest()
+
+
 def test_pictures_are_there_and_ask_nobody() -> None:
     names = {path.name for path in (DOCS / "pictures").iterdir()}
     pages = {
         f"{kind}-{scheme}.png" for kind in ("run", "checkpoint") for scheme in ("light", "dark")
     }
-    assert names == pages | {"list.svg", "show.svg", "diff.svg"}
+    assert names == pages | {"list.svg", "show.svg", "diff.svg", "pages.txt"}
     for path in (DOCS / "pictures").glob("*.svg"):
         assert "@font-face" not in path.read_text(encoding="utf-8")
