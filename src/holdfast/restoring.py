@@ -108,7 +108,7 @@ def load_parts(
             if opened is not None:
                 with collector_at_rest():
                     read_into(index, opened, targets, bar.advance)
-    left += view.notes if rng else ()
+    left += (*view.notes, *(view.rng_notes if rng else ()))
     if has_rng and values["rng"] is None:
         left.append("the random generators: the checkpoint does not have them")
     return LoadReport(

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from holdfast.distributed.meeting import meet
 from holdfast.distributed.stopping import StopTogether
@@ -46,6 +46,8 @@ if TYPE_CHECKING:
     from holdfast.saving.pending import PendingSave
 
 log = logging.getLogger("holdfast")
+
+T = TypeVar("T")
 
 #: A checkpoint that fails with one of these is skipped by ``resume()`` for the one before it.
 FALLS_BACK = (FormatError, FileError, UntrustedError)
@@ -118,9 +120,9 @@ class Run(RunFolder):
         self._writer = writer_of(
             self.folder, keep, every, template, self._ranks, background=background
         )
-        together = None if self._ranks is None else StopTogether(self._ranks).stops
+        together = None if self._ranks is None else StopTogether(self._ranks)
         signals = StopSignals(grace)
-        self._stepping = Stepping(self._parts, lambda: self.extra, signals, agreed=together)
+        self._stepping = Stepping(self._parts, lambda: self.extra, signals, together=together)
 
     def __repr__(self) -> str:
         return f"Run({str(self.folder)!r}, {', '.join(self._parts) or 'reading'})"
@@ -213,13 +215,26 @@ class Run(RunFolder):
         telling.say_none_there(self.folder, self.checkpoints())
 
     def _begin_from(self, source: str | os.PathLike[str]) -> None:
-        path = where.resolve(source)
-        first = self._start_step if self._start_step is not None else step_behind(path)
+        path, first = self._agreed(lambda: self._start(source))
         options = replace(self._options, rename_at_need=False)  # nothing of it was saved here
         report = self._load(path, options, rng=False)
+        self._agreed(lambda: report.id)
         self._writer.begin(None, parent=report.id, first_step=first, source=path)
         telling.say_started(report, path, first)
         self.report = report
+
+    def _start(self, source: str | os.PathLike[str]) -> tuple[Path, int]:
+        path = where.resolve(source)
+        return path, self._start_step if self._start_step is not None else step_behind(path)
+
+    def _agreed(self, look: Callable[[], T]) -> T:
+        """What this process sees; of several it is what rank 0 sees."""
+        if self._ranks is None:
+            return look()
+        found: T = self._ranks.agree(
+            "run.resume()", look if self._ranks.leads else lambda: None, lambda said: said[0]
+        )
+        return found
 
     def load(self, which: str | int = "latest", **parts: Any) -> LoadReport:
         """Load a checkpoint of this run into the parts given here; the run's position stays.
@@ -235,7 +250,8 @@ class Run(RunFolder):
                 'run.resume("best:loss")',
             )
         entry = self._find(which)
-        return load_parts(entry.path, as_parts(parts), self._options, rng=False)
+        rank = (0, 1) if self._ranks is None else (self._ranks.rank, self._ranks.size)
+        return load_parts(entry.path, as_parts(parts), self._options, rng=False, rank=rank)
 
     def steps(self, stop: int) -> Iterator[int]:
         """Resume now, and return an iterator over the steps still to do, up to ``stop`` - 1.
@@ -274,7 +290,8 @@ class Run(RunFolder):
         self._need_parts("save")
         self._writer.finish(waits=False)
         step = self._stepping.step_to_save(step)
-        self._stepping.metrics = check_metrics(metrics)
+        is_asked = self._ranks is None or self._ranks.leads  # metrics are those of rank 0
+        self._stepping.metrics = check_metrics(metrics) if is_asked else {}
         if not self._stepping.must_save(step) and not self._writer.is_due(step):
             return None
         pending = self._save_now(step, self._stepping.metrics)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import pickle
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeAlias
 
@@ -21,6 +22,8 @@ from holdfast.errors import RanksError
 
 #: Where notes are: ``torch.distributed.Store`` and what is like it.
 Store: TypeAlias = Any
+#: What the keys of all notes begin with.
+_BELOW = "holdfast/"
 #: Seconds between two looks, first and at last.
 _FIRST, _LAST = 0.0005, 0.05
 #: Seconds between two looks at whether the others are alive.
@@ -35,7 +38,8 @@ class Board:
 
     def __init__(self, store: Store, rank: int, size: int) -> None:
         self.rank, self.size = rank, size
-        self._store = store
+        # Whoever ends the process group ends its store, too: a thread must not keep it alive.
+        self._found = weakref.ref(store)
         self._life = Life(self._set_bytes, rank)
         self._signs: dict[int, Signs] = {}
         self._lock = threading.Lock()
@@ -46,15 +50,15 @@ class Board:
 
     def remove(self, key: str) -> None:
         """Take a note away that everyone has read."""
-        self._reached(lambda: self._store.delete_key(key))
+        self._reached(lambda: self._store.delete_key(_BELOW + key))
 
     def has(self, *keys: str) -> bool:
         """Whether these notes are there, all of them."""
-        return bool(self._reached(lambda: self._store.check(list(keys))))
+        return bool(self._reached(lambda: self._store.check([_BELOW + key for key in keys])))
 
     def read(self, key: str) -> Any:
         """A note that is there."""
-        return pickle.loads(self._reached(lambda: self._store.get(key)))
+        return pickle.loads(self._reached(lambda: self._store.get(_BELOW + key)))
 
     def wait(
         self,
@@ -80,15 +84,25 @@ class Board:
             if seconds is not None and elapsed > seconds:
                 raise late([rank for rank, key in missing.items() if not self.has(key)])
 
-    def follow(self, key: str, wanted: Callable[[Any], bool], *, of: int = 0) -> Any:
+    def follow(
+        self,
+        key: str,
+        wanted: Callable[[Any], bool],
+        seconds: float,
+        late: Callable[[list[int]], RanksError],
+        *,
+        of: int = 0,
+    ) -> Any:
         """Wait for a note that is ``wanted``; its rank writes another in place of the last.
 
         Raises:
-            RanksError: that rank is not alive.
+            RanksError: that rank is not alive, or writes none in so many seconds.
         """
-        for _ in self._looks({of: key}):
+        for elapsed in self._looks({of: f"alive/{of}/none"}):
             if self.has(key) and wanted(value := self.read(key)):
                 return value
+            if elapsed > seconds:
+                raise late([of])
         raise AssertionError("looks have no end")
 
     def _looks(self, keys: dict[int, str]) -> Iterator[float]:
@@ -121,10 +135,17 @@ class Board:
     def _get_or_none(self, key: str) -> bytes | None:
         if not self.has(key):
             return None
-        return bytes(self._reached(lambda: self._store.get(key)))
+        return bytes(self._reached(lambda: self._store.get(_BELOW + key)))
 
     def _set_bytes(self, key: str, value: bytes) -> None:
-        self._reached(lambda: self._store.set(key, value))
+        self._reached(lambda: self._store.set(_BELOW + key, value))
+
+    @property
+    def _store(self) -> Store:
+        store = self._found()
+        if store is None:
+            raise ConnectionError("the process group was destroyed")
+        return store
 
     def _reached(self, call: Callable[[], Any]) -> Any:
         try:
@@ -136,10 +157,6 @@ class Board:
                 cure="The process that keeps their store has ended, or the network is gone. "
                 "Start the job again: it goes on from the last checkpoint.",
             ) from error
-
-    def close(self) -> None:
-        """Give no more signs of life."""
-        self._life.end()
 
 
 def lost(ranks: Sequence[int]) -> RanksError:

@@ -23,24 +23,20 @@ class Life:
 
     def __init__(self, post: Callable[[str, bytes], None], rank: int) -> None:
         self._post, self._rank = post, rank
-        self._ends = threading.Event()
         post(f"who/{rank}", f"{_place()} {os.getpid()} {_started(os.getpid())}".encode())
         post(_key(rank), b"0")
         threading.Thread(target=self._go_on, name="holdfast-alive", daemon=True).start()
 
     def _go_on(self) -> None:
         count = 0
-        while not self._ends.wait(_EVERY):
+        while True:
+            time.sleep(_EVERY)
             count += 1
             try:
                 self._post(_key(self._rank), str(count).encode())
             except RanksError as error:  # whoever needs the store says so
                 log.debug("no more signs of life: %s", error.what)
                 return
-
-    def end(self) -> None:
-        """Give no more signs."""
-        self._ends.set()
 
 
 class Signs:

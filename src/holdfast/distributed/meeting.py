@@ -33,8 +33,7 @@ def meet(folder: Path) -> Ranks | None:
         return None
     store = distributed_c10d._get_default_store()
     if store not in _boards:
-        below = distributed_c10d.PrefixStore("holdfast", store)
-        _boards[store] = Board(below, dist.get_rank(), dist.get_world_size())
+        _boards[store] = Board(store, dist.get_rank(), dist.get_world_size())
     number = _runs[store] = _runs.get(store, 0) + 1
     ranks = Ranks(_boards[store], f"run{number}")
     ranks.agree(f"holdfast.Run({str(folder)!r})", lambda: None, lambda _: None)

@@ -7,7 +7,6 @@ has a number and a name: a rank that makes another call, or none, is named in an
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar, cast
 
@@ -22,6 +21,8 @@ T = TypeVar("T")
 PATIENCE = 60.0
 #: Rank 0 says who is late; the others give it this much longer.
 _LONGER = 10.0
+#: Seconds that rank 0 may take for a step in which the others have nothing to wait for but it.
+_LONGEST = 1800.0
 
 
 class _Note(NamedTuple):
@@ -53,8 +54,18 @@ class Ranks:
         """Whether this is rank 0, which writes and decides."""
         return self.rank == 0
 
-    def agree(self, call: str, say: Callable[[], Any], decide: Callable[[list[Any]], T]) -> T:
+    def agree(
+        self,
+        call: str,
+        say: Callable[[], Any],
+        decide: Callable[[list[Any]], T],
+        *,
+        is_within: bool = False,
+    ) -> T:
         """Say something, and learn what rank 0 decides from what all have said.
+
+        However long that takes; but whoever does not come to the call in time is late, unless it
+        ``is_within`` one to which all have come.
 
         ``say`` and, on rank 0, ``decide`` may raise: then this rank raises that, and all others
         RanksError with it as ``error``. ``call`` is what the user called, as messages name it.
@@ -64,7 +75,10 @@ class Ranks:
         """
         self._check_in_step(call)
         self._count += 1
-        number, began = self._count, time.monotonic()
+        number = self._count
+        seconds = None if is_within else self.patience
+        if self.leads:
+            self._board.post(f"{self._name}/{number}/here", call)
         try:
             note = _Note(call, say())
         except BaseException as error:
@@ -74,15 +88,21 @@ class Ranks:
                 self._board.post(f"{self._name}/{number}/failed", (self.rank, _as_letter(error)))
             raise
         if self.leads:
-            return self._decided(number, note, decide)
+            return self._decided(number, note, decide, seconds)
         self._board.post(f"{self._name}/{number}/{self.rank}", note)
-        answer = self._learned(number, call, began)
+        answer = self._learned(number, call, seconds)
         self._board.remove(f"{self._name}/{number}/{self.rank}")  # rank 0 has read it
         return cast(T, answer)
 
-    def _decided(self, number: int, own: _Note, decide: Callable[[list[Any]], T]) -> T:
+    def _decided(
+        self,
+        number: int,
+        own: _Note,
+        decide: Callable[[list[Any]], T],
+        seconds: float | None,
+    ) -> T:
         try:
-            said = self._collected(number, own)
+            said = self._collected(number, own, seconds)
             made = decide([note.value for note in said])
         except BaseException as error:
             told = error if isinstance(error, RanksError) else failed_on(0, error)
@@ -93,11 +113,11 @@ class Ranks:
         self._answer(number, _Answer(made, None))
         return made
 
-    def _collected(self, number: int, own: _Note) -> list[_Note]:
+    def _collected(self, number: int, own: _Note, seconds: float | None) -> list[_Note]:
         keys = {rank: f"{self._name}/{number}/{rank}" for rank in range(1, self.size)}
         self._board.wait(
             keys,
-            self.patience,
+            seconds,
             lambda ranks: self._late(ranks, own.call),
             until=lambda: self._find_failure(number),
         )
@@ -127,20 +147,13 @@ class Ranks:
         error.ranks = tuple(ranks)
         return error
 
-    def _learned(self, number: int, call: str, began: float) -> Any:
+    def _learned(self, number: int, call: str, seconds: float | None) -> Any:
         key = f"{self._name}/{number}/answer"
-        left = self.patience + _LONGER - (time.monotonic() - began)
-
-        def late(_: list[int]) -> RanksError:
-            error = RanksError(
-                f"rank 0 did not answer {call} within {self.patience + _LONGER:g} seconds",
-                cure="Call it on every rank, without `if rank == 0:`. holdfast writes once.",
-            )
-            error.ranks = (0,)
-            return error
-
         try:
-            self._board.wait({0: key}, left, late)
+            if seconds is not None:
+                here = f"{self._name}/{number}/here"
+                self._board.wait({0: here}, seconds + _LONGER, lambda _: self._without_0(call))
+            self._board.wait({0: key}, None, lost)
         except RanksError as error:
             self._broken = error
             raise
@@ -150,6 +163,14 @@ class Ranks:
                 self._broken = answer.error
             raise answer.error
         return answer.value
+
+    def _without_0(self, call: str) -> RanksError:
+        error = RanksError(
+            f"rank 0 did not call {call} within {self.patience + _LONGER:g} seconds",
+            cure="Call it on every rank, without `if rank == 0:`. holdfast writes once.",
+        )
+        error.ranks = (0,)
+        return error
 
     def _check_in_step(self, call: str) -> None:
         if self._broken is not None:
@@ -176,8 +197,9 @@ class Ranks:
         def ready() -> None:
             nonlocal is_ready
             is_ready = True
-            self.agree(call, _nothing, _nothing)
+            self.agree(call, _nothing, _nothing, is_within=True)
 
+        self.agree(call, _nothing, _nothing)
         try:
             made = work(ready)
             if not is_ready:
@@ -185,10 +207,18 @@ class Ranks:
         except RanksError:
             raise
         except BaseException as error:
-            self.agree(call if not is_ready else f"{call}, to its end", _raising(error), _nothing)
+            where = f"{call}, to its end" if is_ready else call
+            self.agree(where, _raising(error), _nothing, is_within=True)
             raise
-        self.agree(f"{call}, to its end", _nothing, _nothing)
+        self.agree(f"{call}, to its end", _nothing, _nothing, is_within=True)
         return made
+
+    def part(self, call: str) -> None:
+        """Wait for the others where nothing is left to do: one of them may keep the store."""
+        try:
+            self.agree(call, _nothing, _nothing, is_within=True)
+        except RanksError as error:
+            log.debug("not all ranks came to the end of %s: %s", call, error.what)
 
     # What one rank says whenever it comes to it.
 
@@ -215,7 +245,16 @@ class Ranks:
         Raises:
             RanksError: it has ended.
         """
-        return self._board.follow(f"{self._name}/{key}", wanted)
+        return self._board.follow(f"{self._name}/{key}", wanted, _LONGEST, self._silent)
+
+    def _silent(self, ranks: list[int]) -> RanksError:
+        error = RanksError(
+            f"{named(ranks)} was not heard of for {_LONGEST / 60:g} minutes",
+            wanted="the same loop over run.steps() on every rank",
+            cure="Leave the loop on all ranks, or on none; ask run.should_stop on all of them.",
+        )
+        error.ranks = tuple(ranks)
+        return error
 
     def forget(self, key: str) -> None:
         """Take a value away that was told, and that everyone has heard."""

@@ -58,13 +58,14 @@ class View:
     """A checkpoint as one rank sees it.
 
     ``index`` has its own generators and loaders in their places; ``skipped`` are parts whose state
-    was another rank's, and ``notes`` say so.
+    was another rank's, and ``notes`` say so; ``rng_notes`` are of the global generators.
     """
 
     index: Index
-    skipped: tuple[str, ...]
-    has_rng: bool
-    notes: tuple[str, ...]
+    skipped: tuple[str, ...] = ()
+    has_rng: bool = True
+    notes: tuple[str, ...] = ()
+    rng_notes: tuple[str, ...] = ()
 
 
 def view_of(index: Index, rank: int, size: int, parts: Mapping[str, Part]) -> View:
@@ -77,7 +78,7 @@ def view_of(index: Index, rank: int, size: int, parts: Mapping[str, Part]) -> Vi
     else:
         saved, own = len(shares) + 1, shares.get(str(rank))
     if saved == 1 and size == 1:
-        return View(index, (), True, ())
+        return View(index)
     seen = index
     if isinstance(own, Mapping):
         assert index.record is not None
@@ -89,7 +90,7 @@ def view_of(index: Index, rank: int, size: int, parts: Mapping[str, Part]) -> Vi
     elif saved > 1:
         seen = replace(index, tree={k: v for k, v in tree.items() if k != RANKS})
     if saved == size:
-        return View(seen, (), True, ())
+        return View(seen)
     return _of_another_number(seen, rank, size, saved, parts)
 
 
@@ -101,12 +102,13 @@ def _of_another_number(
     own = [name for name, part in parts.items() if isinstance(part, _OWN)]
     skipped = [name for name in own if isinstance(parts[name], LoaderPart) or not has_rng]
     counts = f"the checkpoint is of {_ranks(saved)}, and this is one of {size}"
-    notes = [f"{name!r}: {counts}" for name in skipped]
+    notes = tuple(f"{name!r}: {counts}" for name in skipped)
+    rng_notes: tuple[str, ...] = ()
     if not has_rng:
-        notes.append(f"the random generators of rank {rank}: {counts}")
+        rng_notes = (f"the random generators of rank {rank}: {counts}",)
     elif saved > size:
-        notes.append(f"the random generators of ranks {size} to {saved - 1}: {counts}")
-    return View(seen, tuple(skipped), has_rng, tuple(notes))
+        rng_notes = (f"the random generators of ranks {size} to {saved - 1}: {counts}",)
+    return View(seen, tuple(skipped), has_rng, notes, rng_notes)
 
 
 def _ranks(count: int) -> str:

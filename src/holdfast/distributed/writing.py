@@ -62,13 +62,20 @@ class RanksWriter(RunWriter):
             RanksError: a rank sees other files than rank 0.
         """
         self._refuse_in_child()
-        self.finish()
-        # Rank 0 alone takes the lock and removes leftovers.
-        open_ = self._open if self._ranks.leads else _nothing
-        self._entries = self._ranks.agree("run.resume()", open_, lambda said: said[0])
+
+        def say() -> Any:
+            super(RanksWriter, self).finish()
+            return self._open() if self._ranks.leads else None  # the lock is rank 0's
+
+        self._entries = self._ranks.agree("run.resume()", say, lambda said: said[0])
         names = [entry.name for entry in self._entries]
         self._ranks.agree("run.resume()", lambda: self._sizes(names), _check_one_folder)
         return list(self._entries)
+
+    def finish(self, *, waits: bool = True) -> None:
+        """As ``RunWriter.finish``; a failure is not told before all ranks are at one call."""
+        if waits:
+            super().finish()
 
     def _sizes(self, names: list[str]) -> dict[str, int | None]:
         return {name: _nbytes(self.folder / name) for name in names}
@@ -118,7 +125,6 @@ class Leading(RanksWriter):
     ) -> tuple[PendingSave, Captured] | None:
         """As ``RunWriter.save``, with the generators and loaders of all ranks."""
         self._refuse_in_child()
-        self.finish()
         saved: tuple[PendingSave, Captured] | None = None
 
         def write(said: list[Any]) -> _Begun:
@@ -128,7 +134,7 @@ class Leading(RanksWriter):
             saved = super(Leading, self).save(step, metrics, parts, extra)
             return _Begun(None if saved is None else self._head.id, as_metrics(metrics))
 
-        self._ranks.agree(_call(step), _nothing, write)
+        self._ranks.agree(_call(step), super().finish, write)
         return saved
 
     def _captured(self, parts: Mapping[str, Part], extra: Mapping[str, Any]) -> Captured:
@@ -174,11 +180,19 @@ class Following(RanksWriter):
     ) -> tuple[PendingSave, Captured] | None:
         """Give this rank's share; what is returned ends when rank 0's checkpoint is durable."""
         self._refuse_in_child()
-        started = time.monotonic()
-        self.finish()
-        waited = time.monotonic() - started
-        as_metrics(metrics)
-        begun: _Begun = self._ranks.agree(_call(step), lambda: share_of(parts), _never)
+        started, waited = time.monotonic(), 0.0
+        watched = {name: part for name, part in parts.items() if part.is_watched}
+        captured: Captured | None = None
+
+        def say() -> Share:
+            nonlocal captured, waited
+            super(Following, self).finish()
+            waited = time.monotonic() - started
+            captured = capture(watched, extra)
+            return share_of(parts)
+
+        begun: _Begun = self._ranks.agree(_call(step), say, _never)
+        assert captured is not None
         if begun.id is None:
             log.info("step %d is saved already", step)
             return None
@@ -189,8 +203,7 @@ class Following(RanksWriter):
             pending.job.run()
             pending.wait()
         self._head_before, self._head = self._head, Head.now(begun.id, step, begun.metrics)
-        watched = {name: part for name, part in parts.items() if part.is_watched}
-        return pending, capture(watched, extra)
+        return pending, captured
 
     def _written(self, id: str, started: float) -> SaveInfo:
         error: HoldfastError | None = self._ranks.hear(f"saved/{id}")

@@ -6,7 +6,7 @@ import logging
 import operator
 import signal
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 from holdfast.errors import UsageError
 from holdfast.saving.signals import StopSignals
@@ -17,8 +17,24 @@ from holdfast.state.parts import Part
 log = logging.getLogger("holdfast")
 
 Save = Callable[[int, Mapping[str, Any]], object]
-#: From the signal that came here, to the one that all stop at now.
-Agreed = Callable[["signal.Signals | None"], "signal.Signals | None"]
+
+
+class Together(Protocol):
+    """Where several processes must stop behind the same step: each asks behind each step."""
+
+    def begin(self) -> None:
+        """A loop begins."""
+
+    def stops(
+        self, received: signal.Signals | None, *, is_last: bool = False
+    ) -> signal.Signals | None:
+        """From the signal that came here, to the one that all stop at now."""
+
+    def leave(self) -> None:
+        """The loop was left before its end."""
+
+    def part(self) -> None:
+        """Return when the loop has ended on all of them."""
 
 
 class Stepping:
@@ -34,11 +50,10 @@ class Stepping:
         extra: Callable[[], Mapping[str, Any]],
         signals: StopSignals,
         *,
-        agreed: Agreed | None = None,
+        together: Together | None = None,
     ) -> None:
         self.signals = signals
-        #: Asked once behind each step, where several processes must stop at the same one.
-        self._agreed = agreed
+        self._together = together
         self._stop: signal.Signals | None = None
         self.metrics: dict[str, Any] = {}
         self._parts = {name: part for name, part in parts.items() if part.is_watched}
@@ -52,7 +67,9 @@ class Stepping:
     def run(self, steps: range, save: Save, wait: Callable[[], None]) -> Iterator[int]:
         """Yield each step; save and leave as ``Run.steps`` says."""
         self.signals.begin()
-        self._stop = None
+        self._stop, has_ended = None, False
+        if self._together is not None:
+            self._together.begin()
         self._last = steps[-1]
         try:
             for step in steps:
@@ -60,16 +77,21 @@ class Stepping:
                 self._is_in_body = True
                 yield step
                 self._is_in_body = False
-                self._look()
+                self._look(is_last=step == self._last)
                 self._end_of_body(step, save)
                 if self._stopping is not None:
                     break
             wait()
+            has_ended = True
+            if self._together is not None:
+                self._together.part()
             if (stopping := self._stopping) is not None:
                 log.warning("stopping after step %d: %s", step, stopping.name)
                 self.signals.received = stopping  # another process was told
                 raise self.signals.leave()
         finally:
+            if self._together is not None and not has_ended:
+                self._together.leave()
             if self.signals.received is not None and self._is_in_body:
                 log.warning(
                     "the loop was left in step %d, after %s: what the step had done by then is "
@@ -111,11 +133,11 @@ class Stepping:
     @property
     def _stopping(self) -> signal.Signals | None:
         """The signal that this step is the last for; of several processes the agreed one."""
-        return self.signals.received if self._agreed is None else self._stop
+        return self.signals.received if self._together is None else self._stop
 
-    def _look(self) -> None:
-        if self._agreed is not None and self._stop is None:
-            self._stop = self._agreed(self.signals.received)
+    def _look(self, *, is_last: bool = False) -> None:
+        if self._together is not None and self._stop is None:
+            self._stop = self._together.stops(self.signals.received, is_last=is_last)
 
     def note_saved(self, captured: Captured) -> None:
         """Keep what must not change any more before the body ends."""
@@ -127,12 +149,14 @@ class Stepping:
     def should_stop(self) -> bool:
         """Whether a signal came; listens from now on."""
         self.signals.install()
-        self._look()
+        if self._current is None:  # within steps() it is decided behind each
+            self._look()
         return self._stopping is not None
 
     def stopped_by(self, error: BaseException | None) -> BaseException | None:
         """What to leave with instead of ``error``, or of going on, after a signal to stop."""
-        if self.signals.received is None or not isinstance(error, Exception | type(None)):
+        is_told = self.signals.received is not None and self._together is None
+        if not (is_told or self._stop) or not isinstance(error, Exception | type(None)):
             return None
         log.warning(
             "%s after the signal to stop: leaving",

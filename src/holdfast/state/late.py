@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from holdfast.errors import MismatchError
 from holdfast.spec.cutting import boxed
 from holdfast.spec.index import ChunkedRef, TensorRef
 from holdfast.state import names, own_code
@@ -54,6 +55,7 @@ def _of_module(
         owners.setdefault(old, []).append(name)
     saved, late = dict(recipe.saved), set()
     targets: list[Target] = []
+    _check_memory(part.name, live)
     for old, theirs in owners.items():
         homes, ref = [live[name] for name in theirs if name in live], recipe.saved[old]
         places = {place_of(local_of(home)) for home in homes}
@@ -71,6 +73,21 @@ def _of_module(
         saved[old] = local_of(homes[0]).detach()
         late.update(theirs)
     return replace(recipe, saved=saved, late=frozenset(late)), targets
+
+
+def _check_memory(name: str, live: Mapping[str, torch.Tensor]) -> None:
+    """Refuse shares without memory: what is copied into them would be gone.
+
+    Raises:
+        MismatchError: there are some.
+    """
+    bare = [each for each, tensor in live.items() if is_sharded(tensor) and tensor.is_meta]
+    if bare:
+        raise MismatchError(
+            f"{len(bare)} tensors of {name!r} are spread over processes and have no memory yet",
+            tensor=bare[0],
+            cure="Give them some first: model.to_empty(device=...). Then make the optimizer.",
+        )
 
 
 def _target(ref: Any, live: torch.Tensor, bare: torch.Tensor | None = None) -> Target:
