@@ -149,3 +149,78 @@ def test_rank_0_prunes_and_all_know(tmp_path: Path) -> None:
     said = Group(2, jobs.pruned, str(tmp_path / "run")).values()
     assert said == [["step-00000001.pt", "step-00000002.pt", "step-00000003.pt"]] * 2
     assert steps_of(tmp_path / "run") == [4, 5]
+
+
+def test_writing_may_take_as_long_as_it_takes(tmp_path: Path) -> None:
+    """A rank is late that does not come; one that works is not."""
+    assert Group(2, jobs.slow_write, str(tmp_path / "run")).values() == [2, 2]
+
+
+def test_a_loop_that_rank_0_leaves_is_left_by_all(tmp_path: Path) -> None:
+    said = Group(2, jobs.left_the_loop, str(tmp_path / "run")).values(30)
+    assert said[0] == ""
+    assert said[1].startswith("rank 0 has left the loop over run.steps()")
+
+
+def test_a_save_that_fails_behind_the_training_is_told_at_one_call(tmp_path: Path) -> None:
+    first, second = Group(2, jobs.failed_behind, str(tmp_path / "run")).values()
+    assert [step for step, _ in first] == [step for step, _ in second]
+    assert [name for _, name in first] == [name for _, name in second] == ["SaveFailedError"]
+    assert steps_of(tmp_path / "run")[-1] == 19
+
+
+def test_told_in_the_last_step_none_stops_alone(tmp_path: Path) -> None:
+    ended = Group(2, jobs.told_at_the_end, str(tmp_path / "run")).ends()
+    assert {(each.exit_code, each.value) for each in ended} in ({(0, "the end")}, {(75, None)})
+
+
+def test_all_begin_from_what_rank_0_sees(tmp_path: Path) -> None:
+    model = jobs.small_model()
+    with holdfast.Run(tmp_path / "a", background=False, model=model) as run:
+        for step in (4, 5):
+            model[0].weight.data.fill_(step)
+            run.save(step)
+    sources = [f"{tmp_path / 'a'}@4", f"{tmp_path / 'a'}@5"]
+    said = Group(2, jobs.started_elsewhere, str(tmp_path / "b"), sources).values()
+    assert said == [(5, 64.0 * 4)] * 2
+    missing = [str(tmp_path / "a"), str(tmp_path / "gone")]
+    said = Group(2, jobs.started_elsewhere, str(tmp_path / "c"), missing).values()
+    assert said == [(6, 64.0 * 5)] * 2
+
+
+def test_steps_that_get_slower_are_stopped_soon(tmp_path: Path) -> None:
+    group = Group(2, jobs.slower, str(tmp_path / "run"))
+    wait_for(tmp_path / "run.0", tmp_path / "run.1")
+    group.send(1, signal.SIGTERM)
+    assert [each.exit_code for each in group.ends()] == [75, 75]
+    last = holdfast.Run(tmp_path / "run").latest()
+    assert last is not None
+    assert last.step is not None
+    assert 2000 < last.step < 2100
+
+
+def test_each_loads_its_own(tmp_path: Path) -> None:
+    said = Group(2, jobs.own_shares, str(tmp_path / "run")).values()
+    assert said == [{"same": True, "left": ()}] * 2
+
+
+def test_what_cannot_be_saved_on_one_rank_is_saved_on_none(tmp_path: Path) -> None:
+    first, second = Group(2, jobs.odd_extra, str(tmp_path / "run")).values()
+    assert first.startswith("RanksError: rank 1: ")
+    assert second.startswith("CaptureError: ")
+    assert steps_of(tmp_path / "run") == []
+
+
+def test_the_one_that_keeps_the_store_waits_at_the_end(tmp_path: Path) -> None:
+    group = Group(2, jobs.slow_to_end, str(tmp_path / "run"), rank_0_hosts=True)
+    assert group.values() == ["the end", "the end"]
+
+
+def test_nothing_keeps_the_store_of_a_process_group_that_is_destroyed(tmp_path: Path) -> None:
+    for names in Group(2, jobs.destroyed, str(tmp_path / "run"), rank_0_hosts=True).values():
+        assert "holdfast-alive" not in names
+
+
+def test_a_loop_begun_again_is_not_stopped_by_a_former_signal(tmp_path: Path) -> None:
+    for steps in Group(2, jobs.stopped_twice, str(tmp_path / "run")).values():
+        assert steps == list(range(1, 30))

@@ -12,8 +12,8 @@ from ranks import Group
 
 import holdfast
 
-SAVED = [("plain", 1), ("fsdp", 2), ("fsdp", 3), ("tp", 2), ("hsdp", 4)]
-LOADED = [("plain", 1), ("fsdp", 2), ("fsdp", 3), ("tp", 2), ("tp", 4), ("hsdp", 4)]
+SAVED = [("plain", 1), ("fsdp", 2), ("fsdp", 3), ("tp", 2), ("hsdp", 4), ("2d", 4)]
+LOADED = [("plain", 1), ("fsdp", 2), ("fsdp", 3), ("tp", 2), ("tp", 4), ("hsdp", 4), ("2d", 4)]
 
 
 def assert_same(a: dict[str, Any], b: dict[str, Any]) -> None:
@@ -97,3 +97,11 @@ def test_what_one_process_has_whole_is_saved(tmp_path: Path) -> None:
     tree = torch.load(tmp_path / "run" / "step-00000000.pt", weights_only=True)
     assert type(tree["model"]["up.weight"]) is torch.Tensor
     assert torch.equal(tree["model"]["up.weight"], before["up.weight"])
+
+
+def test_shares_without_memory_are_not_filled_into_nothing(tmp_path: Path) -> None:
+    model, _ = jobs.make("plain")
+    torch.save({"model": model.state_dict()}, tmp_path / "a.pt")
+    for text in Group(2, jobs.without_memory, str(tmp_path / "a.pt")).values():
+        assert "have no memory yet" in text
+        assert "model.to_empty(device=...)" in text

@@ -263,3 +263,172 @@ def pruned(rank: int, folder: str) -> list[str]:
         run._writer.keep = holdfast.keep.latest(2)
         plan = run.prune(dry_run=False)
         return sorted(entry.name for entry in plan.doomed)
+
+
+def _impatient() -> None:
+    from holdfast.distributed import ranks
+
+    ranks.Ranks.__init__.__kwdefaults__["patience"] = 1.0
+    ranks._LONGER = 0.5
+
+
+def slow_write(rank: int, folder: str) -> int | None:
+    """A save that takes longer to write than a rank may be late."""
+    import time
+
+    from holdfast.saving import writing
+
+    _impatient()
+    save_file = writing.save_file
+    if rank == 0:
+        writing.save_file = lambda *a, **k: (time.sleep(3), save_file(*a, **k))[1]
+    with holdfast.Run(folder, background=False, model=small_model()) as run:
+        run.save(1)
+        run.save(2)
+        newest = run.latest()
+    return None if newest is None else newest.step
+
+
+def left_the_loop(rank: int, folder: str) -> str:
+    """Rank 0 leaves its loop by itself, and lives on."""
+    with holdfast.Run(folder, background=False, model=small_model()) as run:
+        try:
+            for step in run.steps(1000):
+                if rank == 0 and step == 3:
+                    break
+        except holdfast.errors.RanksError as error:
+            dist.barrier()
+            return str(error)
+    dist.barrier()
+    return ""
+
+
+def failed_behind(rank: int, folder: str) -> list[tuple[int, str]]:
+    """A save that fails behind the training, on rank 0: at which step each rank is told."""
+    import resource
+    import time
+
+    told = []
+    model = nn.Linear(300, 300)
+    with holdfast.Run(folder, every=holdfast.every(steps=5), model=model) as run:
+        for step in range(1, 24):
+            if step == 9 and rank == 0:  # files may have no more bytes: EFBIG
+                resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
+            if step == 12 and rank == 0:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (-1, -1))
+            if step == 13:
+                time.sleep(0.3)
+            try:
+                run.save(step)
+            except holdfast.errors.HoldfastError as error:
+                told.append((step, type(error).__name__))
+            dist.all_reduce(torch.ones(1))
+        run.wait()
+    return told
+
+
+def told_at_the_end(rank: int, folder: str) -> str:
+    """Rank 1 is told to stop in its last step, which is over on rank 0."""
+    import os
+    import signal as signals
+    import time
+
+    with holdfast.Run(folder, model=small_model()) as run:
+        for step in run.steps(4):
+            if rank == 1 and step == 3:
+                time.sleep(0.7)
+                os.kill(os.getpid(), signals.SIGTERM)
+            run.save()
+    return "the end"
+
+
+def started_elsewhere(rank: int, folder: str, sources: list[str]) -> tuple[int, float]:
+    """Begin from what each rank sees for itself: where it goes on, with which weights."""
+    model = small_model()
+    with holdfast.Run(folder, start_from=sources[rank], model=model) as run:
+        return run.resume(), float(model[0].weight.sum().item())
+
+
+def slower(rank: int, folder: str) -> None:
+    """Many fast steps, then slow ones, in which a signal comes."""
+    import time
+
+    with holdfast.Run(folder, every=holdfast.every(steps=10**6), model=small_model()) as run:
+        for step in run.steps(10**6):
+            if step > 2000:
+                Path(f"{folder}.{rank}").touch()
+                time.sleep(0.1)
+
+
+def own_shares(rank: int, folder: str) -> dict[str, Any]:
+    """What each rank loads of what each had for itself, by ``run.load``."""
+    generator = torch.Generator().manual_seed(rank)
+    model = small_model()
+    with holdfast.Run(folder, background=False, model=model, generator=generator) as run:
+        run.save(1)
+        wanted = torch.rand(2, generator=generator)
+        fresh = torch.Generator()
+        report = run.load(generator=fresh)
+        return {
+            "same": torch.equal(torch.rand(2, generator=fresh), wanted),
+            "left": report.not_restored,
+        }
+
+
+def odd_extra(rank: int, folder: str) -> str:
+    """Rank 1 has in ``extra`` what cannot be saved."""
+    with holdfast.Run(folder, background=False, model=small_model()) as run:
+        run.extra["odd"] = object() if rank == 1 else 1
+        try:
+            run.save(1)
+        except holdfast.errors.HoldfastError as error:
+            return f"{type(error).__name__}: {error}"
+    return ""
+
+
+def slow_to_end(rank: int, folder: str) -> str:
+    """Rank 1 comes to the end later than rank 0, which may be the one that keeps the store."""
+    import time
+
+    with holdfast.Run(folder, model=small_model()) as run:
+        for step in run.steps(3):
+            if rank == 1 and step == 2:
+                time.sleep(1.5)
+            run.save(metrics={"loss": 1.0 if rank == 0 else object()})
+    return "the end"
+
+
+def destroyed(rank: int, folder: str) -> list[str]:
+    """The threads that are there some seconds after the process group was destroyed."""
+    import threading
+    import time
+
+    with holdfast.Run(folder, background=False, model=small_model()) as run:
+        run.save(1)
+    del run
+    dist.destroy_process_group()
+    for _ in range(60):
+        names = [thread.name for thread in threading.enumerate()]
+        if "holdfast-alive" not in names:
+            break
+        time.sleep(0.1)
+    return names
+
+
+def stopped_twice(rank: int, folder: str) -> list[int]:
+    """Stopped, caught, and begun again: the steps of the second loop."""
+    import os
+    import signal as signals
+
+    run = holdfast.Run(folder, background=False, model=small_model())
+    try:
+        for step in run.steps(1000):
+            if step == 2 and rank == 1:
+                os.kill(os.getpid(), signals.SIGTERM)
+    except SystemExit as stop:
+        if stop.code != 75:
+            raise
+    last = run.latest()
+    assert last is not None
+    assert last.step is not None
+    return [step - last.step for step in run.steps(last.step + 30)]

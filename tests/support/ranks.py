@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import pickle
 import signal
+import socket
 import time
 import traceback
 from collections.abc import Callable
@@ -35,17 +36,21 @@ class Ended:
 
 
 class Group:
-    """``size`` processes that each call ``job(rank, *args)``."""
+    """``size`` processes that each call ``job(rank, *args)``; rank 0 may host the store."""
 
-    def __init__(self, size: int, job: Callable[..., Any], *args: Any) -> None:
+    def __init__(
+        self, size: int, job: Callable[..., Any], *args: Any, rank_0_hosts: bool = False
+    ) -> None:
         self._store = dist.TCPStore(
             "127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=120)
         )
+        free = free_port() if rank_0_hosts else 0
         self.size = size
         self._pipes, self._processes = [], []
         for rank in range(size):
             ours, theirs = _server.Pipe(duplex=False)
-            given = (theirs, self._store.port, rank, size, job, args)
+            port = free if rank_0_hosts else self._store.port
+            given = (theirs, port, rank, size, job, args, rank_0_hosts and rank == 0)
             process = _server.Process(target=_run, args=given)
             process.start()
             theirs.close()
@@ -91,9 +96,18 @@ class Group:
         return [each.value for each in ended]
 
 
-def _run(pipe: Any, port: int, rank: int, size: int, job: Callable[..., Any], args: Any) -> None:
+def free_port() -> int:
+    """A port that nobody listens at now."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+def _run(
+    pipe: Any, port: int, rank: int, size: int, job: Callable[..., Any], args: Any, hosts: bool
+) -> None:
     torch.set_num_threads(1)
-    store = dist.TCPStore("127.0.0.1", port, is_master=False, wait_for_workers=False)
+    store = dist.TCPStore("127.0.0.1", port, is_master=hosts, wait_for_workers=False)
     dist.init_process_group(
         "gloo", store=store, rank=rank, world_size=size, timeout=timedelta(seconds=60)
     )

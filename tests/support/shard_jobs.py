@@ -18,6 +18,7 @@ from torch.distributed.tensor.parallel import (
 )
 
 import holdfast
+from holdfast.state.sharding import share_like
 
 
 class Net(nn.Module):
@@ -48,6 +49,11 @@ def make(kind: str) -> tuple[nn.Module, torch.optim.Optimizer]:
         mesh = init_device_mesh("cpu", (size,))
         plan = {"up": ColwiseParallel(), "down": RowwiseParallel()}
         parallelize_module(model, mesh, plan)
+    elif kind == "2d":
+        mesh = init_device_mesh("cpu", (2, size // 2), mesh_dim_names=("data", "tensors"))
+        plan = {"up": ColwiseParallel(), "down": RowwiseParallel()}
+        parallelize_module(model, mesh["tensors"], plan)
+        fully_shard(model, mesh=mesh["data"])
     elif kind == "hsdp":
         mesh = init_device_mesh("cpu", (2, size // 2), mesh_dim_names=("copies", "shards"))
         fully_shard(model, mesh=mesh)
@@ -68,6 +74,8 @@ def one_step(kind: str, model: nn.Module, optimizer: torch.optim.Optimizer) -> N
 def _like(whole: torch.Tensor, parameter: Any) -> Any:
     if not isinstance(parameter, DTensor):
         return whole
+    if len(parameter.placements) > 1:  # distribute_tensor does not know uneven strided shards
+        return share_like(whole, parameter)
     return distribute_tensor(whole, parameter.device_mesh, parameter.placements)
 
 
@@ -174,3 +182,15 @@ def saved_by_a_run(rank: int, folder: str, kind: str) -> Any:
         return before, state(model, optimizer)
     except holdfast.errors.CaptureError as error:
         return str(error)
+
+
+def without_memory(rank: int, path: str) -> str:
+    """A sharded model on the meta device: what is said."""
+    with torch.device("meta"):
+        model = Net()
+    fully_shard(model, mesh=init_device_mesh("cpu", (dist.get_world_size(),)))
+    try:
+        holdfast.load_state(path, model=model)
+    except holdfast.errors.MismatchError as error:
+        return str(error)
+    return ""
