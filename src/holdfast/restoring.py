@@ -69,12 +69,13 @@ def load_parts(
     map_location: Any = "cpu",
     trust: Any = (),
     rank: tuple[int, int] = (0, 1),
-    ready: Callable[[], object] = lambda: None,
+    ready: Callable[[str | None], object] = lambda _: None,
 ) -> LoadReport:
     """Read headers, match, compare every CRC, and only then restore the parts.
 
     ``rank`` is this process and how many there are: each has generators and a place in the data of
-    its own. ``ready`` is called when nothing has changed yet, and may raise.
+    its own. ``ready`` is called with the checkpoint's id when nothing has changed yet, and may
+    raise.
 
     Raises:
         MissingPartError: the checkpoint lacks a part.
@@ -103,7 +104,7 @@ def load_parts(
                     index, opened, wanted, parts, map_location=map_location, trust=trust
                 )
             values = _unplain(index, matched, values)
-            ready()
+            ready(None if index.record is None else index.record.id)
             left = _put_back(matched, parts, values)
             if opened is not None:
                 with collector_at_rest():

@@ -193,11 +193,12 @@ class Run(RunFolder):
         ranks = self._ranks
         if ranks is None:
             return load_parts(path, self._parts, options, rng=rng)
+        place = (ranks.rank, ranks.size)
         try:
             return ranks.together(
                 "run.resume()",
                 lambda ready: load_parts(
-                    path, self._parts, options, rng=rng, rank=(ranks.rank, ranks.size), ready=ready
+                    path, self._parts, options, rng=rng, rank=place, ready=ready
                 ),
             )
         except RanksError as error:
@@ -218,7 +219,6 @@ class Run(RunFolder):
         path, first = self._agreed(lambda: self._start(source))
         options = replace(self._options, rename_at_need=False)  # nothing of it was saved here
         report = self._load(path, options, rng=False)
-        self._agreed(lambda: report.id)
         self._writer.begin(None, parent=report.id, first_step=first, source=path)
         telling.say_started(report, path, first)
         self.report = report

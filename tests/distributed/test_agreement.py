@@ -224,3 +224,17 @@ def test_nothing_keeps_the_store_of_a_process_group_that_is_destroyed(tmp_path: 
 def test_a_loop_begun_again_is_not_stopped_by_a_former_signal(tmp_path: Path) -> None:
     for steps in Group(2, jobs.stopped_twice, str(tmp_path / "run")).values():
         assert steps == list(range(1, 30))
+
+
+def test_two_files_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    for name in ("run", "other"):
+        with holdfast.Run(tmp_path / name, background=False, model=jobs.small_model()) as run:
+            run.save(2)
+    (tmp_path / "other" / "step-00000002.pt").rename(tmp_path / "run.other")
+    for said, weights in Group(2, jobs.two_of_one_name, str(tmp_path / "run")).values():
+        assert "rank 1 sees another checkpoint than rank 0 under the same name" in said
+        assert weights == 0
+
+
+def test_notes_do_not_pile_up(tmp_path: Path) -> None:
+    assert max(Group(2, jobs.keys_left, str(tmp_path / "run")).values()) <= 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -432,3 +433,35 @@ def stopped_twice(rank: int, folder: str) -> list[int]:
     assert last is not None
     assert last.step is not None
     return [step - last.step for step in run.steps(last.step + 30)]
+
+
+def two_of_one_name(rank: int, folder: str) -> tuple[str, float]:
+    """Rank 1 reads another file than rank 0 under the same name: what is said, the weights."""
+    from holdfast import restoring
+
+    if rank == 1:
+        restoring.where = SimpleNamespace(resolve=lambda _: Path(f"{folder}.other"))
+    model = small_model()
+    with torch.no_grad():
+        model[0].weight.zero_()
+    said = ""
+    try:
+        with holdfast.Run(folder, model=model) as run:
+            run.resume()
+    except holdfast.errors.HoldfastError as error:
+        said = str(error)
+    return said, float(model[0].weight.abs().sum().item())
+
+
+def keys_left(rank: int, folder: str) -> int:
+    """How many more notes lie on the board after forty saves than after ten."""
+    counts = []
+    store = dist.distributed_c10d._get_default_store()
+    with holdfast.Run(folder, background=False, model=small_model()) as run:
+        for step in range(1, 51):
+            run.save(step)
+            if step in (10, 50):
+                dist.barrier()
+                counts.append(store.num_keys())
+                dist.barrier()
+    return counts[1] - counts[0]

@@ -76,13 +76,16 @@ class Board:
         Raises:
             RanksError: that of ``late``, or a rank is not alive.
         """
-        missing = dict(keys)
+
+        def missing() -> list[int]:
+            return [rank for rank, key in keys.items() if not self.has(key)]
+
         for elapsed in self._looks(missing):
-            if self.has(*missing.values()):
+            if self.has(*keys.values()):
                 return
             until()
             if seconds is not None and elapsed > seconds:
-                raise late([rank for rank, key in missing.items() if not self.has(key)])
+                raise late(missing())
 
     def follow(
         self,
@@ -98,18 +101,18 @@ class Board:
         Raises:
             RanksError: that rank is not alive, or writes none in so many seconds.
         """
-        for elapsed in self._looks({of: f"alive/{of}/none"}):
+        for elapsed in self._looks(lambda: [of]):
             if self.has(key) and wanted(value := self.read(key)):
                 return value
             if elapsed > seconds:
                 raise late([of])
         raise AssertionError("looks have no end")
 
-    def _looks(self, keys: dict[int, str]) -> Iterator[float]:
+    def _looks(self, waited_for: Callable[[], list[int]]) -> Iterator[float]:
         """The seconds since the first look, at each; in between it is seen who is alive.
 
         Raises:
-            RanksError: a rank whose note is not there is not alive.
+            RanksError: a rank that is waited for is not alive.
         """
         began = looked = time.monotonic()
         pause = _FIRST
@@ -117,15 +120,12 @@ class Board:
             now = time.monotonic()
             yield now - began
             if now - looked > _LOOK:
-                self._check_alive([rank for rank, key in keys.items() if not self.has(key)])
+                dead = [rank for rank in waited_for() if not self._is_alive(rank)]
+                if dead:
+                    raise lost(dead)
                 looked = now
             time.sleep(pause)
             pause = min(_LAST, 1.5 * pause)
-
-    def _check_alive(self, ranks: Sequence[int]) -> None:
-        dead = [rank for rank in ranks if not self._is_alive(rank)]
-        if dead:
-            raise lost(dead)
 
     def _is_alive(self, rank: int) -> bool:
         with self._lock:

@@ -122,9 +122,8 @@ class Ranks:
             until=lambda: self._find_failure(number),
         )
         if number > 1:
-            self._board.remove(
-                f"{self._name}/{number - 1}/answer"
-            )  # all have read it, as they are here
+            for key in ("here", "answer"):  # all have read them, as they have come here
+                self._board.remove(f"{self._name}/{number - 1}/{key}")
         found = [own, *(self._board.read(key) for key in keys.values())]
         for rank, note in enumerate(found):
             if note.call != own.call:
@@ -183,27 +182,29 @@ class Ranks:
     def _answer(self, number: int, answer: _Answer) -> None:
         self._board.post(f"{self._name}/{number}/answer", answer)
 
-    def together(self, call: str, work: Callable[[Callable[[], None]], T]) -> T:
+    def together(self, call: str, work: Callable[[Callable[[object], None]], T]) -> T:
         """Do something on all ranks or on none.
 
         ``work`` gets a function, and calls it where nothing has changed yet and all that can go
-        wrong has been tried: it returns when every rank has come so far.
+        wrong has been tried, with what must be the same on all ranks: it returns when every rank
+        has come so far.
 
         Raises:
-            RanksError: another rank failed: before that call nothing has changed here either.
+            RanksError: another rank failed, or has something else: before that call nothing has
+                changed here either.
         """
         is_ready = False
 
-        def ready() -> None:
+        def ready(what: object) -> None:
             nonlocal is_ready
             is_ready = True
-            self.agree(call, _nothing, _nothing, is_within=True)
+            self.agree(call, lambda: what, _check_same, is_within=True)
 
         self.agree(call, _nothing, _nothing)
         try:
             made = work(ready)
             if not is_ready:
-                ready()
+                ready(None)
         except RanksError:
             raise
         except BaseException as error:
@@ -263,6 +264,21 @@ class Ranks:
 
 def _nothing(*_: Any) -> None:
     return None
+
+
+def _check_same(said: list[Any]) -> None:
+    """Find a rank that has something else than rank 0 in its hands."""
+    for rank, what in enumerate(said):
+        if what != said[0]:
+            error = RanksError(
+                f"{named([rank])} sees another checkpoint than rank 0 under the same name",
+                wanted=said[0],
+                found=what,
+                cure="Is it the same folder on every machine? A network file system may need a "
+                "moment: start again.",
+            )
+            error.ranks = (rank,)
+            raise error
 
 
 def _raising(error: BaseException) -> Callable[[], Any]:
