@@ -25,18 +25,8 @@ from holdfast.state.sharding import is_sharded, spread_as
 #: Names that are options somewhere or have a meaning of their own in a checkpoint.
 RESERVED = frozenset(
     (
-        *(
-            "rng",
-            "ranks",
-            "extra",
-            "holdfast",
-            "self",
-            "metrics",
-            "step",
-            "wait",
-            "which",
-            "required",
-        ),
+        *("rng", "ranks", "extra", "holdfast", "self"),
+        *("metrics", "step", "wait", "which", "required"),
         *("strict", "rename", "select", "cast", "map_location", "trust", "path", "source"),
         *("folder", "keep", "every", "background", "name", "start_from", "start_step", "grace"),
     )
