@@ -13,7 +13,7 @@ demo: $(VENV)/.ready-demo
 
 # Hundreds of processes are started by tests: what they import is compiled once.
 test: $(VENV)/.ready-dev $(LIGHT)/.ready
-	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest -n 3 --dist loadfile
 
 check: $(VENV)/.ready-dev
 	$(BIN)/ruff check .

@@ -15,21 +15,6 @@ settings.load_profile("holdfast")
 
 GPU_REASON = "needs a GPU"
 
-#: Folders of tests that take long begin first: what is left at the end, when some of the processes
-#: that test have nothing more to do, are many short ones.
-LONG = ("faults", "resume", "docs", "programs", "distributed", "viewer", "run", "restore")
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Put the long ones first; the order within a folder stays."""
-    ranks = {name: place for place, name in enumerate(LONG)}
-
-    def rank(item: pytest.Item) -> int:
-        parts = item.path.relative_to(config.rootpath).parts
-        return ranks.get(parts[1], len(ranks)) if len(parts) > 2 else len(ranks)
-
-    items.sort(key=rank)
-
 
 def _fail_if_skipped(report: Any) -> None:
     if not os.environ.get("CI") or not report.skipped or hasattr(report, "wasxfail"):
