@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from damaging import flip_first_byte
 from safetensors.torch import save_file
 
 import holdfast
@@ -27,14 +28,8 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-def flip(path: Path) -> None:
-    data = bytearray(path.read_bytes())
-    data[looking.open(path).index.extents["0"].offset] ^= 1
-    path.write_bytes(data)
-
-
 def test_open_reads_headers_only(file) -> None:
-    flip(file)  # what is not read cannot be missed
+    flip_first_byte(file)  # what is not read cannot be missed
     checkpoint = holdfast.open(file)
     assert checkpoint.path == file
     assert checkpoint.tree["epoch"] == 7
@@ -45,7 +40,7 @@ def test_open_reads_headers_only(file) -> None:
 
 def test_verify_reads_all(file) -> None:
     assert holdfast.verify(file).status == "good"
-    flip(file)
+    flip_first_byte(file)
     report = looking.open(file).verify()
     assert (report.status, report.damages[0].tensors) == ("damaged", ("model.w",))
 

@@ -17,6 +17,7 @@ from urllib.parse import quote, urlencode
 import numpy as np
 import pytest
 import torch
+from damaging import flip_first_byte
 from viewing import EVIL
 
 import holdfast
@@ -216,11 +217,7 @@ def test_the_lines_of_a_tensor_need_none_of_its_bytes(
     tmp_path: Path, serve: Callable[..., str]
 ) -> None:
     holdfast.save({"x": torch.ones(1000)}, tmp_path / "a.pt")
-    with holdfast.open(tmp_path / "a.pt") as checkpoint:
-        (place,) = {extent.offset for extent in checkpoint.index.extents.values()}
-    data = bytearray((tmp_path / "a.pt").read_bytes())
-    data[place] ^= 1
-    (tmp_path / "a.pt").write_bytes(data)
+    flip_first_byte(tmp_path / "a.pt")
     link = serve(tmp_path / "a.pt")
     row = get(f"{link}/rows/a.pt.json?name=x")
     assert row["lines"]["commands"][1] == f"holdfast stats {tmp_path / 'a.pt'} x"
@@ -313,11 +310,7 @@ def test_the_history_of_odd_tensors(tmp_path: Path, serve: Callable[..., str]) -
         tree = {"step": step, "x": torch.full((1000,), float(step)), "n": np.arange(3.0) + step}
         tree["huge"] = torch.zeros(1).expand(10**6, 10**6)
         torch.save(tree, folder / f"{step}.pt")
-    with holdfast.open(folder / "2.pt") as checkpoint:
-        place = checkpoint.index.extents["0"].offset
-    data = bytearray((folder / "2.pt").read_bytes())
-    data[place] ^= 1
-    (folder / "2.pt").write_bytes(data)
+    flip_first_byte(folder / "2.pt")
     link = serve(folder)
     first, broken, last = get(f"{link}/history.json?name=x")["points"]
     assert "not those that were saved" in broken["problem"]
@@ -384,8 +377,6 @@ def test_what_verify_found_damaged_is_marked(tmp_path: Path, serve: Callable[...
             run.save(step)
     file = tmp_path / "run" / "step-00000001.pt"
     whole = file.read_bytes()
-    with holdfast.open(file) as checkpoint:
-        place = checkpoint.index.extents["0"].offset
     link = serve(tmp_path / "run")
 
     def seen() -> list[tuple[Any, bool]]:
@@ -399,9 +390,7 @@ def test_what_verify_found_damaged_is_marked(tmp_path: Path, serve: Callable[...
         ]
 
     assert seen() == [(None, False), (None, False), (True, False), (True, False)]
-    data = bytearray(whole)
-    data[place] ^= 1
-    file.write_bytes(data)
+    flip_first_byte(file)
     assert seen() == [(None, False), (True, False), (False, True), (True, False)]
     file.write_bytes(whole)
     assert seen() == [(None, False), (True, False), (True, False), (True, False)]

@@ -12,11 +12,12 @@ import pickle
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 
 import torch.distributed as dist
 
+from holdfast.distributed.letters import lost
 from holdfast.distributed.life import Life, Signs
 from holdfast.errors import RanksError
 
@@ -157,23 +158,3 @@ class Board:
                 cure="The process that keeps their store has ended, or the network is gone. "
                 "Start the job again: it goes on from the last checkpoint.",
             ) from error
-
-
-def lost(ranks: Sequence[int]) -> RanksError:
-    """The error of ranks that are not alive any more."""
-    error = RanksError(
-        f"{named(ranks)} of this training {'has' if len(ranks) == 1 else 'have'} ended",
-        cure="Start the job again: it goes on from the last checkpoint.",
-    )
-    error.ranks = tuple(ranks)
-    return error
-
-
-def named(ranks: Sequence[int]) -> str:
-    """``rank 3``, or ``ranks 1, 2 and 5``."""
-    few = [str(rank) for rank in ranks[:8]]
-    more = len(ranks) - len(few)
-    if len(ranks) == 1:
-        return f"rank {few[0]}"
-    last = f"{more} more" if more else few.pop()
-    return f"ranks {', '.join(few)} and {last}"

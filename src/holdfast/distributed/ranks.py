@@ -10,8 +10,9 @@ import logging
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar, cast
 
-from holdfast.distributed.board import Board, lost, named
-from holdfast.errors import HoldfastError, RanksError
+from holdfast.distributed import letters
+from holdfast.distributed.board import Board
+from holdfast.errors import RanksError
 
 log = logging.getLogger("holdfast")
 
@@ -83,9 +84,11 @@ class Ranks:
             note = _Note(call, say())
         except BaseException as error:
             if self.leads:
-                self._answer(number, _Answer(None, failed_on(0, error)))
+                self._answer(number, _Answer(None, letters.failed_on(0, error)))
             else:
-                self._board.post(f"{self._name}/{number}/failed", (self.rank, _as_letter(error)))
+                self._board.post(
+                    f"{self._name}/{number}/failed", (self.rank, letters.as_letter(error))
+                )
             raise
         if self.leads:
             return self._decided(number, note, decide, seconds)
@@ -105,7 +108,7 @@ class Ranks:
             said = self._collected(number, own, seconds)
             made = decide([note.value for note in said])
         except BaseException as error:
-            told = error if isinstance(error, RanksError) else failed_on(0, error)
+            told = error if isinstance(error, RanksError) else letters.failed_on(0, error)
             self._answer(number, _Answer(None, told))
             if isinstance(error, RanksError) and error.error is None:
                 self._broken = error  # some were elsewhere: nobody knows where they are now
@@ -118,7 +121,7 @@ class Ranks:
         self._board.wait(
             keys,
             seconds,
-            lambda ranks: self._late(ranks, own.call),
+            lambda ranks: letters.late(ranks, own.call, self.size, self.patience),
             until=lambda: self._find_failure(number),
         )
         if number > 1:
@@ -127,32 +130,26 @@ class Ranks:
         found = [own, *(self._board.read(key) for key in keys.values())]
         for rank, note in enumerate(found):
             if note.call != own.call:
-                raise _elsewhere(rank, note.call, own.call)
+                raise letters.elsewhere(rank, note.call, own.call)
         return found
 
     def _find_failure(self, number: int) -> None:
         """Raise what went wrong on some rank, whoever else is late."""
         if self._board.has(f"{self._name}/{number}/failed"):
             rank, error = self._board.read(f"{self._name}/{number}/failed")
-            raise _failed(rank, error)
-
-    def _late(self, ranks: list[int], call: str) -> RanksError:
-        error = RanksError(
-            f"{named(ranks)} did not call {call} within {self.patience:g} seconds",
-            wanted=f"the same call on all {self.size} ranks",
-            found=f"{self.size - len(ranks)} of them are there",
-            cure="Call it on every rank, without `if rank == 0:`. holdfast writes once.",
-        )
-        error.ranks = tuple(ranks)
-        return error
+            raise letters.failed(rank, error)
 
     def _learned(self, number: int, call: str, seconds: float | None) -> Any:
         key = f"{self._name}/{number}/answer"
         try:
             if seconds is not None:
                 here = f"{self._name}/{number}/here"
-                self._board.wait({0: here}, seconds + _LONGER, lambda _: self._without_0(call))
-            self._board.wait({0: key}, None, lost)
+                self._board.wait(
+                    {0: here},
+                    seconds + _LONGER,
+                    lambda ranks: letters.late(ranks, call, self.size, seconds + _LONGER),
+                )
+            self._board.wait({0: key}, None, letters.lost)
         except RanksError as error:
             self._broken = error
             raise
@@ -162,14 +159,6 @@ class Ranks:
                 self._broken = answer.error
             raise answer.error
         return answer.value
-
-    def _without_0(self, call: str) -> RanksError:
-        error = RanksError(
-            f"rank 0 did not call {call} within {self.patience + _LONGER:g} seconds",
-            cure="Call it on every rank, without `if rank == 0:`. holdfast writes once.",
-        )
-        error.ranks = (0,)
-        return error
 
     def _check_in_step(self, call: str) -> None:
         if self._broken is not None:
@@ -198,7 +187,7 @@ class Ranks:
         def ready(what: object) -> None:
             nonlocal is_ready
             is_ready = True
-            self.agree(call, lambda: what, _check_same, is_within=True)
+            self.agree(call, lambda: what, letters.check_same, is_within=True)
 
         self.agree(call, _nothing, _nothing)
         try:
@@ -237,7 +226,7 @@ class Ranks:
         Raises:
             RanksError: that one has ended.
         """
-        self._board.wait({of: f"{self._name}/{key}"}, None, lost)
+        self._board.wait({of: f"{self._name}/{key}"}, None, letters.lost)
         return self._board.read(f"{self._name}/{key}")
 
     def follow(self, key: str, wanted: Callable[[Any], bool]) -> Any:
@@ -246,16 +235,9 @@ class Ranks:
         Raises:
             RanksError: it has ended.
         """
-        return self._board.follow(f"{self._name}/{key}", wanted, _LONGEST, self._silent)
-
-    def _silent(self, ranks: list[int]) -> RanksError:
-        error = RanksError(
-            f"{named(ranks)} was not heard of for {_LONGEST / 60:g} minutes",
-            wanted="the same loop over run.steps() on every rank",
-            cure="Leave the loop on all ranks, or on none; ask run.should_stop on all of them.",
+        return self._board.follow(
+            f"{self._name}/{key}", wanted, _LONGEST, lambda ranks: letters.silent(ranks, _LONGEST)
         )
-        error.ranks = tuple(ranks)
-        return error
 
     def forget(self, key: str) -> None:
         """Take a value away that was told, and that everyone has heard."""
@@ -266,60 +248,8 @@ def _nothing(*_: Any) -> None:
     return None
 
 
-def _check_same(said: list[Any]) -> None:
-    """Find a rank that has something else than rank 0 in its hands."""
-    for rank, what in enumerate(said):
-        if what != said[0]:
-            error = RanksError(
-                f"{named([rank])} sees another checkpoint than rank 0 under the same name",
-                wanted=said[0],
-                found=what,
-                cure="Is it the same folder on every machine? A network file system may need a "
-                "moment: start again.",
-            )
-            error.ranks = (rank,)
-            raise error
-
-
 def _raising(error: BaseException) -> Callable[[], Any]:
     def say() -> Any:
         raise error
 
     return say
-
-
-def failed_on(rank: int, error: BaseException) -> RanksError:
-    """The error that the other ranks raise when something went wrong on one."""
-    return _failed(rank, _as_letter(error))
-
-
-def _failed(rank: int, error: HoldfastError) -> RanksError:
-    made = RanksError(
-        f"rank {rank}: {error.what}",
-        file=error.file,
-        member=error.member,
-        tensor=error.tensor,
-        wanted=error.wanted,
-        found=error.found,
-        cure=error.cure,
-    )
-    made.ranks, made.error = (rank,), error
-    return made
-
-
-def _as_letter(error: BaseException) -> HoldfastError:
-    if isinstance(error, HoldfastError):
-        return error
-    said = f"{type(error).__name__}: {error}".removesuffix(": ")
-    return HoldfastError(f"an error ended the call there: {said}"[:500])
-
-
-def _elsewhere(rank: int, theirs: str, ours: str) -> RanksError:
-    error = RanksError(
-        "the ranks of this training do not make the same calls in the same order",
-        wanted=f"{ours}, as on rank 0",
-        found=f"{theirs} on rank {rank}",
-        cure="Call the same things of the run on every rank, without `if rank == 0:`.",
-    )
-    error.ranks = (rank,)
-    return error

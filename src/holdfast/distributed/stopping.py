@@ -5,8 +5,8 @@ from __future__ import annotations
 import signal
 import time
 
+from holdfast.distributed import letters
 from holdfast.distributed.ranks import Ranks
-from holdfast.errors import RanksError
 
 #: Seconds of steps for which rank 0 decides at once, and the most of them: steps may get slower.
 _AHEAD = 0.25
@@ -58,13 +58,7 @@ class StopTogether:
             return None if told is None else signal.Signals(told)
         at, following, told = self._ranks.follow(self._key, lambda said: said[0] >= self._count)
         if at == _LEFT:
-            error = RanksError(
-                "rank 0 has left the loop over run.steps()",
-                wanted="the same loop on every rank",
-                cure="Leave it on all ranks, or on none.",
-            )
-            error.ranks = (0,)
-            raise error
+            raise letters.left()
         # Rank 0 may be ahead: then it has gone on here, and decides anew where it says.
         self._next = following if at == self._count else at
         return None if told is None or at != self._count else signal.Signals(told)

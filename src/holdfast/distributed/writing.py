@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from holdfast.distributed.board import named
+from holdfast.distributed import letters
 from holdfast.distributed.ranks import Ranks
 from holdfast.distributed.shares import Share, share_of, with_shares
-from holdfast.errors import HoldfastError, RanksError, SaveFailedError
+from holdfast.errors import HoldfastError
 from holdfast.runs import listing
 from holdfast.runs.entry import Entry
 from holdfast.runs.every import Every
@@ -151,8 +151,7 @@ class Leading(RanksWriter):
         try:
             yield
         except BaseException as error:
-            said = error if isinstance(error, HoldfastError) else HoldfastError(repr(error)[:500])
-            self._ranks.tell(self._last_told, said)
+            self._ranks.tell(self._last_told, letters.as_letter(error))
             raise
         self._ranks.tell(self._last_told, None)
 
@@ -208,13 +207,7 @@ class Following(RanksWriter):
     def _written(self, id: str, started: float) -> SaveInfo:
         error: HoldfastError | None = self._ranks.hear(f"saved/{id}")
         if error is not None:
-            raise SaveFailedError(
-                f"rank 0: {error.what}",
-                file=error.file,
-                wanted=error.wanted,
-                found=error.found,
-                cure=error.cure,
-            )
+            raise letters.failed(0, error)
         return SaveInfo(None, 0, time.monotonic() - started)
 
     def prune(self, *, dry_run: bool, is_whole: Callable[[Path], bool] | None = None) -> Plan:
@@ -250,15 +243,8 @@ def _check_one_folder(said: list[dict[str, int | None]]) -> None:
         other = [name for name, nbytes in seen.items() if nbytes != said[0][name]]
         if other:
             name = other[0]
-            error = RanksError(
-                f"{named([rank])} sees another folder than rank 0",
-                wanted=f"{name} of {_shown(said[0][name])}",
-                found=_shown(seen[name]),
-                cure="Is it the same folder on every machine? A network file system may need a "
-                "moment: start again.",
-            )
-            error.ranks = (rank,)
-            raise error
+            wanted = f"{name} of {_shown(said[0][name])}"
+            raise letters.sees_other(rank, "another folder than rank 0", wanted, _shown(seen[name]))
 
 
 def _shown(nbytes: int | None) -> str:

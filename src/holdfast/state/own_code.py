@@ -34,12 +34,12 @@ def is_plain(module: nn.Module) -> bool:
 def _of_others(hooks: Mapping[int, Any]) -> bool:
     """Whether a hook is another's than torch's own for sharded modules, which change no tensor."""
     return any(
-        not str(getattr(inner(hook), "__module__", "")).startswith("torch.distributed.")
+        not str(getattr(_inner(hook), "__module__", "")).startswith("torch.distributed.")
         for hook in hooks.values()
     )
 
 
-def inner(hook: Any) -> Any:
+def _inner(hook: Any) -> Any:
     """The function inside what torch and functools wrap around a hook."""
     while (inside := getattr(hook, "hook", None) or getattr(hook, "func", None)) is not None:
         hook = inside
