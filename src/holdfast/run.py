@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from holdfast.distributed.meeting import meet
+from holdfast.distributed.meeting import is_one_of_several, meet
 from holdfast.distributed.stopping import StopTogether
 from holdfast.distributed.writing import writer_of
 from holdfast.errors import (
@@ -113,7 +113,7 @@ class Run(RunFolder):
         template = Template(name)
         #: Whether resume() was called and no step was begun since.
         self._is_positioned = False
-        check(self._parts, self.extra)
+        check(self._parts, self.extra, spread=is_one_of_several())
         options.warn_of_stray_tensors(self._parts)
         #: The processes of this training; None where it is one.
         self._ranks = meet(self.folder) if self._parts else None

@@ -36,7 +36,8 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     holdfast.save_state(folder / "one.pt", model=model, optimizer=optimizer)
     for kind, size in SAVED:
         Group(size, jobs.save_with_dcp, str(folder / f"{kind}{size}"), kind).values()
-    return {"a file": folder / "one.pt", **{f"{k} {n}": folder / f"{k}{n}" for k, n in SAVED}}
+        Group(size, jobs.save_with_run, str(folder / f"run-{kind}{size}"), kind).values()
+    return {path.name: path for path in sorted(folder.iterdir())}
 
 
 @pytest.mark.parametrize(("kind", "size"), LOADED)
@@ -82,17 +83,17 @@ def test_what_does_not_fit_changes_nothing(tmp_path: Path) -> None:
         assert "(14, 6)" in text
 
 
-def test_a_run_does_not_save_shares_yet(tmp_path: Path) -> None:
-    for text in Group(2, jobs.saved_by_a_run, str(tmp_path / "run"), "fsdp").values():
-        assert text.startswith(
-            "a tensor that is spread over processes is not saved yet, at 'model."
-        )
-        assert "load_state reads its folders" in text
+def test_a_file_of_one_process_does_not_take_shares(tmp_path: Path) -> None:
+    for text in Group(2, jobs.refused_as_a_file, str(tmp_path)).values():
+        assert text.startswith("a tensor that is spread over processes, at 'model.")
+        assert "A Run on all ranks saves it" in text
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_one_process_has_whole_is_saved(tmp_path: Path) -> None:
     """fully_shard on one process is a model like any other."""
-    ((before, after),) = Group(1, jobs.saved_by_a_run, str(tmp_path / "run"), "fsdp").values()
+    job = jobs.saved_and_resumed
+    ((before, after, _),) = Group(1, job, str(tmp_path / "run"), "fsdp", False).values()
     assert_same(before, after)
     tree = torch.load(tmp_path / "run" / "step-00000000.pt", weights_only=True)
     assert type(tree["model"]["up.weight"]) is torch.Tensor

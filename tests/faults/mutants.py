@@ -142,7 +142,7 @@ def _write_in_place() -> None:
 
     def written(target: Path, existing: Any, nbytes: int, fill: Any, head: Any) -> None:
         with target.open("wb") as file:
-            commit._fill(file.fileno(), nbytes, fill, head)
+            commit.fill_file(file.fileno(), nbytes, fill, head)
             commit.fsync_file(file.fileno())
         commit.fsync_folder(target.parent)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -101,6 +102,18 @@ def save_with_dcp(rank: int, folder: str, kind: str) -> dict[str, torch.Tensor]:
     return state(model, optimizer)
 
 
+def save_with_run(rank: int, folder: str, kind: str) -> dict[str, torch.Tensor]:
+    """The same by a run, behind the training; the values."""
+    model, optimizer = make(kind)
+    one_step(kind, model, optimizer)
+    wanted = state(model, optimizer)
+    with holdfast.Run(folder, model=model, optimizer=optimizer) as run:
+        run.extra["odd"] = {1: "one", "two": [(2, torch.arange(3))]}
+        run.save(0, metrics={"loss": 0.5})
+        one_step(kind, model, optimizer)  # what is written is the state at the call
+    return wanted
+
+
 def load(rank: int, paths: list[str], kind: str) -> list[dict[str, Any]]:
     """Of each path the values after loading it into an arrangement, and after one more step."""
     return [_loaded(path, kind) for path in paths]
@@ -169,19 +182,49 @@ def refused(rank: int, path: str) -> str:
     return ""
 
 
-def saved_by_a_run(rank: int, folder: str, kind: str) -> Any:
-    """What a run says to a model, or the state before and after it was saved and resumed."""
+def saved_and_resumed(rank: int, folder: str, kind: str, background: bool) -> Any:
+    """The state before it was saved by a run, and after a step and a resume; what is reported."""
     model, optimizer = make(kind)
     one_step(kind, model, optimizer)
+    with holdfast.Run(folder, background=background, model=model, optimizer=optimizer) as run:
+        run.extra["odd"] = {1: "one", "two": [(2, torch.arange(3))]}
+        run.save(0, metrics={"loss": 0.5})
+        before = state(model, optimizer)
+        one_step(kind, model, optimizer)
+        run.extra.clear()
+        assert run.resume() == 1
+        assert repr(run.extra) == "{'odd': {1: 'one', 'two': [(2, tensor([0, 1, 2]))]}}"
+        assert run.report is not None
+        return before, state(model, optimizer), run.report.not_restored
+
+
+def refused_as_a_file(rank: int, folder: str) -> str:
+    """A model that is spread, saved as what one process has: what is said."""
+    model, _ = make("fsdp")
     try:
-        with holdfast.Run(folder, background=False, model=model, optimizer=optimizer) as run:
-            run.save(0)
-            before = state(model, optimizer)
-            one_step(kind, model, optimizer)
-            run.resume()
-        return before, state(model, optimizer)
+        holdfast.save_state(f"{folder}/{rank}.pt", model=model)
     except holdfast.errors.CaptureError as error:
         return str(error)
+    return ""
+
+
+def load_with_dcp(rank: int, folder: str, kind: str) -> dict[str, torch.Tensor]:
+    """What torch's own code loads of a folder into an arrangement."""
+    from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+
+    model, optimizer = make(kind)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    states = dict(zip(("model", "optimizer"), get_state_dict(model, optimizer), strict=True))
+    dcp.load(states, checkpoint_id=folder)
+    set_state_dict(
+        model,
+        optimizer,
+        model_state_dict=states["model"],
+        optim_state_dict=states["optimizer"],
+    )
+    return state(model, optimizer)
 
 
 def without_memory(rank: int, path: str) -> str:
@@ -192,5 +235,159 @@ def without_memory(rank: int, path: str) -> str:
     try:
         holdfast.load_state(path, model=model)
     except holdfast.errors.MismatchError as error:
+        return str(error)
+    return ""
+
+
+def save_by_names_with_dcp(rank: int, folder: str) -> None:
+    """The state of ``save_with_run``, as torch's own code saves it: the optimizer's by names."""
+    from torch.distributed.checkpoint.state_dict import get_state_dict
+
+    model, optimizer = make("fsdp")
+    one_step("fsdp", model, optimizer)
+    states = zip(("model", "optimizer"), get_state_dict(model, optimizer), strict=True)
+    dcp.save(dict(states), checkpoint_id=folder)
+
+
+def save_large(rank: int, folder: str) -> None:
+    """Two large weights, each halved over two ranks, in two copies."""
+    model = nn.Sequential(nn.Linear(1024, 1024, bias=False), nn.Linear(1024, 1024, bias=False))
+    fully_shard(model, mesh=init_device_mesh("cpu", (2, 2), mesh_dim_names=("copies", "shards")))
+    with holdfast.Run(folder, model=model) as run:
+        run.save(0)
+
+
+def save_twice(rank: int, folder: str) -> None:
+    """Two checkpoints of the same names and sizes, with other values."""
+    model, optimizer = make("fsdp")
+    one_step("fsdp", model, optimizer)
+    with holdfast.Run(folder, model=model, optimizer=optimizer) as run:
+        for step in range(2):
+            one_step("fsdp", model, optimizer)
+            run.save(step)
+
+
+def save_many(rank: int, folder: str, count: int) -> list[str]:
+    """Some steps, of which two are kept; the names of those."""
+    model, optimizer = make("fsdp")
+    keep = holdfast.keep.latest(2)
+    with holdfast.Run(folder, keep=keep, model=model, optimizer=optimizer) as run:
+        for _ in run.steps(count):
+            one_step("fsdp", model, optimizer)
+            run.save()
+        run.wait()
+        dist.barrier()
+        return [entry.name for entry in run.checkpoints()]
+
+
+def resume_hostile(rank: int, folder: str) -> tuple[str, str]:
+    """What resuming says, and what was printed meanwhile."""
+    import contextlib
+    import io
+
+    model, optimizer = make("fsdp")
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        try:
+            holdfast.Run(folder, model=model, optimizer=optimizer).resume()
+        except holdfast.errors.NoCheckpointError as error:
+            return str(error), printed.getvalue()
+    return "", printed.getvalue()
+
+
+def _large() -> nn.Module:
+    """Two weights of 4 MiB, in shards."""
+    model = nn.Sequential(nn.Linear(1024, 1024, bias=False), nn.Linear(1024, 1024, bias=False))
+    fully_shard(model, mesh=init_device_mesh("cpu", (dist.get_world_size(),)))
+    return model
+
+
+def _fill(model: nn.Module, number: float) -> None:
+    for parameter in model.parameters():
+        parameter.detach().to_local().fill_(number)  # type: ignore[attr-defined]
+
+
+def save_until_killed(rank: int, folder: str, background: bool) -> None:
+    """Resume, and go on for ever; every element is the number of the step."""
+    model = _large()
+    keep = holdfast.keep.latest(2)
+    with holdfast.Run(folder, keep=keep, background=background, model=model) as run:
+        for step in run.steps(1_000_000):
+            for parameter in model.parameters():
+                local: Any = parameter.detach().to_local()  # type: ignore[attr-defined]
+                assert step == 0 or bool((local == step - 1).all()), "resumed something else"
+            _fill(model, step)
+            run.save()
+
+
+def save_on_a_small_disk(rank: int, folder: str, on: int, background: bool) -> list[str]:
+    """The file of one rank may not grow beyond a MiB: what each says, and what is left."""
+    import resource
+    import signal
+
+    model = _large()
+    _fill(model, 0)
+    said = []
+    with holdfast.Run(folder, background=background, model=model) as run:
+        run.save(0, wait=True)
+        if rank == on:
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, resource.RLIM_INFINITY))
+        try:
+            run.save(1, wait=True)
+        except holdfast.errors.HoldfastError as error:
+            said.append(f"{type(error).__name__}: {error}")
+        if rank == on:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
+        dist.barrier()
+        said += sorted(path.name for path in Path(folder).iterdir())
+        dist.barrier()
+        run.save(1, wait=True)  # and it can be saved when there is room again
+        assert run.resume() == 2
+    return said
+
+
+def save_for_a_while(rank: int, folder: str) -> list[float]:
+    """The training goes on behind a save whose disk is slow; its collectives as well."""
+    model = _large()
+    with holdfast.Run(folder, model=model) as run:
+        run.save(0)
+        seen = []
+        for number in range(20):
+            total = torch.tensor([float(number)])
+            dist.all_reduce(total)
+            seen.append(float(total))
+        run.wait()
+    return seen
+
+
+def save_on_some(rank: int, folder: str) -> str:
+    """`if rank == 0: run.save()`, with a model that is spread."""
+    from holdfast.distributed import ranks
+
+    ranks.PATIENCE = 1.0
+    model = _large()
+    run = holdfast.Run(folder, model=model)
+    assert run._ranks is not None
+    run._ranks.patience = 1.0
+    try:
+        if rank == 0:
+            run.save(0)
+        else:
+            dist.barrier()
+    except holdfast.errors.RanksError as error:
+        dist.barrier()
+        return str(error)
+    return ""
+
+
+def save_other_parts(rank: int, folder: str) -> str:
+    """A rank whose model has another layer: what each is told."""
+    model = nn.Sequential(nn.Linear(4, 4), *([nn.Linear(4, 4)] if rank else []))
+    fully_shard(model, mesh=init_device_mesh("cpu", (dist.get_world_size(),)))
+    run = holdfast.Run(folder, model=model)
+    try:
+        run.save(0)
+    except holdfast.errors.RanksError as error:
         return str(error)
     return ""

@@ -21,7 +21,8 @@ from holdfast.converting.select import weights_of
 from holdfast.converting.tree import Rebuilt
 from holdfast.errors import UsageError
 from holdfast.formats.torch_zip.members import root_name
-from holdfast.io.commit import Fill, commit, commit_folder
+from holdfast.io.commit import Fill, commit
+from holdfast.io.commit_folder import commit_folder
 from holdfast.io.sink import Buffer
 from holdfast.io.source import Source
 from holdfast.pickles.modules import flags, with_state_dicts

@@ -122,3 +122,15 @@ def as_letter(error: BaseException) -> HoldfastError:
         return error
     said = f"{type(error).__name__}: {error}".removesuffix(": ")
     return HoldfastError(f"an error ended the call there: {said}"[:500])
+
+
+def has_other(rank: int, wanted: object, found: object) -> RanksError:
+    """A rank whose state has other tensors than rank 0's."""
+    return _of(
+        [rank],
+        f"{named([rank])} has other tensors than rank 0 to be saved",
+        wanted=wanted,
+        found=found,
+        cure="Give the run the same parts on every rank. Stages of a pipeline are runs of their "
+        "own, each in its own folder.",
+    )

@@ -26,10 +26,8 @@ def meet(folder: Path) -> Ranks | None:
         RanksError: one of them does not, or makes another run.
         UsageError: several were started, and they do not know of each other yet.
     """
-    if not dist.is_available() or not dist.is_initialized():
+    if not is_one_of_several():
         _check_alone()
-        return None
-    if dist.get_world_size() == 1:
         return None
     store = distributed_c10d._get_default_store()
     if store not in _boards:
@@ -40,9 +38,19 @@ def meet(folder: Path) -> Ranks | None:
     return ranks
 
 
+def is_one_of_several() -> bool:
+    """Whether other processes are at the same training, and known to this one."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
 def _check_alone() -> None:
     started = os.environ.get("WORLD_SIZE", "1")
-    if dist.is_available() and dist.is_torchelastic_launched() and started != "1":
+    if (
+        dist.is_available()
+        and not dist.is_initialized()
+        and dist.is_torchelastic_launched()
+        and started != "1"
+    ):
         raise UsageError(
             f"torchrun started {started} processes, and they do not know of each other yet",
             cure="Before holdfast.Run(...) call torch.distributed.init_process_group().",

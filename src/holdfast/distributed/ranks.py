@@ -220,14 +220,27 @@ class Ranks:
         """Whether somebody has left a value."""
         return self._board.has(f"{self._name}/{key}")
 
-    def hear(self, key: str, *, of: int = 0) -> Any:
-        """Wait for a value for as long as the rank that tells it lives.
+    def hear(self, key: str, *, of: int = 0, seconds: float | None = None) -> Any:
+        """Wait for a value for as long as the rank that tells it lives, or for so many seconds.
 
         Raises:
-            RanksError: that one has ended.
+            RanksError: that one has ended, or does not tell it in time.
         """
-        self._board.wait({of: f"{self._name}/{key}"}, None, letters.lost)
+        keys = {of: f"{self._name}/{key}"}
+        self._board.wait(keys, seconds, lambda ranks: letters.silent(ranks, seconds or 0.0))
         return self._board.read(f"{self._name}/{key}")
+
+    def hear_all(self, key: Callable[[int], str], *, until: Callable[[], object]) -> list[Any]:
+        """What all ranks but 0 have told, each under its ``key``, as long as they live.
+
+        ``until`` is called again and again meanwhile, and may raise.
+
+        Raises:
+            RanksError: one of them has ended.
+        """
+        keys = {rank: f"{self._name}/{key(rank)}" for rank in range(1, self.size)}
+        self._board.wait(keys, None, letters.lost, until=until)
+        return [self._board.read(each) for each in keys.values()]
 
     def follow(self, key: str, wanted: Callable[[Any], bool]) -> Any:
         """Wait for a value of rank 0 that is wanted; it writes one in place of the other.

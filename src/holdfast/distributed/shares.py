@@ -23,7 +23,8 @@ from holdfast.tensors.load import load_file
 #: Where in a checkpoint's tree the shares of the ranks above 0 are, by rank.
 RANKS = "ranks"
 
-_OWN = (LoaderPart, TorchGeneratorPart, NumpyGeneratorPart, PythonRandomPart)
+#: Parts that every rank has for itself.
+OWN = (LoaderPart, TorchGeneratorPart, NumpyGeneratorPart, PythonRandomPart)
 
 
 class Share(NamedTuple):
@@ -38,7 +39,7 @@ class Share(NamedTuple):
 
 def share_of(parts: Mapping[str, Part]) -> Share:
     """The state that is this rank's own: generators, loaders."""
-    captured = capture({n: part for n, part in parts.items() if isinstance(part, _OWN)}, {})
+    captured = capture({n: part for n, part in parts.items() if isinstance(part, OWN)}, {})
     made = io.BytesIO()
     save_encoded(encode(captured.tree), made)
     return Share(made.getvalue(), dict(captured.converted))
@@ -99,7 +100,7 @@ def _of_another_number(
 ) -> View:
     """Places in the data are of a split that is no more; generators are those of their rank."""
     has_rng = rank < saved
-    own = [name for name, part in parts.items() if isinstance(part, _OWN)]
+    own = [name for name, part in parts.items() if isinstance(part, OWN)]
     skipped = [name for name in own if isinstance(parts[name], LoaderPart) or not has_rng]
     counts = f"the checkpoint is of {_ranks(saved)}, and this is one of {size}"
     notes = tuple(f"{name!r}: {counts}" for name in skipped)

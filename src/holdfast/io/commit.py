@@ -11,14 +11,13 @@ import contextlib
 import errno
 import logging
 import os
-import shutil
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeAlias
 
 from holdfast.errors import FileError, HoldfastError, NoSpaceError, UsageError
-from holdfast.io import descriptors, locks, temps
+from holdfast.io import locks, temps
 from holdfast.io.cures import FREE_SPACE, cure_of
 from holdfast.io.direct import sink_of
 from holdfast.io.folders import free_nbytes, fsync_file, fsync_folder, make_folders
@@ -49,70 +48,19 @@ def commit(
         FileError: any other refusal of the file system.
         UsageError: ``path`` cannot be the name of a file.
     """
-    target = _target(path)
-    with _explained(target, nbytes, what):
+    target = target_of(path)
+    with explained(target, nbytes, what):
         existing = _existing(target)
         if existing is not None and not stat.S_ISREG(existing.st_mode):
             _write_directly(target, fill, head)
             return
         make_folders(target.parent)
-        _check_space(target, nbytes, what)
+        check_room(target, nbytes, what)
         _commit_regular(target, existing, nbytes, fill, head)
 
 
-def commit_folder(
-    path: str | os.PathLike[str], files: Sequence[tuple[str, int, Fill, Head]]
-) -> None:
-    """Write a folder of files, each ``(name, nbytes, fill, head)``, all or nothing and durable.
-
-    Raises:
-        NoSpaceError: the disk cannot hold it, seen before or while writing.
-        FileError: something is there already, or any other refusal of the file system.
-        UsageError: ``path`` cannot be the name of a folder.
-    """
-    target, nbytes = _target(path), sum(size for _, size, _, _ in files)
-    with _explained(target, nbytes):
-        if target.exists() and (not target.is_dir() or any(target.iterdir())):
-            raise FileError(
-                "a folder is written anew, and something is there already",
-                errno=errno.EEXIST,
-                file=target,
-                cure="Choose another name, or remove it first.",
-            )
-        make_folders(target.parent)
-        _check_space(target, nbytes)
-        temps.sweep(target)
-        temp, lock = temps.create_folder(target)
-        try:
-            for name, size, fill, head in files:
-                _write_new(temp / name, size, fill, head)
-            fsync_folder(temp)
-            temp.replace(target)
-        except BaseException:
-            shutil.rmtree(temp, ignore_errors=True)
-            if lock is not None:
-                locks.close(lock)
-            raise
-        try:
-            if lock is not None:
-                locks.close(lock)  # held until it has its name
-            fsync_folder(target.parent)
-        except OSError:
-            shutil.rmtree(target, ignore_errors=True)  # else it could not be written anew
-            raise
-
-
-def _write_new(path: Path, nbytes: int, fill: Fill, head: Head) -> None:
-    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0)
-    fd = os.open(path, flags | getattr(os, "O_BINARY", 0), 0o666)
-    try:
-        _fill(fd, nbytes, fill, head)
-        fsync_file(fd)
-    finally:
-        descriptors.close(fd)
-
-
-def _target(path: str | os.PathLike[str]) -> Path:
+def target_of(path: str | os.PathLike[str]) -> Path:
+    """The path itself, links followed; raises UsageError where it cannot be a name."""
     name = os.fspath(path)
     if not name:
         raise UsageError(
@@ -134,7 +82,7 @@ def _commit_regular(
     try:
         if existing is not None:
             _take_over_permissions(fd, existing)
-        _fill(fd, nbytes, fill, head)
+        fill_file(fd, nbytes, fill, head)
         fsync_file(fd)
         made = os.fstat(fd)
         replaced = _existing(target)  # another writer's, perhaps, since this began
@@ -219,12 +167,13 @@ def check_space(path: str | os.PathLike[str], nbytes: int) -> None:
         NoSpaceError: it has none.
         FileError: the file system cannot even say.
     """
-    target = _target(path)
-    with _explained(target, nbytes):
-        _check_space(target, nbytes)
+    target = target_of(path)
+    with explained(target, nbytes):
+        check_room(target, nbytes)
 
 
-def _check_space(target: Path, nbytes: int, what: str = "checkpoint") -> None:
+def check_room(target: Path, nbytes: int, what: str = "checkpoint") -> None:
+    """As ``check_space`` of what ``target_of`` gave; errors of the system come as they are."""
     free = free_nbytes(target.parent)
     if free is not None and free < nbytes:
         raise NoSpaceError(
@@ -247,7 +196,8 @@ def _take_over_permissions(fd: int, existing: os.stat_result) -> None:
         os.fchmod(fd, stat.S_IMODE(existing.st_mode))
 
 
-def _fill(fd: int, nbytes: int, fill: Fill, head: Head) -> None:
+def fill_file(fd: int, nbytes: int, fill: Fill, head: Head) -> None:
+    """Write a file that is open and empty; not yet durable."""
     with contextlib.closing(sink_of(fd, nbytes)) as sink:
         fill(sink)
         sink.end()
@@ -259,7 +209,7 @@ def _fill(fd: int, nbytes: int, fill: Fill, head: Head) -> None:
 
 
 @contextlib.contextmanager
-def _explained(target: Path, nbytes: int, what: str = "checkpoint") -> Iterator[None]:
+def explained(target: Path, nbytes: int, what: str = "checkpoint") -> Iterator[None]:
     """Turn the system's errors into letters; the original stays the cause."""
     try:
         yield

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import secrets
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -71,10 +72,10 @@ def make_folders(folder: Path) -> None:
 def trash(
     paths: Sequence[Path], *, is_kept: Callable[[Path], bool] = lambda _: False
 ) -> list[Path]:
-    """Remove files of one folder so that none is ever half gone; those that were removed.
+    """Remove files and folders of one folder, none ever half gone; those that were removed.
 
     Each is renamed to ``.trash-...``, the folder is synced, and only then are they unlinked: after
-    a power cut in the middle a file is either whole under its name or no checkpoint any more.
+    a power cut in the middle a checkpoint is either whole under its name or no checkpoint any more.
     What ``is_kept`` says of a path is asked before it is renamed and again after: then it gets its
     name back. Who makes it so, and then still finds the file, can rest on it.
     """
@@ -94,5 +95,8 @@ def trash(
     for folder in {path.parent for path in doomed}:
         fsync_folder(folder)
     for path in doomed:
-        path.unlink(missing_ok=True)
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
     return removed

@@ -107,28 +107,28 @@ def sweep(target: Path) -> None:
         return
     temps = (name for name in names if NAME.fullmatch(name) and len(name) == len(prefix) + 12)
     for path in map(target.with_name, temps):
-        remove_dead(path, folders=True)
+        remove_dead(path)
 
 
 def is_dead(path: Path) -> bool:
-    """Whether a regular file is nobody's: its lock can be had."""
-    with _held(path, folders=False) as is_held:
+    """Whether a file or a folder is nobody's: its lock can be had."""
+    with _held(path) as is_held:
         return is_held
 
 
-def remove_dead(path: Path, *, folders: bool = False) -> bool:
-    """Remove a file, or a folder too, that is nobody's; whether it is gone.
+def remove_dead(path: Path) -> bool:
+    """Remove a file or a folder that is nobody's; whether it is gone.
 
     Its lock is held meanwhile: whoever has just made it waits for that, and finds it gone.
     """
-    with _held(path, folders=folders) as is_held:
+    with _held(path) as is_held:
         return is_held and remove(path)
 
 
 @contextlib.contextmanager
-def _held(path: Path, *, folders: bool) -> Iterator[bool]:
+def _held(path: Path) -> Iterator[bool]:
     """Hold the lock of a temp for the block; False where it is somebody's, or has none."""
-    fd = _locked(path, folders=folders)
+    fd = _locked(path)
     try:
         yield fd is not None and locks.try_lock(fd)
     finally:
@@ -136,12 +136,12 @@ def _held(path: Path, *, folders: bool) -> Iterator[bool]:
             locks.close(fd)
 
 
-def _locked(path: Path, *, folders: bool) -> int | None:
+def _locked(path: Path) -> int | None:
     mode = _mode(path)
     try:
         if stat.S_ISREG(mode):
             return locks.open_locked(path, os.O_RDWR | _CLOEXEC, 0)
-        return _open_folder(path) if folders and stat.S_ISDIR(mode) else None
+        return _open_folder(path) if stat.S_ISDIR(mode) else None
     except OSError as error:  # held by its writer, gone by now, or not ours to open
         log.debug("%s is left alone: %s", path, error)
         return None

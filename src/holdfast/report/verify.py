@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -118,8 +119,11 @@ class VerifyReport:
 
 def verified_nbytes(index: Index) -> int:
     """The bytes that verifying reads: those with a checksum."""
-    extents = (*index.extents.values(), *index.other)
-    return sum(extent.nbytes for extent in extents if extent.expected_crc is not None)
+    return sum(each.nbytes for each in _extents(index) if each.expected_crc is not None)
+
+
+def _extents(index: Index) -> tuple[Extent, ...]:
+    return index.sealed or (*index.extents.values(), *index.other)
 
 
 def verify_index(
@@ -133,7 +137,7 @@ def verify_index(
         TruncatedError: the file ends early.
         FileError: the file system said no.
     """
-    extents = sorted((*index.extents.values(), *index.other), key=lambda e: (e.file, e.offset))
+    extents = sorted(_extents(index), key=lambda e: (e.file, e.offset))
     known = [extent for extent in extents if extent.expected_crc is not None]
     crcs = _crcs_of(known, source, on_progress)
     wrong = [(e, crc) for e, crc in zip(known, crcs, strict=True) if crc != e.expected_crc]
@@ -177,8 +181,14 @@ def _damages(index: Index, wrong: list[tuple[Extent, int | None]]) -> tuple[Dama
     if not wrong:
         return ()
     names = tensors_by_storage(index.tree)
-    tensors = {extent.member: names.get(key, ()) for key, extent in index.extents.items()}
+    found = sorted((each.file, each.offset, key) for key, each in index.extents.items())
+
+    def tensors(extent: Extent) -> tuple[str, ...]:
+        first = bisect_left(found, (extent.file, extent.offset, ""))
+        last = bisect_left(found, (extent.file, extent.offset + max(1, extent.nbytes), ""))
+        return tuple(name for *_, key in found[first:last] for name in names.get(key, ()))
+
     return tuple(
-        Damage(extent.member, tensors.get(extent.member, ()), extent.expected_crc or 0, crc)
+        Damage(extent.member, tensors(extent), extent.expected_crc or 0, crc)
         for extent, crc in wrong
     )

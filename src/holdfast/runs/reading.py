@@ -8,6 +8,7 @@ from pathlib import Path
 
 from holdfast.errors import DamagedError, FileError, HoldfastError
 from holdfast.formats import read_index, sharded, sniff
+from holdfast.formats.dcp.seal import seal_of
 from holdfast.formats.torch_zip.read import PICKLE, root_of
 from holdfast.formats.zip_archive import Member, read_member
 from holdfast.io.checksum import crc32
@@ -109,7 +110,9 @@ def _checked(source: Source, member: Member, what: str) -> bytes:
 
 def _read_folder(path: Path) -> Index:
     file = path / records.MEMBER
-    record = records.decode(file.read_bytes(), file=file)
+    data = file.read_bytes()
+    record = records.decode(data, file=file)
+    seal_of(data, file=str(path))
     return Index(file=str(path), format="dcp", tree={}, extents={}, record=record)
 
 

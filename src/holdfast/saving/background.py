@@ -20,11 +20,14 @@ from holdfast.io.commit import Fill
 from holdfast.io.direct import start_threads
 from holdfast.io.threads import Threads
 from holdfast.saving import devices, exit_status
+from holdfast.saving.copied import Copied
 from holdfast.saving.foreground import SaveInfo
 from holdfast.saving.image import Image
 from holdfast.saving.overlap import StepHooks, storages_for_later
 from holdfast.saving.pending import PendingSave
 from holdfast.saving.planned import Planned
+from holdfast.saving.sliced import Sliced
+from holdfast.saving.sliced_image import SlicedImage
 from holdfast.state.parts import Part
 
 log = logging.getLogger("holdfast")
@@ -43,12 +46,12 @@ class Background:
         self._mode = mode
         self._pid = os.getpid()
         self._hooks = StepHooks(self._before_step)
-        self._image: Image | None = None
+        self._image: Copied | None = None
         self._arena: Arena | None = None
         self._pending: PendingSave | None = None
         self._has_warned = False
 
-    def has_room(self, planned: Planned) -> bool:
+    def has_room(self, planned: Planned | Sliced) -> bool:
         """Whether there are threads, and memory for a copy of the whole file; made if need be."""
         if _exiting.is_set():  # nobody would wait for it
             return False
@@ -56,14 +59,14 @@ class Background:
             self._warn("no thread can be started")
             return False
         have = 0 if self._arena is None else self._arena.nbytes
-        if planned.nbytes <= have and devices.suits(self._arena, planned.encoded):
+        if planned.nbytes <= have and devices.suits(self._arena, planned.gpu):
             return True
         wanted = planned.nbytes + planned.nbytes // 64  # pickles and records vary in length
         free = memory.available()
         if free is None or wanted - have <= free * (1 - _SPARE):
             self._arena = None  # first, so that never two are there
             try:
-                self._arena = devices.arena_for(planned.encoded, wanted)
+                self._arena = devices.arena_for(planned.gpu, wanted)
             except (MemoryError, OSError):
                 free = 0
             else:
@@ -90,20 +93,13 @@ class Background:
     def submit(
         self,
         step: int,
-        planned: Planned,
+        planned: Planned | Sliced,
         parts: Mapping[str, Part],
         save: Callable[[int, Fill], SaveInfo],
         waited: float,
     ) -> PendingSave:
         """Copy the state, and have ``save`` write the copy; ``has_room`` has said yes."""
-        assert self._arena is not None
-        later = {}
-        if self._mode is not True:
-            self._hooks.watch(parts)
-            later = storages_for_later(
-                parts, planned.encoded, checked=self._mode == "overlap-checked"
-            )
-        image = self._image = Image(planned, self._arena, later)
+        image = self._image = self._copied(planned, parts)
         pending = PendingSave(
             step,
             partial(save, image.nbytes, image.fill),
@@ -111,6 +107,18 @@ class Background:
             progress=lambda: image.progress,
         )
         return self.do(pending)
+
+    def _copied(self, planned: Planned | Sliced, parts: Mapping[str, Part]) -> Copied:
+        assert self._arena is not None
+        if isinstance(planned, Sliced):  # all of it now: optimizers of shares have no hooks of ours
+            return SlicedImage(planned, self._arena)
+        later = {}
+        if self._mode is not True:
+            self._hooks.watch(parts)
+            later = storages_for_later(
+                parts, planned.encoded, checked=self._mode == "overlap-checked"
+            )
+        return Image(planned, self._arena, later)
 
     def do(self, pending: PendingSave) -> PendingSave:
         """Have the thread do it, as the save in flight."""

@@ -16,7 +16,6 @@ import weakref
 import torch
 
 from holdfast.io.arena import Arena
-from holdfast.tensors.encode import Encoded
 
 log = logging.getLogger("holdfast")
 
@@ -27,24 +26,19 @@ _PORTABLE = 1
 _asked: weakref.WeakSet[Arena] = weakref.WeakSet()
 
 
-def suits(arena: Arena | None, encoded: Encoded) -> bool:
+def suits(arena: Arena | None, gpu: torch.device | None) -> bool:
     """Whether an arena is what ``arena_for`` would make, but for its size."""
-    return arena in _asked or _gpu_of(encoded) is None
+    return arena in _asked or gpu is None
 
 
-def _gpu_of(encoded: Encoded) -> torch.device | None:
-    return next((s.device for s in encoded.storages if s.device.type == "cuda"), None)
-
-
-def arena_for(encoded: Encoded, nbytes: int) -> Arena:
+def arena_for(gpu: torch.device | None, nbytes: int) -> Arena:
     """Memory for the copy of a state, pinned where something in it is on a GPU.
 
     Raises:
         MemoryError, OSError: the system gives none.
     """
     arena = Arena(nbytes)
-    device = _gpu_of(encoded)
-    if device is not None:
+    if gpu is not None:
         _asked.add(arena)
         try:
             _pin(arena)
@@ -52,7 +46,7 @@ def arena_for(encoded: Encoded, nbytes: int) -> Arena:
             log.warning("no memory can be pinned, so copies from GPUs are slower: %s", error)
             # CUDA has the next kernel that is started report it: not one of the training's.
             with contextlib.suppress(RuntimeError):
-                torch.ones(1, device=device)
+                torch.ones(1, device=gpu)
     return arena
 
 

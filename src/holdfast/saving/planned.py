@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import torch
+
 from holdfast.formats.torch_zip import members, write
 from holdfast.io.sink import Sink
 from holdfast.tensors import encode
@@ -20,6 +22,11 @@ class Planned:
     keys: list[int]
     record: bytes | None
     nbytes: int
+
+    @property
+    def gpu(self) -> torch.device | None:
+        """A GPU that something of it is on; None where nothing is."""
+        return next((s.device for s in self.encoded.storages if s.device.type == "cuda"), None)
 
     def fill(self, sink: Sink) -> None:
         """Write the file front to back, from the live state."""

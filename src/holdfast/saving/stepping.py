@@ -172,7 +172,8 @@ class Stepping:
             self._compare(self._saved)
 
     def _compare(self, saved: Mapping[str, Any]) -> None:
-        now = capture(self._parts, self._extra()).watched(self._parts)
+        parts = {name: part for name, part in self._parts.items() if part.is_watched}
+        now = capture(parts, self._extra()).watched(parts)
         changed = differences(dict(saved), now)
         if changed:
             self._has_warned = True

@@ -31,7 +31,7 @@ from holdfast.saving.foreground import SaveInfo, save_file, watched
 from holdfast.saving.head import Head
 from holdfast.saving.metrics import as_metrics
 from holdfast.saving.pending import PendingSave
-from holdfast.saving.planned import Planned, plan
+from holdfast.saving.planned import plan
 from holdfast.saving.recording import Place, Recorder
 from holdfast.spec.record import Record
 from holdfast.spec.record import encode as encode_record
@@ -183,13 +183,19 @@ class RunWriter:
                 return None
             captured = self._captured(parts, extra)
             now = datetime.now().astimezone()
-            name = free_name(self.template.format(step, now), listing.taken_names(self.folder))
+            name = self._named(
+                free_name(self.template.format(step, now), listing.taken_names(self.folder))
+            )
             sequence = max(self._sequence, listing.next_sequence(self._entries))
             place = Place(name, step, sequence, self._head.id)
             record = self._recorder.record(place, floats, captured, now, self._source)
-            planned = plan(encode(captured.tree), name, encode_record(record))
-            pending = self._begin(planned, self.folder / name, record, parts, (started, waited))
+            pending = self._begin(captured, self.folder / name, record, parts, (started, waited))
+            self._head_before, self._head = self._head, Head.now(record.id, step, record.metrics)
             return pending, captured
+
+    def _named(self, name: str) -> str:
+        """What a checkpoint of this state is called, where a file of it is called so."""
+        return name
 
     def _captured(self, parts: Mapping[str, Part], extra: Mapping[str, Any]) -> Captured:
         return capture(parts, extra)
@@ -200,15 +206,16 @@ class RunWriter:
 
     def _begin(
         self,
-        planned: Planned,
+        captured: Captured,
         path: Path,
         record: Record,
         parts: Mapping[str, Part],
         times: tuple[float, float],
     ) -> PendingSave:
-        """Write the file, here or behind the training; the head moves when this returns."""
+        """Write the file, here or behind the training."""
         started, waited = times
         step, name = record.step or 0, os.fspath(path)
+        planned = plan(encode(captured.tree), path.name, encode_record(record))
 
         def save(nbytes: int, fill: Fill) -> SaveInfo:
             with self._telling(record):
@@ -226,7 +233,6 @@ class RunWriter:
             )
             pending.job.run()
             pending.wait()
-        self._head_before, self._head = self._head, Head.now(record.id, step, record.metrics)
         return pending
 
     def finish(self, *, waits: bool = True) -> None:

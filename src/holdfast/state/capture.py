@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,10 +12,16 @@ import torch
 from holdfast.errors import UsageError
 from holdfast.state import names
 from holdfast.state.compact import compact
-from holdfast.state.parts import LoaderPart, OptimizerPart, Part, modules_of
-from holdfast.state.plain import to_plain
+from holdfast.state.flat import Flat, by_names, flatten
+from holdfast.state.parts import LoaderPart, ModulePart, OptimizerPart, Part, modules_of
+from holdfast.state.plain import refuse_spread, to_plain
 from holdfast.state.rng import capture_rng
 from holdfast.tensors.encode import encode
+
+_SPREAD_CURE = (
+    "A Run on all ranks saves it: holdfast.Run(folder, model=model, ...) behind "
+    "torch.distributed.init_process_group()."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +43,14 @@ class Captured:
         return copy.deepcopy(small)
 
 
-def capture(parts: Mapping[str, Part], extra: Mapping[str, Any], *, rng: bool = True) -> Captured:
+def capture(
+    parts: Mapping[str, Part], extra: Mapping[str, Any], *, rng: bool = True, spread: bool = False
+) -> Captured:
     """Read the state of all parts: loaders first, the global generators last.
 
     A loader that has not started yet starts when it is asked for its state, and draws from the
-    generators; read in this order both are saved as they are afterwards.
+    generators; read in this order both are saved as they are afterwards. Tensors that are
+    ``spread`` over processes are taken where that is said, and stay what they are.
 
     Raises:
         CaptureError: a part whose state cannot be read, or holds what cannot be saved.
@@ -55,7 +64,10 @@ def capture(parts: Mapping[str, Part], extra: Mapping[str, Any], *, rng: bool = 
         tree["extra"] = to_plain(_checked_extra(extra), ("extra",), converted)
     if rng:
         tree["rng"] = to_plain(capture_rng(), ("rng",), converted)
-    return Captured(compact(tree), optimizer_names(parts), converted)
+    if not spread:
+        refuse_spread(tree, cure=_SPREAD_CURE)
+        tree = compact(tree)
+    return Captured(tree, optimizer_names(parts), converted)
 
 
 def _checked_extra(extra: Any) -> dict[str, Any]:
@@ -74,7 +86,7 @@ def optimizer_names(parts: Mapping[str, Part]) -> dict[str, list[list[str | None
     }
 
 
-def check(parts: Mapping[str, Part], extra: Mapping[str, Any]) -> None:
+def check(parts: Mapping[str, Part], extra: Mapping[str, Any], *, spread: bool = False) -> None:
     """Find out now what could not be captured later; nothing live is changed.
 
     A loader is asked only for what its dataset and sampler can say: asked for its own state it
@@ -84,7 +96,7 @@ def check(parts: Mapping[str, Part], extra: Mapping[str, Any]) -> None:
         CaptureError: a part that cannot be captured.
         UsageError: an optimizer with a parameter that belongs to no part.
     """
-    optimizer_names(parts)
+    parameters = optimizer_names(parts)
     tree = {}
     for part in parts.values():
         if isinstance(part, LoaderPart):
@@ -93,7 +105,31 @@ def check(parts: Mapping[str, Part], extra: Mapping[str, Any]) -> None:
             tree[part.name] = to_plain(part.capture(), (part.name,), {})
     tree["extra"] = to_plain(_checked_extra(extra), ("extra",), {})
     # Only the pickle is made, no tensor is read: what it refuses is best known now.
-    encode(compact(tree))
+    if spread:
+        encode(compact(flat_of(tree, parameters, parts).values))
+    else:
+        refuse_spread(tree, cure=_SPREAD_CURE)
+        encode(compact(tree))
+
+
+def flat_of(
+    tree: Mapping[str, Any],
+    parameters: Mapping[str, Sequence[Sequence[str | None]]],
+    parts: Mapping[str, Part],
+) -> Flat:
+    """A captured tree by names, as a folder of several processes has it.
+
+    Of models and optimizers that is every tensor, the optimizers' by the names of ``parameters``.
+
+    Raises:
+        CaptureError: two places have one name, or a tensor that is spread lies where none can.
+    """
+    opened = {n for n, part in parts.items() if isinstance(part, ModulePart | OptimizerPart)}
+    named = {
+        name: by_names(state, parameters[name]) if name in parameters else state
+        for name, state in tree.items()
+    }
+    return flatten(named, opened)
 
 
 def _check_loader(part: LoaderPart) -> None:

@@ -15,8 +15,8 @@ import torch
 from torch.nn.parameter import UninitializedTensorMixin  # type: ignore[attr-defined]
 
 from holdfast.errors import CaptureError
-from holdfast.spec.tree import Path, dotted
-from holdfast.state.sharding import box_of, is_sharded, local_of
+from holdfast.spec.tree import Path, dotted, walk
+from holdfast.state.sharding import box_of, can_be_spread, is_spread, local_of
 
 _LEAVES = (type(None), bool, int, float, complex, str, bytes, bytearray)
 _TORCH_LEAVES = (torch.dtype, torch.device, torch.layout)
@@ -120,8 +120,9 @@ def _set(value: set[Any], path: Path, notes: dict[str, str]) -> set[Any]:
 
 
 def _tensor(value: torch.Tensor, path: Path) -> torch.Tensor:
-    if is_sharded(value):
-        value = _own(value, path)
+    if is_spread(value):
+        return _spread(value, path)
+    value = local_of(value)
     if isinstance(value, UninitializedTensorMixin):
         raise CaptureError(
             f"a lazy parameter has no value yet, at {dotted(path)!r}",
@@ -139,18 +140,33 @@ def _tensor(value: torch.Tensor, path: Path) -> torch.Tensor:
     return value
 
 
-def _own(value: torch.Tensor, path: Path) -> torch.Tensor:
-    """The elements of a tensor that is spread over processes, where this one has them all."""
-    box = box_of(value)
-    if box.sizes != tuple(value.shape):
+def _spread(value: Any, path: Path) -> torch.Tensor:
+    """A tensor of which several processes have their shares stays what it is."""
+    if any(placement.is_partial() for placement in value.placements):
         raise CaptureError(
-            f"a tensor that is spread over processes is not saved yet, at {dotted(path)!r}",
-            wanted=f"all of its shape {tuple(value.shape)} in this process",
-            found=f"{box.sizes} of it",
-            cure="Save such models with torch.distributed.checkpoint for now; load_state reads its "
-            "folders into any arrangement.",
+            f"a tensor whose processes have addends, and no elements yet, at {dotted(path)!r}",
+            wanted="shards or copies",
+            found=str(value.placements),
+            cure="Give it a value first: tensor.redistribute(placements=[...]).",
         )
-    return local_of(value)
+    return value  # type: ignore[no-any-return]
+
+
+def refuse_spread(tree: Any, *, cure: str) -> None:
+    """Go on only with a tree of which this process has everything.
+
+    Raises:
+        CaptureError: a tensor is spread over processes.
+    """
+    for path, leaf in walk(tree) if can_be_spread() else ():
+        if is_spread(leaf):
+            box = box_of(leaf)
+            raise CaptureError(
+                f"a tensor that is spread over processes, at {dotted(path)!r}",
+                wanted=f"all of its shape {tuple(leaf.shape)} in this process",
+                found=f"{box.sizes} of it",
+                cure=cure,
+            )
 
 
 def _scalar(value: np.generic, path: Path, notes: dict[str, str]) -> Any:

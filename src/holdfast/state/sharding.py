@@ -22,10 +22,28 @@ class Box(NamedTuple):
         return tuple(slice(at, at + size) for at, size in ends)
 
 
+def can_be_spread() -> bool:
+    """Whether this process has such tensors at all: whoever has one has imported their module."""
+    return "torch.distributed.tensor" in sys.modules
+
+
 def is_sharded(value: object) -> bool:
     """Whether a tensor's elements are spread over processes, or copied to each of them."""
-    module = sys.modules.get("torch.distributed.tensor")  # whoever has one has imported it
-    return module is not None and isinstance(value, module.DTensor)
+    return can_be_spread() and isinstance(value, sys.modules["torch.distributed.tensor"].DTensor)
+
+
+def is_spread(value: object) -> bool:
+    """Whether no process has all elements of a tensor, or may have: it is cut along a mesh.
+
+    The same on all ranks, also where one of them happens to have everything.
+    """
+    if not is_sharded(value):
+        return False
+    mesh, placements = value.device_mesh, value.placements  # type: ignore[attr-defined]
+    return any(
+        not placement.is_replicate() and mesh.size(number) > 1
+        for number, placement in enumerate(placements)
+    )
 
 
 def box_of(value: Any) -> Box:

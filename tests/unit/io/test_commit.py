@@ -16,8 +16,10 @@ import pytest
 
 from holdfast.errors import FileError, NoSpaceError, UsageError
 from holdfast.io import commit as committing
+from holdfast.io import commit_folder as committing_folder
 from holdfast.io import folders, locks
-from holdfast.io.commit import commit, commit_folder
+from holdfast.io.commit import commit
+from holdfast.io.commit_folder import commit_folder
 from holdfast.io.folders import make_folders, trash
 
 
@@ -152,7 +154,7 @@ from holdfast.io import commit as committing
 from holdfast.io import folders, locks
 folder = Path(sys.argv[1])
 committing.commit(folder / "a.pt", 1000, lambda write: write(b"x" * 1000))
-committing._check_space = lambda *_: None   # as if another process took the space
+committing.check_room = lambda *_: None   # as if another process took the space
 try:
     committing.commit(folder / "a.pt", 2 << 20, lambda write: write(bytes(2 << 20)))
 except NoSpaceError as error:
@@ -277,7 +279,8 @@ import sys, os, random
 sys.modules["fcntl"] = None
 for name in ("statvfs", "fchown", "fchmod", "O_DIRECTORY", "preadv", "register_at_fork"):
     delattr(os, name)
-from holdfast.io.commit import commit, commit_folder
+from holdfast.io.commit import commit
+from holdfast.io.commit_folder import commit_folder
 commit({str(tmp_path / "a.pt")!r}, 3, lambda write: write(b"abc"))
 print(open({str(tmp_path / "a.pt")!r}).read())
 """
@@ -390,7 +393,7 @@ def test_a_folder_that_fails_leaves_nothing(tmp_path: Path) -> None:
 def test_a_folder_is_synced_before_it_has_its_name(tmp_path: Path) -> None:
     """As strace sees it: every file, the folder, the rename, the folder around it."""
     code = (
-        "import sys; from holdfast.io.commit import commit_folder\n"
+        "import sys; from holdfast.io.commit_folder import commit_folder\n"
         "commit_folder(sys.argv[1], [(n, 1, lambda write: write(b'x'), None) for n in 'ab'])"
     )
     trace = tmp_path / "trace"
@@ -419,7 +422,7 @@ def test_what_another_writer_has_saved_meanwhile_is_not_removed(tmp_path, monkey
 
 
 def test_a_folder_whose_name_is_not_durable_can_be_written_again(tmp_path, monkeypatch) -> None:
-    fsync_folder, calls = committing.fsync_folder, []
+    fsync_folder, calls = committing_folder.fsync_folder, []
 
     def refuse(folder: Path) -> None:
         calls.append(folder)
@@ -427,7 +430,7 @@ def test_a_folder_whose_name_is_not_durable_can_be_written_again(tmp_path, monke
             raise OSError(errno.EIO, "Input/output error")
         fsync_folder(folder)
 
-    monkeypatch.setattr(committing, "fsync_folder", refuse)
+    monkeypatch.setattr(committing_folder, "fsync_folder", refuse)
     files = [("one", 3, filling(b"abc"), None)]
     with pytest.raises(FileError, match="Input/output error"):
         commit_folder(tmp_path / "out", files)

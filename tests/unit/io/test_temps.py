@@ -16,12 +16,14 @@ import pytest
 
 from holdfast.errors import FileError
 from holdfast.io import locks, temps
-from holdfast.io.commit import commit, commit_folder
+from holdfast.io.commit import commit
+from holdfast.io.commit_folder import commit_folder
 
 WRITER = """
 import sys
 from pathlib import Path
-from holdfast.io.commit import commit, commit_folder
+from holdfast.io.commit import commit
+from holdfast.io.commit_folder import commit_folder
 
 def fill(write):
     write(b"half")

@@ -69,8 +69,18 @@ def test_no_folder_has_no_leftovers(tmp_path):
     assert dead_files(tmp_path / "file") == []
 
 
-def test_what_bears_the_name_of_a_temp_and_is_no_file_stays(tmp_path):
-    (tmp_path / ".a.pt.00000000.tmp").mkdir()
+def test_a_folder_whose_writer_died_goes_with_what_is_in_it(tmp_path):
+    temp = tmp_path / ".step-00000001.00000000.tmp"
+    temp.mkdir()
+    (temp / "__0_0.distcp").touch()
+    (tmp_path / ".step-00000002.00000000.tmp").mkdir()
+    fd = locks.open_locked(tmp_path / ".step-00000002.00000000.tmp", os.O_RDONLY, 0)
+    assert sweep(tmp_path) == [temp]
+    locks.close(fd)
+    assert [path.name for path in tmp_path.iterdir()] == [".step-00000002.00000000.tmp"]
+
+
+def test_what_bears_the_name_of_a_temp_and_is_neither_file_nor_folder_stays(tmp_path):
     os.mkfifo(tmp_path / ".b.pt.00000000.tmp")
     (tmp_path / ".c.pt.00000000.tmp").symlink_to(tmp_path / "elsewhere")
     assert sweep(tmp_path) == []

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import gc
 import os
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,8 +15,8 @@ import holdfast
 from holdfast.errors import SaveFailedError
 from holdfast.saving import devices
 
-_ON_GPU = SimpleNamespace(storages=[SimpleNamespace(device=torch.device("cuda", 0))])
-_ON_CPU = SimpleNamespace(storages=[SimpleNamespace(device=torch.device("cpu"))])
+_ON_GPU = torch.device("cuda", 0)
+_ON_CPU = None
 
 
 class Runtime:
@@ -97,7 +96,7 @@ def test_a_copy_that_cuda_breaks_off_is_a_save_that_failed(tmp_path) -> None:
             self._streams[torch.device("cuda")] = Stream()  # type: ignore[assignment]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("holdfast.saving.image.DeviceCopies", Hurried)
+        patch.setattr("holdfast.saving.copied.DeviceCopies", Hurried)
         run = holdfast.Run(tmp_path, model=torch.nn.Linear(3, 3))
         run.save(0)
         with pytest.raises(SaveFailedError) as caught:
@@ -117,7 +116,7 @@ def test_a_copy_that_breaks_off_before_it_is_written_is_one_too(tmp_path, monkey
         def wait(self) -> None:
             raise RuntimeError("CUDA error: unspecified launch failure")
 
-    monkeypatch.setattr("holdfast.saving.image.DeviceCopies", Broken)
+    monkeypatch.setattr("holdfast.saving.copied.DeviceCopies", Broken)
     run = holdfast.Run(tmp_path, model=torch.nn.Linear(3, 3))
     run.save(0)
     with pytest.raises(SaveFailedError, match="the save of step 0 has failed"):

@@ -9,6 +9,7 @@ from holdfast.errors import FormatError, NotACheckpointError, RefusedError
 from holdfast.formats.dcp import tiling
 from holdfast.formats.dcp.metadata import NAME, Box, Key, Metadata, TensorEntry, read_metadata
 from holdfast.formats.dcp.nesting import nested
+from holdfast.formats.dcp.seal import Seal, seal_of, sealed_extents
 from holdfast.formats.dcp.slices import Slices, read_slices
 from holdfast.io.source import Folder, Source
 from holdfast.spec import record as records
@@ -35,8 +36,9 @@ def read_index(
     metadata = read_metadata(source, encoding=encoding)
     slices = read_slices(source, metadata.places, encoding=encoding)
     values = {name: _node(source, slices, name, entry) for name, entry in metadata.entries.items()}
-    record, extra = _record(source)
+    record, found, extra = _record(source)
     described = _whole(source, NAME)
+    places = list(metadata.places.values())
     return Index(
         file=source.name,
         format="dcp",
@@ -46,6 +48,7 @@ def read_index(
         byteorder=_byteorder(source, slices),
         other=(described, *extra, *slices.other),
         file_nbytes=slices.nbytes + sum(each.nbytes for each in (described, *extra)),
+        sealed=() if found is None else sealed_extents(source, places, found),
         notes=_notes(metadata, slices),
         symbols=tuple(dict.fromkeys((*metadata.symbols, *slices.symbols))),
     )
@@ -103,14 +106,15 @@ def _piece(folder: Folder, slices: Slices, name: str, dtype: DType, box: Box) ->
     return ref
 
 
-def _record(folder: Folder) -> tuple[records.Record | None, list[Extent]]:
+def _record(folder: Folder) -> tuple[records.Record | None, Seal | None, list[Extent]]:
     if not folder.has(records.MEMBER):
-        return None, []
+        return None, None, []
     source = folder.open(records.MEMBER)
     if source.size > _MOST_RECORD:
         raise _refused(folder, "a record is small", None, f"{source.size:,} bytes")
-    record = records.decode(source.read_at(0, source.size), file=source.name)
-    return record, [_whole(folder, records.MEMBER)]
+    data = source.read_at(0, source.size)
+    record = records.decode(data, file=source.name)
+    return record, seal_of(data, file=folder.name), [_whole(folder, records.MEMBER)]
 
 
 def _whole(folder: Folder, name: str) -> Extent:
