@@ -69,13 +69,13 @@ def load_parts(
     map_location: Any = "cpu",
     trust: Any = (),
     rank: tuple[int, int] = (0, 1),
-    ready: Callable[[str | None], object] = lambda _: None,
+    ready: Callable[[str | None], object] | None = None,
 ) -> LoadReport:
     """Read headers, match, compare every CRC, and only then restore the parts.
 
     ``rank`` is this process and how many there are: each has generators and a place in the data of
     its own. ``ready`` is called with the checkpoint's id when nothing has changed yet, and may
-    raise.
+    raise: with it all of these load together, and each compares its share of the CRCs.
 
     Raises:
         MissingPartError: the checkpoint lacks a part.
@@ -95,16 +95,18 @@ def load_parts(
             if opened is not None:
                 matched, targets = _postponed(matched, parts, device_of(map_location))
             wanted = _wanted(index, matched, rest, rng=has_rng)
-        with Bar(verified_nbytes(index) + nbytes_of(index, targets)) as bar:
+        share = (0, 1) if ready is None else rank
+        with Bar(verified_nbytes(index, share=share) + nbytes_of(index, targets)) as bar:
             if opened is None:
                 values = _copied(wanted)
             else:
-                _verify(index, opened, bar)
+                _verify(index, opened, bar, share)
                 values = _built(
                     index, opened, wanted, parts, map_location=map_location, trust=trust
                 )
             values = _unplain(index, matched, values)
-            ready(None if index.record is None else index.record.id)
+            if ready is not None:
+                ready(None if index.record is None else index.record.id)
             left = _put_back(matched, parts, values)
             if opened is not None:
                 with collector_at_rest():
@@ -253,13 +255,13 @@ def _unplain(index: Index, matched: Matched, values: Mapping[str, Any]) -> dict[
     }
 
 
-def _verify(index: Index, source: Source, bar: Bar) -> None:
-    """Compare every CRC before anything live is changed.
+def _verify(index: Index, source: Source, bar: Bar, share: tuple[int, int]) -> None:
+    """Compare every CRC, or a share of them, before anything live is changed.
 
     Raises:
         DamagedError: one is not that of the bytes.
     """
-    verified = verify_index(index, source, on_progress=bar.advance)
+    verified = verify_index(index, source, on_progress=bar.advance, share=share)
     if not verified.damages:
         return
     damage = verified.damages[0]

@@ -22,22 +22,24 @@ def assert_same(a: Any, b: Any) -> None:
             assert value == b[name], name
 
 
+@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
 @pytest.mark.parametrize("background", [False, True])
 def test_a_resumed_training_is_the_one_that_was_never_interrupted(
-    tmp_path: Path, background: bool
+    tmp_path: Path, background: bool, kind: str
 ) -> None:
     folder, options = str(tmp_path / "run"), {"background": background}
-    plain = Group(2, jobs.train_without, 9).values()
-    first = Group(2, jobs.train, folder, 5, options).values()
-    second = Group(2, jobs.train, folder, 9, options).values()
+    plain = Group(2, jobs.train_without, 9, kind).values()
+    first = Group(2, jobs.train, folder, 5, options, kind).values()
+    second = Group(2, jobs.train, folder, 9, options, kind).values()
     for rank in range(2):
         losses = {**first[rank]["losses"], **second[rank]["losses"]}
         assert losses == plain[rank]["losses"]
         assert_same(second[rank]["state"], plain[rank]["state"])
         assert second[rank]["left"] == ()
     names = [path.name for path in sorted((tmp_path / "run").glob("step*"))]
-    resumed_from = "step-00000004.pt"  # which is never pruned
-    assert names == [resumed_from, *(f"step-0000000{step}.pt" for step in (6, 7, 8))]
+    suffix = ".pt" if kind == "ddp" else ""  # a folder
+    kept = (4, 6, 7, 8)  # the one resumed from is never pruned
+    assert names == [f"step-0000000{step}{suffix}" for step in kept]
 
 
 def test_the_file_is_the_one_of_a_single_process(tmp_path: Path) -> None:
@@ -53,13 +55,14 @@ def test_the_file_is_the_one_of_a_single_process(tmp_path: Path) -> None:
     assert torch.equal(model[0].weight, tree["model"]["0.weight"])
 
 
+@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
 @pytest.mark.parametrize("size", [1, 3])
 def test_with_another_number_of_ranks_the_report_says_what_is_lost(
-    size: int, tmp_path: Path
+    size: int, tmp_path: Path, kind: str
 ) -> None:
     folder = str(tmp_path / "run")
-    Group(2, jobs.train, folder, 3, {}).values()
-    said = Group(size, jobs.left_behind, folder).values()
+    Group(2, jobs.train, folder, 3, {}, kind).values()
+    said = Group(size, jobs.left_behind, folder, kind).values()
     of = f"the checkpoint is of 2 ranks, and this is one of {size}"
     for rank, (following, left, _) in enumerate(said):
         assert following == 3

@@ -11,6 +11,9 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import TensorDataset
 from torch.utils.data.distributed import DistributedSampler
@@ -26,10 +29,19 @@ def small_model() -> nn.Sequential:
 
 
 class Training:
-    """A training under DistributedDataParallel, with dropout, momentum, a schedule and a loader."""
+    """A training on several ranks, with dropout, momentum, a schedule and a loader.
 
-    def __init__(self, rank: int) -> None:
-        self.model = DistributedDataParallel(small_model())
+    ``kind`` is ``ddp`` or ``fsdp``.
+    """
+
+    def __init__(self, rank: int, kind: str = "ddp") -> None:
+        self.plain = small_model()
+        self.model: nn.Module = self.plain
+        if kind == "ddp":
+            self.model = DistributedDataParallel(self.plain)
+        else:
+            self.plain[1] = nn.LayerNorm(16)  # whose state is the same on all ranks
+            fully_shard(self.plain, mesh=init_device_mesh("cpu", (dist.get_world_size(),)))
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=0.05)
         self.scheduler = torch.optim.lr_scheduler.StepLR(self.optimizer, 2, 0.5)
         torch.manual_seed(100 + rank)
@@ -68,8 +80,8 @@ class Training:
     def state(self) -> dict[str, Any]:
         """All that must be the same after a resume."""
         return {
-            **{name: tensor.clone() for name, tensor in self.model.module.state_dict().items()},
-            "momentum": self.optimizer.state_dict()["state"][0]["exp_avg"].clone(),
+            **{name: _whole(tensor) for name, tensor in self.plain.state_dict().items()},
+            "momentum": _whole(self.optimizer.state_dict()["state"][0]["exp_avg"]),
             "lr": self.scheduler.get_last_lr(),
             "torch": torch.rand(3),
             "python": random.random(),
@@ -77,9 +89,16 @@ class Training:
         }
 
 
-def train(rank: int, folder: str, stop: int, options: dict[str, Any]) -> dict[str, Any]:
+def _whole(value: Any) -> torch.Tensor:
+    whole: torch.Tensor = value.full_tensor() if isinstance(value, DTensor) else value
+    return whole.clone()
+
+
+def train(
+    rank: int, folder: str, stop: int, options: dict[str, Any], kind: str = "ddp"
+) -> dict[str, Any]:
     """Train to ``stop`` in a run on this folder; the state at the end."""
-    training = Training(rank)
+    training = Training(rank, kind)
     losses = {}
     with holdfast.Run(folder, **options, **training.parts()) as run:
         for step in run.steps(stop):
@@ -93,9 +112,9 @@ def train(rank: int, folder: str, stop: int, options: dict[str, Any]) -> dict[st
     }
 
 
-def train_without(rank: int, stop: int) -> dict[str, Any]:
+def train_without(rank: int, stop: int, kind: str = "ddp") -> dict[str, Any]:
     """The same without a run."""
-    training = Training(rank)
+    training = Training(rank, kind)
     losses = {step: training.step() for step in range(stop)}
     return {"losses": losses, "state": training.state()}
 
@@ -246,9 +265,9 @@ def resumed(
     return {"next": following, "sum": float(model[0].weight.abs().sum().item()), "error": error}
 
 
-def left_behind(rank: int, folder: str) -> tuple[int, tuple[str, ...], float]:
+def left_behind(rank: int, folder: str, kind: str) -> tuple[int, tuple[str, ...], float]:
     """Resume with another number of ranks: the next step, what was lost, a random number."""
-    training = Training(rank)
+    training = Training(rank, kind)
     with holdfast.Run(folder, **training.parts()) as run:
         following = run.resume()
         assert run.report is not None

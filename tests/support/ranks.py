@@ -22,7 +22,13 @@ import torch
 import torch.distributed as dist
 
 _server = multiprocessing.get_context("forkserver")
-_server.set_forkserver_preload(["torch", "torch.distributed.tensor", "holdfast.run"])
+_server.set_forkserver_preload(
+    [
+        *("torch", "torch.distributed.tensor.parallel", "torch.distributed.fsdp"),
+        *("torch.distributed.checkpoint.state_dict", "torchdata.stateful_dataloader"),
+        "holdfast.run",
+    ]
+)
 
 
 @dataclass

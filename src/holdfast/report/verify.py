@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -117,28 +118,49 @@ class VerifyReport:
         return "\n".join(lines)
 
 
-def verified_nbytes(index: Index) -> int:
-    """The bytes that verifying reads: those with a checksum."""
-    return sum(each.nbytes for each in _extents(index) if each.expected_crc is not None)
+def verified_nbytes(index: Index, *, share: tuple[int, int] = (0, 1)) -> int:
+    """The bytes that verifying reads: those with a checksum, or of them a ``share``."""
+    return sum(each.nbytes for each in _known(_extents(index), share))
 
 
-def _extents(index: Index) -> tuple[Extent, ...]:
-    return index.sealed or (*index.extents.values(), *index.other)
+def _extents(index: Index) -> list[Extent]:
+    found = index.sealed or (*index.extents.values(), *index.other)
+    return sorted(found, key=lambda extent: (extent.file, extent.offset))
+
+
+def _known(extents: Sequence[Extent], share: tuple[int, int]) -> list[Extent]:
+    """Those with a checksum; of several processes each gets about as many bytes of them."""
+    number, count = share
+    known = [extent for extent in extents if extent.expected_crc is not None]
+    if count == 1:
+        return known
+    loads = [(0, each) for each in range(count)]
+    whose = {}
+    for at in sorted(range(len(known)), key=lambda at: -known[at].nbytes):
+        nbytes, whose[at] = heapq.heappop(loads)
+        heapq.heappush(loads, (nbytes + known[at].nbytes, whose[at]))
+    return [extent for at, extent in enumerate(known) if whose[at] == number]
 
 
 def verify_index(
-    index: Index, source: Source, *, on_progress: Callable[[int], object] | None = None
+    index: Index,
+    source: Source,
+    *,
+    on_progress: Callable[[int], object] | None = None,
+    share: tuple[int, int] = (0, 1),
 ) -> VerifyReport:
     """Read every member of a checkpoint and compare its CRC with the one saved.
 
     ``on_progress`` is called with the number of bytes of each chunk read, from several threads.
+    With a ``share`` (number, count) only that part of the members is read: of so many processes
+    each takes one, and what all of them find good is.
 
     Raises:
         TruncatedError: the file ends early.
         FileError: the file system said no.
     """
-    extents = sorted(_extents(index), key=lambda e: (e.file, e.offset))
-    known = [extent for extent in extents if extent.expected_crc is not None]
+    extents = _extents(index)
+    known = _known(extents, share)
     crcs = _crcs_of(known, source, on_progress)
     wrong = [(e, crc) for e, crc in zip(known, crcs, strict=True) if crc != e.expected_crc]
     unknown = tuple(extent.member for extent in extents if extent.expected_crc is None)

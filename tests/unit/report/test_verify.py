@@ -13,7 +13,7 @@ from holdfast.formats import read_index
 from holdfast.io import reading
 from holdfast.io.checksum import CHUNK
 from holdfast.io.source import open_source
-from holdfast.report.verify import Damage, VerifyReport, verify_index
+from holdfast.report.verify import Damage, VerifyReport, verified_nbytes, verify_index
 
 
 def saved() -> bytes:
@@ -206,3 +206,27 @@ def test_pain_22_a_flipped_byte_that_torch_loads_silently_is_named(tmp_path):
     assert caught.value.tensor == "model.weight"
     with holdfast.open(path) as checkpoint, pytest.raises(DamagedError, match=r"model\.weight"):
         checkpoint.array("model.weight")
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 50])
+def test_several_processes_share_the_work(count):
+    """Each byte is read by one of them, and each reads about as much as the others."""
+    data = io.BytesIO()
+    torch.save([torch.zeros(997 * n) for n in range(1, 20)], data)
+    source = open_source(io.BytesIO(data.getvalue()))
+    index = read_index(source)
+    whole = verify_index(index, source).checked_nbytes
+    parts = [verify_index(index, source, share=(n, count)).checked_nbytes for n in range(count)]
+    assert sum(parts) == whole
+    assert parts == [verified_nbytes(index, share=(n, count)) for n in range(count)]
+    assert max(parts) <= whole / count + 997 * 19 * 4
+
+
+def test_damage_is_found_by_the_one_whose_share_it_is_in():
+    data = saved()
+    with open_source(io.BytesIO(data)) as source:
+        place = next(iter(read_index(source).extents.values())).offset
+    source = open_source(io.BytesIO(flipped(data, place)))
+    index = read_index(source)
+    said = [verify_index(index, source, share=(number, 3)).status for number in range(3)]
+    assert sorted(said) == ["damaged", "good", "good"]
