@@ -42,7 +42,7 @@ SIDE = 2048
 def model_of(mib: int, cut: str) -> nn.Module:
     """Weights of 16 MiB each, cut along rows or columns over all processes."""
     torch.manual_seed(0)
-    model = nn.ModuleList(nn.Linear(SIDE, SIDE, bias=False) for _ in range(max(1, mib // 16)))
+    model = nn.Sequential(*(nn.Linear(SIDE, SIDE, bias=False) for _ in range(max(1, mib // 16))))
     mesh = init_device_mesh("cpu", (dist.get_world_size(),))
     if cut == "rows":
         return fully_shard(model, mesh=mesh)
@@ -81,13 +81,20 @@ def ways(folder: Path, model: nn.Module) -> dict[str, Callable[[Path], Any]]:
 
 
 def blocked(folder: Path, model: nn.Module) -> dict[str, tuple[Callable[[Path], Any], Any]]:
-    """What saves behind the training: the call, and what waits for its end."""
+    """What saves behind the training: the call, and what waits for its end.
+
+    torch's gets a process group of its own: its collectives run in a thread, and on that of the
+    training they get mixed up with the training's, which then hangs.
+    """
+    group = dist.new_group()
     run = holdfast.Run(folder / "behind", keep=None, model=model)
     steps = iter(range(1_000_000))
     return {
         "holdfast": (lambda _: run.save(next(steps)), lambda pending: pending.wait()),
         "dcp.async_save": (
-            lambda path: dcp.async_save({"model": model.state_dict()}, checkpoint_id=path),
+            lambda path: dcp.async_save(
+                {"model": model.state_dict()}, checkpoint_id=path, process_group=group
+            ),
             lambda future: future.result(),
         ),
     }

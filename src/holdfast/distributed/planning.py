@@ -150,16 +150,11 @@ def _check_same(offers: Sequence[Sequence[Piece]]) -> None:
             raise letters.has_other(rank, here, there)
 
 
-def places_of(
-    pieces: Iterable[Piece], values: Iterable[tuple[str, int]], file: str
-) -> dict[Key, Place]:
-    """Where the slices of a rank's file lie: its pieces, then ``values``, each a name and bytes."""
+def places_of(pieces: Iterable[Piece], file: str) -> dict[Key, Place]:
+    """Where the slices of a rank's file lie."""
     places: dict[Key, Place] = {}
     at = 0
     for piece in pieces:
         places[piece.name, piece.offsets] = Place(file, at, piece.slice_nbytes)
         at += piece.slice_nbytes
-    for name, nbytes in values:
-        places[name, None] = Place(file, at, nbytes)
-        at += nbytes
     return places

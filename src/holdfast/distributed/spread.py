@@ -9,10 +9,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from holdfast.distributed.planning import Division, Piece, digest_of, divide, places_of
-from holdfast.formats.dcp.metadata import Metadata, Place
+from holdfast.distributed.planning import Division, Piece, digest_of, divide, file_of, places_of
+from holdfast.formats.dcp.description import Description, Value
+from holdfast.formats.dcp.metadata import Place
 from holdfast.saving.foreground import save_encoded
 from holdfast.saving.sliced import Sliced, sliced
+from holdfast.spec.tree import Path
 from holdfast.state.capture import capture, flat_of
 from holdfast.state.compact import compact
 from holdfast.state.flat import Flat
@@ -66,6 +68,7 @@ class Spread:
         self._writes: Sequence[int] = ()
         self._known: dict[int, Offer] = {}
         self._division: tuple[list[bytes], Division] | None = None
+        self._description: tuple[Division, Description] | None = None
 
     def offer(self, flat: Flat) -> Offer:
         """What this rank says of its pieces; they themselves only where they are others now."""
@@ -95,6 +98,13 @@ class Spread:
         self._division = (digests, divide(pieces))
         return self._division[1], True
 
+    def description(self, flat: Flat, division: Division) -> Description:
+        """On rank 0: what is said of the tensors, made once for each division."""
+        known = self._description
+        if known is None or known[0] is not division:
+            known = self._description = (division, described(flat.paths, division))
+        return known[1]
+
     def file(self, flat: Flat, values: Mapping[str, bytes], writes: Sequence[int] | None) -> Sliced:
         """This rank's file: the tensors of these numbers, and values; None: as the last time."""
         if writes is not None:
@@ -113,16 +123,21 @@ def encoded_values(flat: Flat) -> dict[str, bytes]:
     return made
 
 
-def described(
-    flat: Flat, division: Division, values: Mapping[str, bytes], files: Sequence[str]
-) -> Metadata:
-    """What ``.metadata`` says: the tensors of all ranks, and the values of rank 0."""
-    entries: dict[str, Any] = {
-        name: None if name in values else division.entries[name] for name in flat.paths
-    }
-    nbytes = [(name, len(data)) for name, data in values.items()]
+def described(paths: Mapping[str, Path], division: Division) -> Description:
+    """What ``.metadata`` says of the tensors of all ranks, each at its path."""
     places: dict[Any, Place] = {}
-    for rank, file in enumerate(files):
-        places |= places_of(division.written(rank), nbytes if rank == 0 else (), file)
-    paths = {name: tuple(path) for name, path in flat.paths.items()}
-    return Metadata(entries, places, paths, ())
+    for rank in range(len(division.offers)):
+        places |= places_of(division.written(rank), file_of(rank))
+    return Description(division.entries, places, paths)
+
+
+def described_values(
+    paths: Mapping[str, Path], division: Division, values: Mapping[str, bytes]
+) -> dict[str, Value]:
+    """What it says of values, which lie behind the tensors of rank 0."""
+    at = sum(piece.slice_nbytes for piece in division.written(0))
+    found = {}
+    for name, data in values.items():
+        found[name] = Value(Place(file_of(0), at, len(data)), paths[name])
+        at += len(data)
+    return found

@@ -12,14 +12,14 @@ from typing import Any, NamedTuple
 
 from holdfast.distributed import letters, spread
 from holdfast.distributed.folders import SharedFolder
-from holdfast.distributed.planning import Division, file_of
+from holdfast.distributed.planning import file_of
 from holdfast.distributed.ranks import Ranks
 from holdfast.distributed.shares import OWN, Share, share_of, with_shares
 from holdfast.distributed.spread import Offer, Spread
 from holdfast.errors import HoldfastError, RanksError
+from holdfast.formats.dcp.description import Description, Value
 from holdfast.formats.dcp.metadata import NAME
 from holdfast.formats.dcp.seal import joined, seal
-from holdfast.formats.dcp.write import write_metadata
 from holdfast.io.checksum import crc32
 from holdfast.io.commit import Fill
 from holdfast.io.commit_folder import NewFolder
@@ -222,11 +222,14 @@ class Leading(RanksWriter):
         offers = [self._spread.offer(flat), *(_offered(each) for each in self._said)]
         division, is_new = self._spread.divided(offers)
         planned = self._spread.file(flat, values, division.writes[0])
-        folder = NewFolder(path, division.nbytes + sum(map(len, values.values())))
+        nbytes = division.nbytes + sum(map(len, values.values()))
+        folder = NewFolder(path, nbytes)
         try:
             for rank in range(1, self._ranks.size) if is_new else ():
                 self._ranks.tell(_writes(record.id, rank), division.writes[rank])
-            made = _Folder(folder, path, record, flat, division, values)
+            said = self._spread.description(flat, division)
+            found = spread.described_values(flat.paths, division, values)
+            made = _Folder(folder, path, nbytes, record, said, found)
             save = partial(self._write_shared, made, planned, times[0])
             pending, is_behind = self._submitted(record.step or 0, planned, save, times[1])
         except BaseException:
@@ -244,8 +247,8 @@ class Leading(RanksWriter):
         shared = SharedFolder(self._ranks, record.id)
         with self._telling(record):
             with folder, shared.failing():
-                whole = made.describe(shared.lead(folder, nbytes, fill, planned.crcs))
-            info = SaveInfo(str(made.path), whole, time.monotonic() - started)
+                more = made.describe(shared.lead(folder, nbytes, fill, planned.crcs))
+            info = SaveInfo(str(made.path), made.nbytes + more, time.monotonic() - started)
             self._committed(made.path, record, info)
         return info
 
@@ -277,20 +280,19 @@ class Leading(RanksWriter):
 
 
 class _Folder(NamedTuple):
-    """A folder that all ranks write into, and what its description is made of."""
+    """A folder that all ranks write into, ``nbytes`` of them, and what describes it."""
 
     folder: NewFolder
     path: Path
+    nbytes: int
     record: Record
-    flat: Flat
-    division: Division
-    values: Mapping[str, bytes]
+    description: Description
+    values: Mapping[str, Value]
 
     def describe(self, crcs: Sequence[Sequence[int]]) -> int:
-        """Write what the files hold, then the record with their checksums; the bytes of all."""
+        """Write what the files hold, then the record with their checksums; the bytes of both."""
         files = [file_of(rank) for rank in range(len(crcs))]
-        found = spread.described(self.flat, self.division, self.values, files)
-        data = write_metadata(found)
+        data = self.description.data(self.values)
         checksums = {
             **{file: joined(each) for file, each in zip(files, crcs, strict=True) if each},
             NAME: joined([crc32(data)]),
@@ -298,7 +300,7 @@ class _Folder(NamedTuple):
         record = seal(encode_record(self.record), checksums)
         for name, each in ((NAME, data), (MEMBER, record)):
             self.folder.add(name, len(each), partial(_put, each))
-        return len(data) + len(record) + sum(place.nbytes for place in found.places.values())
+        return len(data) + len(record)
 
 
 def _put(data: bytes, sink: Sink) -> None:

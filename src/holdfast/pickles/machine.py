@@ -16,7 +16,7 @@ from holdfast.spec.index import ArrayRef, DTypeRef, NumpyDTypeRef, Opaque, State
 ALLOWANCE = 64 << 20
 #: Objects that a pickle may make (a few hundred bytes each), and one more for so many of its bytes.
 _OBJECTS = 1_000_000
-_BYTES_PER_OBJECT = 25
+BYTES_PER_OBJECT = 25
 
 _CURE = "The file is broken, or made to do harm: do not load it with anything else."
 
@@ -45,6 +45,7 @@ class Machine:
         file: str | None = None,
         member: str | None = None,
         calls: Mapping[Symbol, Call] | None = None,
+        bytes_per_object: int = BYTES_PER_OBJECT,
     ) -> None:
         self.data, self.pos, self.end = data, 0, len(data)
         self.stack: list[Any] = []
@@ -67,7 +68,7 @@ class Machine:
         self._calls: dict[Opaque, Call] = {}
         self._more = calls or {}
         self._left = len(data) + ALLOWANCE
-        self._objects_left = len(data) // _BYTES_PER_OBJECT + _OBJECTS
+        self._objects_left = len(data) // bytes_per_object + _OBJECTS
 
     # ---- what goes wrong
 

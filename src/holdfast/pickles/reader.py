@@ -14,7 +14,7 @@ from holdfast.pickles import objects as obj
 from holdfast.pickles import opcodes as op
 from holdfast.pickles.cursor import ended
 from holdfast.pickles.limits import check_tree, nodes, path_to
-from holdfast.pickles.machine import Machine
+from holdfast.pickles.machine import BYTES_PER_OBJECT, Machine
 from holdfast.pickles.table import Call, Symbol
 from holdfast.spec.index import Opaque
 from holdfast.spec.tree import dotted
@@ -76,18 +76,26 @@ def read(
     file: str | None = None,
     member: str | None = None,
     calls: Mapping[Symbol, Call] | None = None,
+    bytes_per_object: int = BYTES_PER_OBJECT,
 ) -> Pickled:
     """Interpret one pickle of protocol 0 to 5; no object is made from any name in it.
 
     ``persistent`` gives the node of a persistent id. ``encoding`` decodes Python 2 text. ``calls``
-    are symbols beside the closed table that this container's pickles alone may call.
+    are symbols beside the closed table that this container's pickles alone may call, and
+    ``bytes_per_object`` how many its objects take at least, on the whole.
 
     Raises:
         RefusedError: a rule for hostile files is broken.
         FormatError: the bytes are no whole pickle.
     """
     m = Machine(
-        data, persistent=persistent, encoding=encoding, file=file, member=member, calls=calls
+        data,
+        persistent=persistent,
+        encoding=encoding,
+        file=file,
+        member=member,
+        calls=calls,
+        bytes_per_object=bytes_per_object,
     )
     return interpret(m)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from holdfast.errors import CaptureError
@@ -17,7 +17,6 @@ from holdfast.spec.index import (
     DeviceRef,
     DTypeRef,
     LayoutRef,
-    Opaque,
     Quantizer,
     SizeRef,
     SparseRef,
@@ -27,22 +26,20 @@ from holdfast.spec.index import (
 )
 
 _PROTO, _STOP = b"\x80\x02", b"."
-_MARK, _REDUCE, _NEWOBJ, _BUILD, _PERSID = b"(", b"R", b"\x81", b"b", b"Q"
+_MARK, _REDUCE, _BUILD, _PERSID = b"(", b"R", b"b", b"Q"
 _EMPTY_LIST, _EMPTY_DICT, _EMPTY_TUPLE = b"]", b"}", b")"
 _APPENDS, _SETITEMS, _TUPLE = b"e", b"u", b"t"
 _TUPLES = {1: b"\x85", 2: b"\x86", 3: b"\x87"}
 _SIGNED_32 = range(-(1 << 31), 1 << 31)
 
 
-def write(tree: Any, *, records: Collection[str] = ()) -> bytes:
+def write(tree: Any) -> bytes:
     """The pickle of a tree; a node that is met twice is one object again when it is read.
-
-    Objects of a class are written only where ``records`` has its name, ``module.name``.
 
     Raises:
         CaptureError: something in it has no plain form; its type is named.
     """
-    writer = _Writer(records)
+    writer = _Writer()
     writer.save(tree)
     return _PROTO + b"".join(writer.out) + _STOP
 
@@ -50,9 +47,8 @@ def write(tree: Any, *, records: Collection[str] = ()) -> bytes:
 class _Writer:
     """Opcodes so far, and what is in the memo."""
 
-    def __init__(self, records: Collection[str]) -> None:
+    def __init__(self) -> None:
         self.out: list[bytes] = []
-        self._records = records
         self._memo: dict[Any, int] = {}
         self._alive: list[Any] = []
         self._kinds: dict[type, Callable[[Any], None]] = {
@@ -78,14 +74,16 @@ class _Writer:
             LayoutRef: self._layout,
             TensorRef: lambda value: self._once(value, self._tensor),
             SparseRef: lambda value: self._once(value, self._sparse),
-            Opaque: lambda value: self._once(value, self._record),
         }
 
     def save(self, node: Any) -> None:
         """Write any node."""
         kind = self._kinds.get(type(node))
         if kind is None:
-            raise _no_plain_form(f"{type(node).__module__}.{type(node).__qualname__}")
+            raise CaptureError(
+                "this has no plain form in a file of weights",
+                found=f"{type(node).__module__}.{type(node).__qualname__}",
+            )
         kind(node)
 
     def _once(self, node: Any, write: Callable[[Any], None]) -> None:
@@ -187,21 +185,6 @@ class _Writer:
     def _layout(self, ref: LayoutRef) -> None:
         self._call("torch.serialization", "_get_layout", (f"torch.{ref.name}",))
 
-    def _record(self, node: Opaque) -> None:
-        """An object of a class, as its own ``__reduce_ex__`` has it: made, and given its state."""
-        if node.symbol not in self._records:
-            raise _no_plain_form(node.symbol)
-        if node.how == "newobj":
-            self._symbol(node.module, node.name)
-            self._tuple(node.args)
-            self.out.append(_NEWOBJ)
-        else:
-            self._call(node.module, node.name, node.args)
-        self._put(id(node))
-        if node.has_state:
-            self.save(node.state)
-            self.out.append(_BUILD)
-
     # ---- tensors
 
     def _tensor(self, ref: TensorRef) -> None:
@@ -266,7 +249,3 @@ class _Writer:
             parts.append(bool(ref.is_coalesced))
         self._call("torch._utils", "_rebuild_sparse_tensor", (LayoutRef(ref.layout), tuple(parts)))
         self._put(id(ref))
-
-
-def _no_plain_form(found: str) -> CaptureError:
-    return CaptureError("this has no plain form in a file of weights", found=found)

@@ -201,16 +201,11 @@ def test_a_meta_tensor():
     assert made.shape == (2, 3)
 
 
-@pytest.mark.parametrize(
-    ("value", "found"),
-    [
-        (Opaque("a", "B"), "a.B"),
-        (frozenset({1}), "builtins.frozenset"),
-        (LayoutRef, "builtins.type"),
-        (object(), "builtins.object"),
-    ],
-)
-def test_what_has_no_plain_form_is_an_error_that_names_its_type(value, found):
+@pytest.mark.parametrize("value", [Opaque("a", "B"), frozenset({1}), LayoutRef, object()])
+def test_what_has_no_plain_form_is_an_error_that_names_its_type(value):
     with pytest.raises(CaptureError) as caught:
         writer.write([value])
-    assert str(caught.value) == (f"this has no plain form in a file of weights\n  found {found}")
+    assert str(caught.value) == (
+        "this has no plain form in a file of weights\n"
+        f"  found {type(value).__module__}.{type(value).__qualname__}"
+    )

@@ -19,8 +19,10 @@ from holdfast.spec.dtypes import BY_NAME, DType
 from holdfast.spec.index import DTypeRef, Opaque
 
 NAME = ".metadata"
-#: Tensors, values and pieces of tensors together.
-_MOST_ENTRIES = 1_000_000
+#: Tensors and values; and the slices of all of them, of which each process of a job has some.
+_MOST_ENTRIES, _MOST_SLICES = 1_000_000, 10_000_000
+#: A slice takes three records, of ten objects, in 80 bytes at least.
+_BYTES_PER_OBJECT = 8
 _MOST_AXES = 64
 
 _CHECKPOINT = ("torch.distributed.checkpoint", "torch.distributed._shard.checkpoint")
@@ -108,7 +110,14 @@ def read_metadata(folder: Folder, *, encoding: str = "utf-8") -> Metadata:
             found=f"{source.size:,}",
         )
     data = source.read_at(0, source.size)
-    pickled = read(data, persistent=_no_ids, encoding=encoding, file=folder.name, member=NAME)
+    pickled = read(
+        data,
+        persistent=_no_ids,
+        encoding=encoding,
+        file=folder.name,
+        member=NAME,
+        bytes_per_object=_BYTES_PER_OBJECT,
+    )
     return _Reader(folder.name).metadata(pickled)
 
 
@@ -126,7 +135,7 @@ class _Reader:
         state = self._state(pickled.tree, "Metadata")
         entries = self._dict(state.get("state_dict_metadata"))
         places = self._dict(state.get("storage_data"))
-        if len(entries) > _MOST_ENTRIES or len(places) > _MOST_ENTRIES:
+        if len(entries) > _MOST_ENTRIES or len(places) > _MOST_SLICES:
             raise self._refused(f"a checkpoint has at most {_MOST_ENTRIES:,} entries")
         if not all(type(name) is str for name in entries):
             raise self._refused("tensors and values have names")

@@ -1,0 +1,133 @@
+"""What a plan of a large model on many ranks costs rank 0, without its data: time and memory.
+
+    python bench/scale.py [--ranks 1024] [--layers 80] [--way shards | copies | shards and columns]
+
+The model is one of 70 billion parameters (80 layers of width 8,192, 28,672 within, 8 heads of keys
+and values), with AdamW: each parameter, two moments and a count of steps. ``shards`` are those
+of fully_shard over all ranks, ``copies`` two copies of such over half of them each, ``columns``
+tensor parallelism over 8 within.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import pickle
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from holdfast.distributed import spread
+from holdfast.distributed.planning import Piece, digest_of, divide
+from holdfast.formats.dcp.metadata import read_metadata
+from holdfast.formats.dcp.seal import joined
+from holdfast.io.folder import Folder
+
+Shape = tuple[int, ...]
+
+
+def parameters(layers: int) -> Iterator[tuple[str, Shape, int]]:
+    """Name, shape and the axis that tensor parallelism cuts."""
+    wide, inner, keys = 8192, 28672, 1024
+    yield "tok_embeddings.weight", (128256, wide), 0
+    for number in range(layers):
+        at = f"layers.{number}"
+        for name, rows in (("wq", wide), ("wk", keys), ("wv", keys)):
+            yield f"{at}.attention.{name}.weight", (rows, wide), 0
+        yield f"{at}.attention.wo.weight", (wide, wide), 1
+        yield f"{at}.feed_forward.w1.weight", (inner, wide), 0
+        yield f"{at}.feed_forward.w2.weight", (wide, inner), 1
+        yield f"{at}.feed_forward.w3.weight", (inner, wide), 0
+        yield f"{at}.attention_norm.weight", (wide,), 0
+        yield f"{at}.ffn_norm.weight", (wide,), 0
+    yield "norm.weight", (wide,), 0
+    yield "output.weight", (128256, wide), 0
+
+
+def cut(shape: Shape, axis: int, number: int, count: int, offset: int = 0) -> tuple[int, int]:
+    """Where a share begins and how long it is, as torch.chunk cuts an axis."""
+    each = -(-shape[axis] // count)
+    start = min(number * each, shape[axis])
+    return offset + start, min(each, shape[axis] - start)
+
+
+def box(shape: Shape, tp_axis: int, rank: int, ranks: int, way: str) -> tuple[Shape, Shape]:
+    """What one rank has of a tensor."""
+    offsets, sizes = [0] * len(shape), list(shape)
+    if way == "copies":
+        rank, ranks = rank % (ranks // 2), ranks // 2
+    if way == "shards and columns":
+        offsets[tp_axis], sizes[tp_axis] = cut(shape, tp_axis, rank % 8, 8)
+        rank, ranks = rank // 8, ranks // 8
+    start, size = cut(tuple(sizes), 0, rank, ranks)
+    offsets[0], sizes[0] = offsets[0] + start, size
+    return tuple(offsets), tuple(sizes)
+
+
+def offer(rank: int, ranks: int, layers: int, way: str) -> tuple[Piece, ...]:
+    """The pieces of one rank."""
+    found = []
+    for name, shape, axis in parameters(layers):
+        offsets, sizes = box(shape, axis, rank, ranks, way)
+        found.append(Piece(f"model.{name}", "bfloat16", shape, offsets, sizes, False))
+        at = f"optimizer.state.{name}"
+        found.append(Piece(f"{at}.step", "float32", (), (), (), True))
+        for moment in ("exp_avg", "exp_avg_sq"):
+            found.append(Piece(f"{at}.{moment}", "float32", shape, offsets, sizes, False))
+    return tuple(found)
+
+
+def memory() -> int:
+    """The peak of this process so far, in bytes."""
+    text = Path("/proc/self/status").read_text(encoding="ascii")
+    return int(text.split("VmHWM:")[1].split()[0]) << 10
+
+
+def timed(what: str, call: Callable[[], Any]) -> Any:
+    """Do something, and print its seconds and the peak of memory by then."""
+    began = time.perf_counter()
+    made = call()
+    print(f"{what:<44} {time.perf_counter() - began:8.2f} s  {memory() >> 20:7,} MiB")
+    return made
+
+
+def main() -> None:
+    """Print a line for each step."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--ranks", type=int, default=1024)
+    parser.add_argument("--layers", type=int, default=80)
+    parser.add_argument("--way", default="shards")
+    args = parser.parse_args()
+    numel = sum(math.prod(shape) for _, shape, _ in parameters(args.layers))
+    print(f"{numel / 1e9:.1f}e9 parameters, {args.ranks} ranks, {args.way}")
+    print(f"{'at first':<44} {0:8.2f} s  {memory() >> 20:7,} MiB")
+    own = timed("one rank: its pieces", lambda: offer(1, args.ranks, args.layers, args.way))
+    timed("one rank: their digest, at each save", lambda: digest_of(own))
+    print(f"one rank: it tells {len(pickle.dumps(own)) >> 10:,} KiB, once; then 32 bytes")
+    told = [
+        pickle.dumps(offer(rank, args.ranks, args.layers, args.way)) for rank in range(args.ranks)
+    ]
+    print(f"rank 0: all of them are {sum(map(len, told)) >> 20:,} MiB")
+    offers = timed("rank 0: read", lambda: [pickle.loads(each) for each in told])
+    told.clear()
+    division = timed("rank 0: divide, copies written once", lambda: divide(offers))
+    loads = [sum(each.nbytes for each in division.written(rank)) for rank in range(args.ranks)]
+    pieces = sum(map(len, division.writes))
+    print(f"{pieces:,} slices, {division.nbytes / 2**40:.2f} TiB in {args.ranks} files")
+    print(f"a file has {min(loads) / 2**20:,.0f} to {max(loads) / 2**20:,.0f} MiB")
+    names = {name: tuple(name.split(".")) for name in division.entries}
+    said = timed("rank 0: .metadata, once", lambda: spread.described(names, division))
+    data = timed("rank 0: .metadata, at each save", lambda: said.data({}))
+    crcs = timed(
+        "rank 0: checksums", lambda: [joined(range(len(each))) for each in division.writes]
+    )
+    print(f".metadata has {len(data) >> 20:,} MiB, the record {sum(map(len, crcs)) >> 20:,} MiB")
+    folder = Path("/tmp/holdfast-scale")
+    folder.mkdir(exist_ok=True)
+    (folder / ".metadata").write_bytes(data)
+    timed("any rank: read .metadata", lambda: read_metadata(Folder(str(folder))))
+
+
+if __name__ == "__main__":
+    main()
