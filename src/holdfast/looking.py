@@ -75,11 +75,13 @@ def convert(
     plain: bool = False,
     dry_run: bool = False,
 ) -> ConvertReport:
-    """Write the weights of any readable checkpoint as ``.safetensors`` or ``.pt``, without torch.
+    """Write the weights of any readable checkpoint in another format, without torch.
 
-    The source is never changed; the new file is there whole or not at all. Tensors go through one
+    ``.safetensors``, ``.pt``, or ``.dcp``, a folder of ``torch.distributed.checkpoint``. The source
+    is never changed; what is new is there whole or not at all. Tensors go through one
     by one, so memory does not grow with the file. Models that were pickled whole become their state
-    dicts. A ``.pt`` without other options keeps everything of a checkpoint that is plain.
+    dicts. A ``.pt`` or ``.dcp`` without other options keeps everything of a checkpoint that is
+    plain.
 
     Args:
         src: a file, a checkpoint folder, ``RUN``, ``RUN@best:loss`` or ``RUN@100``.

@@ -19,11 +19,13 @@ Examples:
   holdfast convert old_model.pth weights.pt          a whole pickled model: its weights
   holdfast convert model.pt small.safetensors --dtype bf16
   holdfast convert model.pt llm --shard-size 5GB     a folder of several files
+  holdfast convert model.pt model.dcp                a folder of torch.distributed.checkpoint
   holdfast convert a.pt b.pt --rename 'module. -> ' --rename 'enc.*.w -> encoder.*.weight'
 
-Write the weights of any checkpoint that holdfast reads as .safetensors or .pt. Nothing in it is
-run, torch is not needed, the source is never changed, and the new file is there whole or not at
-all. Without --part, --dtype, --rename and --plain, a .pt keeps all of a checkpoint that is plain.
+Write the weights of any checkpoint that holdfast reads as .safetensors or .pt, or as a folder .dcp.
+Nothing in it is run, torch is not needed, the source is never changed, and what is new is there
+whole or not at all. Without --part, --dtype, --rename and --plain, a .pt and a .dcp keep all of a
+checkpoint that is plain.
 """
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from holdfast.arrays.read import Reader
-from holdfast.converting import safetensors_file, torch_file, types
+from holdfast.converting import dcp_folder, safetensors_file, torch_file, types
 from holdfast.converting.items import Elements, Item, check_for_torch, items_of
 from holdfast.converting.report import ConvertReport
 from holdfast.converting.select import weights_of
@@ -74,6 +74,9 @@ def _converted(index: Index, source: Source, target: Path, options: Options) -> 
     elements = Elements(Reader(index, source))
     if _is_torch(target) and not options.wants_weights:
         report = _whole(index, tree, target, elements, options)
+    elif _is_dcp(target) and not options.wants_weights:
+        planned = dcp_folder.whole(tree, index.file)
+        report = _folder(index, planned, None, target, elements, options)
     else:
         report = _weights(index, tree, target, elements, options)
     if _is_torch(target) and (own := _own_metadata(index)):
@@ -96,16 +99,39 @@ def check(target: Path, options: Options) -> None:
         )
     if options.is_plain and not _is_torch(target):
         raise UsageError("plain= is for .pt files", found=str(target))
-    if options.shard_size is None and not _is_torch(target) and target.suffix != _SAFE:
+    known = (*_TORCH, _SAFE, dcp_folder.SUFFIX)
+    if options.shard_size is None and target.suffix not in known:
         raise UsageError(
             "the suffix says in which format to write, and this one says none",
-            wanted=f"{_SAFE}, {', '.join(_TORCH)}; with shard_size a folder",
+            wanted=f"{_SAFE}, {', '.join(_TORCH)}; {dcp_folder.SUFFIX} for a folder of "
+            "torch.distributed.checkpoint; with shard_size a folder of safetensors",
             found=str(target),
         )
 
 
 def _is_torch(target: Path) -> bool:
     return target.suffix in _TORCH
+
+
+def _is_dcp(target: Path) -> bool:
+    return target.suffix == dcp_folder.SUFFIX
+
+
+def _folder(
+    index: Index,
+    planned: dcp_folder.DcpFolder,
+    part: str | None,
+    target: Path,
+    elements: Elements,
+    options: Options,
+) -> ConvertReport:
+    items = tuple(planned.items)
+    check_for_torch(items, index.file)
+    record = records.encode(_record(index, is_whole=part is None and not options.wants_weights))
+    files = planned.write(target, record, None if options.is_dry_run else elements)
+    report = _report(index, "dcp", part, files, items, options)
+    notes = tuple(f"{name} was {what}" for name, what in planned.changed.items())
+    return replace(report, left_out=tuple(planned.left_out), notes=notes)
 
 
 def _whole(
@@ -128,6 +154,10 @@ def _weights(
         names = rename(chosen.tensors, options.rules).names
     _only_names_of_their_own(names, chosen.bracketed, index.file)
     items = items_of(chosen.tensors, names, types.parse(options.dtype), index.file)
+    if _is_dcp(target):
+        planned = dcp_folder.weights(items, index.file)
+        report = _folder(index, planned, chosen.part, target, elements, options)
+        return replace(report, left_out=chosen.left_out)
     if not _is_torch(target):
         items = safetensors_file.with_own_names(items)
     if _is_torch(target):
@@ -200,7 +230,7 @@ def _put_torch(
     elements: Elements,
     options: Options,
 ) -> dict[str, int]:
-    record = records.encode(_record(index))
+    record = records.encode(_record(index, is_whole=not options.wants_weights))
     file = torch_file.plan(tree, storages, root=root_name(str(target)), record=record)
     if not options.is_dry_run:
         commit(target, file.plan.nbytes, partial(file.fill, elements))
@@ -273,8 +303,11 @@ def _own_metadata(index: Index) -> dict[str, str]:
     }
 
 
-def _record(index: Index) -> Record:
-    """The record of the new file: its own id, the source's as parent, its step and metrics."""
+def _record(index: Index, *, is_whole: bool = False) -> Record:
+    """The record of the new file: its own id, the source's as parent, its step and metrics.
+
+    Of one that ``is_whole``, also what was said of its parts.
+    """
     now = datetime.fromtimestamp(time.time(), timezone.utc).isoformat(timespec="milliseconds")
     made = Record(
         id=uuid.uuid4().hex,
@@ -284,4 +317,7 @@ def _record(index: Index) -> Record:
     if index.record is None:
         return made
     found = index.record
-    return replace(made, step=found.step, parent=found.id, metrics=found.metrics)
+    made = replace(made, step=found.step, parent=found.id, metrics=found.metrics)
+    if not is_whole:
+        return made
+    return replace(made, parameters=found.parameters, converted=found.converted)

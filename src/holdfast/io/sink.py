@@ -88,6 +88,25 @@ class GatheringSink(Sink):
         self._gathered.clear()
 
 
+class Checking(Sink):
+    """Hands bytes on to another sink, and takes their CRC-32."""
+
+    def __init__(self, sink: Sink) -> None:
+        super().__init__()
+        self._sink = sink
+        self.crc = 0
+
+    def _take(self, data: Buffer) -> None:
+        self.crc = crc32(data, self.crc)
+        self._sink(data)
+
+    def end(self) -> None:
+        """The other one goes on."""
+
+    def close(self) -> None:
+        """The other one goes on."""
+
+
 def write_all(fd: int, data: Buffer) -> None:
     """Write all of ``data`` at the descriptor's position, however short single writes are."""
     with memoryview(data) as view:

@@ -2,7 +2,7 @@
 
 A folder of a thousand processes has millions of slices, and each takes three records: what is the
 same in all of them is made once. What is said of tensors stays the same from save to save, and is
-kept; values, whose bytes differ each time, come behind them. Records: metadata.py and filesystem.py
+kept; values, whose bytes differ each time, come behind it. Records: metadata.py and filesystem.py
 of torch.distributed.checkpoint, torch 2.13; opcodes: Lib/pickletools.py of CPython, protocol 2.
 """
 
@@ -45,11 +45,11 @@ class Value(NamedTuple):
 
 
 class Description:
-    """What is said of tensors, by name: ``entries``, ``places`` of their slices, ``paths``."""
+    """What stays the same, by name: ``entries``, ``places`` of their slices, ``paths``."""
 
     def __init__(
         self,
-        entries: Mapping[str, TensorEntry],
+        entries: Mapping[str, TensorEntry | None],
         places: Mapping[Key, Place],
         paths: Mapping[str, tuple[str | int, ...]],
     ) -> None:
@@ -61,14 +61,14 @@ class Description:
         self._chunk = self._new("ChunkStorageMetadata") + b"}(" + self._memo["offsets"]
         self._found = self._new("MetadataIndex") + b"}(" + self._memo["fqn"]
         self._info = self._new("_StorageInfo") + b"}(" + self._memo["relative_path"]
-        self._entries = b"".join(self._tensors(entries))
+        self._entries = b"".join(self._described(entries))
         self._paths = b"".join(
             self._text(name) + self._path(paths[name], self._text) for name in entries
         )
         self._places = b"".join(self._placed(entries, places))
 
     def data(self, values: Mapping[str, Value]) -> bytes:
-        """All of it, with these values behind the tensors."""
+        """All of it, with these values behind the rest."""
         # Their texts are written out: what of the rest names one may come behind it.
         entry = self._new("BytesStorageMetadata")
         texts = {name: _plain_text(name) for name in values}
@@ -92,11 +92,14 @@ class Description:
             )
         )
 
-    def _tensors(self, entries: Mapping[str, TensorEntry]) -> Iterator[bytes]:
+    def _described(self, entries: Mapping[str, TensorEntry | None]) -> Iterator[bytes]:
         get = self._memo.__getitem__
         new = self._new("TensorStorageMetadata") + b"}("
         for name, entry in entries.items():
             yield self._text(name)
+            if entry is None:
+                yield self._new("BytesStorageMetadata")
+                continue
             yield new + get("properties") + self._properties(entry.dtype.name)
             yield get("size") + self._size(entry.shape) + get("chunks") + b"]("
             for box in entry.boxes:
@@ -110,9 +113,14 @@ class Description:
         return self._chunk + self._size(box.offsets) + sizes
 
     def _placed(
-        self, entries: Mapping[str, TensorEntry], places: Mapping[Key, Place]
+        self, entries: Mapping[str, TensorEntry | None], places: Mapping[Key, Place]
     ) -> Iterator[bytes]:
         for name, entry in entries.items():
+            if entry is None:
+                place = places[name, None]
+                yield self._index(self._text(name), None, None)
+                yield self._place(place, self._text(place.file))
+                continue
             for number, box in enumerate(entry.boxes):
                 place = places[name, box.offsets]
                 yield self._index(self._text(name), box.offsets, number)
@@ -196,12 +204,6 @@ def _int(value: int) -> bytes:
 
 
 def write_metadata(metadata: Metadata) -> bytes:
-    """The bytes of a whole description, tensors before values; ``symbols`` say nothing here."""
-    tensors = {name: each for name, each in metadata.entries.items() if each is not None}
-    values = {
-        name: Value(metadata.places[name, None], metadata.paths.get(name, (name,)))
-        for name, each in metadata.entries.items()
-        if each is None
-    }
-    paths = {name: metadata.paths.get(name, (name,)) for name in tensors}
-    return Description(tensors, metadata.places, paths).data(values)
+    """The bytes of a whole description, in its order; ``symbols`` say nothing here."""
+    paths = {name: metadata.paths.get(name, (name,)) for name in metadata.entries}
+    return Description(metadata.entries, metadata.places, paths).data({})
