@@ -98,11 +98,11 @@ class Spread:
         self._division = (digests, divide(pieces))
         return self._division[1], True
 
-    def description(self, flat: Flat, division: Division) -> Description:
+    def description(self, paths: Mapping[str, Path], division: Division) -> Description:
         """On rank 0: what is said of the tensors, made once for each division."""
         known = self._description
         if known is None or known[0] is not division:
-            known = self._description = (division, described(flat.paths, division))
+            known = self._description = (division, described(paths, division))
         return known[1]
 
     def file(self, flat: Flat, values: Mapping[str, bytes], writes: Sequence[int] | None) -> Sliced:

@@ -227,9 +227,9 @@ class Leading(RanksWriter):
         try:
             for rank in range(1, self._ranks.size) if is_new else ():
                 self._ranks.tell(_writes(record.id, rank), division.writes[rank])
-            said = self._spread.description(flat, division)
             found = spread.described_values(flat.paths, division, values)
-            made = _Folder(folder, path, nbytes, record, said, found)
+            describe = partial(self._spread.description, flat.paths, division)
+            made = _Folder(folder, path, nbytes, record, describe, found)
             save = partial(self._write_shared, made, planned, times[0])
             pending, is_behind = self._submitted(record.step or 0, planned, save, times[1])
         except BaseException:
@@ -280,19 +280,22 @@ class Leading(RanksWriter):
 
 
 class _Folder(NamedTuple):
-    """A folder that all ranks write into, ``nbytes`` of them, and what describes it."""
+    """A folder that all ranks write into, ``nbytes`` of them, and what describes it.
+
+    The description takes time where ranks are many: it is made behind the training.
+    """
 
     folder: NewFolder
     path: Path
     nbytes: int
     record: Record
-    description: Description
+    description: Callable[[], Description]
     values: Mapping[str, Value]
 
     def describe(self, crcs: Sequence[Sequence[int]]) -> int:
         """Write what the files hold, then the record with their checksums; the bytes of both."""
         files = [file_of(rank) for rank in range(len(crcs))]
-        data = self.description.data(self.values)
+        data = self.description().data(self.values)
         checksums = {
             **{file: joined(each) for file, each in zip(files, crcs, strict=True) if each},
             NAME: joined([crc32(data)]),

@@ -34,7 +34,7 @@ def read_index(
     if not source.has(NAME):
         raise _unfinished(source)
     metadata = read_metadata(source, encoding=encoding)
-    slices = read_slices(source, metadata.places, encoding=encoding)
+    slices = read_slices(source, metadata, encoding=encoding)
     values = {name: _node(source, slices, name, entry) for name, entry in metadata.entries.items()}
     record, found, extra = _record(source)
     described = _whole(source, NAME)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import groupby
@@ -9,16 +11,20 @@ from typing import Any
 
 from holdfast.errors import FormatError, HoldfastError, NoCheckpointError, RefusedError
 from holdfast.formats import safetensors
-from holdfast.formats.dcp.metadata import Key, Place
+from holdfast.formats.dcp.metadata import Key, Metadata, Place
+from holdfast.formats.dcp.write import slice_of
 from holdfast.formats.sniff import LONGEST_JSON
 from holdfast.formats.torch_zip import read as torch_zip
 from holdfast.formats.zip_archive import LARGEST_PICKLE
 from holdfast.io.source import Folder, Memory, Source
 from holdfast.pickles.machine import Machine
 from holdfast.pickles.reader import read
-from holdfast.spec.index import Extent, Index, TensorRef
+from holdfast.spec.dtypes import BY_NAME, DType
+from holdfast.spec.index import Extent, Index, StorageRef, TensorRef
+from holdfast.spec.strides import contiguous
 
 _Item = tuple[Key, Place]
+_Shape = tuple[DType, tuple[int, ...]]
 #: A torch file of one small tensor has eight headers in as many places.
 _SMALL = 4096
 
@@ -35,7 +41,7 @@ class Slices:
     nbytes: int = 0
 
 
-def read_slices(folder: Folder, places: Mapping[Key, Place], *, encoding: str) -> Slices:
+def read_slices(folder: Folder, metadata: Metadata, *, encoding: str) -> Slices:
     """Read the headers of every slice, file by file, in the order of their bytes.
 
     Raises:
@@ -43,8 +49,9 @@ def read_slices(folder: Folder, places: Mapping[Key, Place], *, encoding: str) -
         TruncatedError: a slice goes beyond the end of its file.
         RefusedError: slices overlap, lead out of the folder, or break a rule of their format.
     """
-    reader = _Reader(encoding)
-    ordered = sorted(places.items(), key=lambda item: (item[1].file, item[1].offset))
+    reader = _Reader(encoding, _shapes(metadata))
+    places = metadata.places.items()
+    ordered = sorted(places, key=lambda item: (item[1].file, item[1].offset))
     for file, items in groupby(ordered, key=lambda item: item[1].file):
         source = _opened(folder, file)
         reader.found.nbytes += source.size
@@ -64,9 +71,19 @@ def _opened(folder: Folder, file: str) -> Source:
         ) from error
 
 
+def _shapes(metadata: Metadata) -> dict[Key, _Shape]:
+    """What each slice of a tensor should hold."""
+    return {
+        (name, box.offsets): (entry.dtype, box.sizes)
+        for name, entry in metadata.entries.items()
+        if entry is not None
+        for box in entry.boxes
+    }
+
+
 class _Reader:
-    def __init__(self, encoding: str) -> None:
-        self._encoding = encoding
+    def __init__(self, encoding: str, shapes: Mapping[Key, _Shape]) -> None:
+        self._encoding, self._shapes = encoding, shapes
         self.found = Slices()
 
     def file(self, source: Source, items: Iterable[_Item]) -> None:
@@ -91,6 +108,8 @@ class _Reader:
 
     def _slice(self, window: Source, head: bytes, key: Key, place: Place) -> None:
         within = f"{place.file}@{place.offset}/"
+        if head.startswith(b"PK") and self._own(window, key, place, within):
+            return
         if head.startswith(b"PK"):
             index = torch_zip.read_index(window, encoding=self._encoding, within=within)
             self.found.trees[key] = index.tree
@@ -105,6 +124,31 @@ class _Reader:
                 found=repr(head),
                 cure="The file is broken, or was written by another program.",
             )
+
+    def _own(self, window: Source, key: Key, place: Place, within: str) -> bool:
+        """Whether a slice is byte for byte what we write of such a tensor: then all is known."""
+        found = self._shapes.get(key)
+        if found is None or found[0].nbytes_of(math.prod(found[1])) > place.nbytes:
+            return False
+        planned = slice_of(*found)
+        if planned.whole_nbytes != place.nbytes:
+            return False
+        first = len(planned.head)
+        behind = first + planned.nbytes
+        head, tail = window.read_at(0, first), window.read_at(behind, place.nbytes - behind)
+        crc = planned.crc_in(head, tail)
+        if crc is None:
+            return False
+        (dtype, shape), storage = found, f"{within}0"
+        ref = StorageRef(storage, dtype, math.prod(shape))
+        if dtype.storage_class is None:
+            ref = StorageRef(storage, BY_NAME["uint8"], planned.nbytes, is_untyped=True)
+        self.found.trees[key] = TensorRef(dtype, shape, contiguous(shape), ref)
+        self.found.extents[storage] = Extent(
+            window.name, window.origin + first, planned.nbytes, crc, f"{within}archive/data/0"
+        )
+        self.found.byteorders.add(sys.byteorder)
+        return True
 
     def _collect(self, index: Index) -> None:
         self.found.extents.update(index.extents)

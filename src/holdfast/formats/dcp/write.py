@@ -37,6 +37,13 @@ class Slice:
         """The bytes of all of it."""
         return self._layout.nbytes
 
+    def crc_in(self, head: bytes, tail: bytes) -> int | None:
+        """The CRC-32 of the elements, where these are the bytes around them; else None."""
+        if head != self.head:
+            return None
+        crc = int.from_bytes(tail[4:8], "little") if self.nbytes else 0  # in the descriptor
+        return crc if tail == self.tail(crc) else None
+
     def tail(self, crc: int) -> bytes:
         """What follows the elements, whose CRC-32 is given."""
         data, *behind = self._layout.members[len(self._crcs) :]

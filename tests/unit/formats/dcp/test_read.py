@@ -18,6 +18,7 @@ from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 import holdfast
 from holdfast.errors import DamagedError, FormatError, UntrustedError
 from holdfast.formats import read_index
+from holdfast.formats.dcp import slices
 from holdfast.io.source import open_source
 from holdfast.runs.reading import read_headers
 from holdfast.spec import record as records
@@ -222,3 +223,40 @@ def test_transformed_slices(folder):
     assert letter(folder).startswith(
         "this checkpoint was written through extensions, and its slices are transformed\n"
     )
+
+
+def test_a_slice_of_ours_is_known_by_its_bytes(tmp_path, monkeypatch):
+    """What is known without reading its headers is what they say; other bytes are read as ever."""
+    tree = {
+        "w": torch.arange(3000.0).reshape(30, 100), "s": torch.tensor(7), "e": torch.zeros(0, 2),
+        "h": torch.ones(5, dtype=torch.bfloat16), "f": torch.ones(3).to(torch.float8_e5m2),
+    }  # fmt: skip
+    torch.save(tree, tmp_path / "a.pt")
+    holdfast.convert(tmp_path / "a.pt", tmp_path / "a.dcp")
+
+    def seen():
+        with open_source(tmp_path / "a.dcp") as source:
+            index = read_index(source)
+        refs = {n: (r.dtype, r.shape, r.stride, r.offset, r.storage) for n, r in index.tree.items()}
+        return refs, index.extents
+
+    known = seen()
+    monkeypatch.setattr(slices._Reader, "_own", lambda *_: False)
+    read = seen()
+    assert known[0] == read[0]
+    assert known[1] == {key: extent for key, extent in read[1].items() if key in known[1]}
+    assert known[1].keys() == read[1].keys()
+
+
+@pytest.mark.parametrize("place", ["head", "tail"])
+def test_a_slice_that_is_not_quite_ours_is_read(place, tmp_path):
+    """Of the same size, with other values in its headers: they are what counts."""
+    torch.save({"w": torch.arange(12.0).reshape(3, 4)}, tmp_path / "a.pt")
+    holdfast.convert(tmp_path / "a.pt", tmp_path / "a.dcp")
+    file = tmp_path / "a.dcp" / "__0_0.distcp"
+    data = bytearray(file.read_bytes())
+    at = data.find(b"data.pkl") if place == "head" else data.rfind(b"archive/version")
+    data[at] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(FormatError), open_source(tmp_path / "a.dcp") as source:
+        read_index(source)
