@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import mmap
 import os
 import platform
 import shutil
@@ -61,6 +62,18 @@ def together(call: Callable[[], Any]) -> float:
     return time.perf_counter() - began
 
 
+def written(path: Path, nbytes: int) -> None:
+    """As many bytes of each process, past the page cache, durable: no saver can be faster."""
+    path.mkdir(exist_ok=True)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_DIRECT
+    fd = os.open(path / str(dist.get_rank()), flags)
+    with mmap.mmap(-1, 8 << 20) as block:
+        for _ in range(nbytes // len(block)):
+            os.write(fd, block)
+    os.fsync(fd)
+    os.close(fd)
+
+
 def ways(folder: Path, model: nn.Module) -> dict[str, Callable[[Path], Any]]:
     """What saves the model into a folder of that name."""
     run = holdfast.Run(folder / "run", keep=None, background=False, model=model)
@@ -73,8 +86,10 @@ def ways(folder: Path, model: nn.Module) -> dict[str, Callable[[Path], Any]]:
 
         return save
 
+    nbytes = sum(each.to_local().nbytes for each in model.parameters())
     return {
         "holdfast": lambda _: run.save(next(steps)),
+        "the disk alone": lambda path: written(path, nbytes),
         "dcp.save": with_torch(1),
         "dcp.save, 2 threads": with_torch(2),
     }
