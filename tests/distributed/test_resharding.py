@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -106,3 +107,24 @@ def test_shares_without_memory_are_not_filled_into_nothing(tmp_path: Path) -> No
     for text in Group(2, jobs.without_memory, str(tmp_path / "a.pt")).values():
         assert "have no memory yet" in text
         assert "model.to_empty(device=...)" in text
+
+
+def test_pain_17_nothing_goes_onto_gpu_0_because_it_was_there(tmp_path: Path) -> None:
+    """pytorch #23138: every rank loaded onto the GPU that the file names."""
+    model, optimizer = trained()
+    holdfast.save_state(tmp_path / "a.pt", model=model, optimizer=optimizer)
+    tree = torch.load(tmp_path / "a.pt", weights_only=True)
+    torch.save(tree, tmp_path / "b.pt")
+    with zipfile.ZipFile(tmp_path / "b.pt") as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    (name,) = [name for name in members if name.endswith("data.pkl")]
+    place = b"X\x03\x00\x00\x00cpu"
+    assert place in members[name]
+    members[name] = members[name].replace(place, b"X\x06\x00\x00\x00cuda:0")
+    with zipfile.ZipFile(tmp_path / "gpu.pt", "w", zipfile.ZIP_STORED) as archive:
+        for each, payload in members.items():
+            archive.writestr(each, payload)
+    with pytest.raises(RuntimeError, match="CUDA"):
+        torch.load(tmp_path / "gpu.pt", weights_only=True)
+    for found in Group(2, jobs.load_what_was_on_a_gpu, str(tmp_path / "gpu.pt")).values():
+        assert found == ["cpu"]

@@ -22,7 +22,8 @@ KILLS = 30
 
 @pytest.mark.parametrize("on", [0, 1])
 @pytest.mark.parametrize("background", [True, False])
-def test_a_disk_that_is_full_on_one_rank(on: int, background: bool, tmp_path: Path) -> None:
+def test_pain_04_a_disk_that_is_full_on_one_rank(on: int, background: bool, tmp_path: Path) -> None:
+    """pytorch #191391: a full disk in a writer's thread, and the checkpoint was committed."""
     said = Group(2, jobs.save_on_a_small_disk, str(tmp_path / "run"), on, background).values()
     for rank, (text, *left) in enumerate(said):
         kind = "NoSpaceError: " if rank == on else f"RanksError: rank {on}: "
@@ -120,3 +121,24 @@ def test_a_folder_that_is_not_seen_is_said(tmp_path: Path, monkeypatch: Any) -> 
     assert "A network file system may need a moment" in str(caught.value)
     assert set(ranks.told) == {"failed/abc", "wrote/abc/1"}
     assert ranks.told["wrote/abc/1"] is None
+
+
+def test_pain_06_one_rank_renames(tmp_path: Path) -> None:
+    """transformers #27925, #28364: every rank renamed the folder, and all but one failed."""
+    first, *others = Group(4, jobs.count_renames, str(tmp_path / "run"), 5).values()
+    assert first == [f"step-0000000{step}" for step in range(5)]
+    assert others == [[], [], []]
+
+
+def test_a_save_makes_no_collective_and_leaves_no_notes(tmp_path: Path) -> None:
+    for collectives, left in Group(2, jobs.save_without_collectives, str(tmp_path)).values():
+        assert collectives == 0
+        assert left <= 0
+
+
+def test_what_has_no_elements_yet_is_refused(tmp_path: Path) -> None:
+    for text in Group(2, jobs.save_addends, str(tmp_path / "run")).values():
+        assert text.startswith(
+            "a tensor whose processes have addends, and no elements yet, at 'model.weight'"
+        )
+        assert "redistribute" in text

@@ -391,3 +391,65 @@ def save_other_parts(rank: int, folder: str) -> str:
     except holdfast.errors.RanksError as error:
         return str(error)
     return ""
+
+
+def count_renames(rank: int, folder: str, count: int) -> list[str]:
+    """Save again and again: the names that this rank has given to anything."""
+    import os
+
+    named: list[str] = []
+
+    def counted(event: str, args: tuple[Any, ...]) -> None:
+        if event == "os.rename" and folder in os.fspath(args[1]):
+            named.append(Path(os.fspath(args[1])).name)
+
+    import sys
+
+    sys.addaudithook(counted)
+    model = _large()
+    with holdfast.Run(folder, keep=holdfast.keep.latest(count), model=model) as run:
+        for step in range(count):
+            run.save(step)
+    return named
+
+
+def load_what_was_on_a_gpu(rank: int, path: str) -> list[str]:
+    """Where everything is after a resume of what says that it was on GPU 0."""
+    model, optimizer = make("fsdp")
+    holdfast.load_state(path, model=model, optimizer=optimizer)
+    found = [each.device for each in model.parameters()]
+    found += [v.device for kept in optimizer.state.values() for v in kept.values()]
+    return sorted({str(device) for device in found})
+
+
+def save_without_collectives(rank: int, folder: str) -> tuple[int, int]:
+    """How many collectives a save and a resume make, and notes of them that are left."""
+    from torch.distributed.tensor.debug import CommDebugMode
+
+    model, optimizer = make("fsdp")
+    one_step("fsdp", model, optimizer)
+    run = holdfast.Run(folder, model=model, optimizer=optimizer)
+    left = []
+    with CommDebugMode() as seen:
+        for step in range(6):
+            run.save(step, wait=True)
+            left.append(dist.distributed_c10d._get_default_store().num_keys())
+        run.resume()
+    run.close()
+    dist.barrier()
+    return seen.get_total_counts(), left[-1] - left[2]
+
+
+def save_addends(rank: int, folder: str) -> str:
+    """A parameter whose processes have addends of it: what is said."""
+    from torch.distributed.tensor import Partial
+
+    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+    model = nn.Module()
+    weight = DTensor.from_local(torch.ones(3), mesh, [Partial()])
+    model.register_parameter("weight", nn.Parameter(weight))
+    try:
+        holdfast.Run(folder, model=model)
+    except holdfast.errors.CaptureError as error:
+        return str(error)
+    return ""
