@@ -238,3 +238,10 @@ def test_an_empty_folder_is_none(tmp_path: Path) -> None:
 def test_dcp_itself_sees_one_checkpoint(made: tuple[Path, Any]) -> None:
     reader = dcp.FileSystemReader(made[0])
     assert set(reader.read_metadata().state_dict_metadata) > {"model.up.weight", "rng"}
+
+
+@pytest.mark.parametrize("background", [True, False])
+def test_ranks_that_have_nothing_write_nothing(background: bool, tmp_path: Path) -> None:
+    for is_same, files in Group(4, jobs.save_little, str(tmp_path / "run"), background).values():
+        assert is_same
+        assert files == [".metadata", "__0_0.distcp", "__1_0.distcp", "holdfast.json"]

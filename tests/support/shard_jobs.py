@@ -453,3 +453,20 @@ def save_addends(rank: int, folder: str) -> str:
     except holdfast.errors.CaptureError as error:
         return str(error)
     return ""
+
+
+def save_little(rank: int, folder: str, background: bool) -> tuple[bool, list[str]]:
+    """A model with fewer rows than there are ranks: whether it is resumed, and the files."""
+    torch.manual_seed(3)
+    model = nn.Linear(3, 2)
+    fully_shard(model, mesh=init_device_mesh("cpu", (dist.get_world_size(),)))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    one_step("fsdp", model, optimizer)
+    with holdfast.Run(folder, background=background, model=model, optimizer=optimizer) as run:
+        run.save(0, wait=True)
+        before = state(model, optimizer)
+        one_step("fsdp", model, optimizer)
+        run.resume()
+        after = state(model, optimizer)
+    is_same = all(torch.equal(value, after[name]) for name, value in before.items())
+    return is_same, sorted(path.name for path in (Path(folder) / "step-00000000").iterdir())

@@ -19,7 +19,7 @@ from holdfast.state.capture import capture, flat_of
 from holdfast.state.compact import compact
 from holdfast.state.flat import Flat
 from holdfast.state.parts import Part, modules_of
-from holdfast.state.sharding import box_of, can_be_spread, is_spread
+from holdfast.state.sharding import Box, box_of, can_be_spread, is_spread
 from holdfast.tensors.encode import encode
 
 
@@ -47,23 +47,36 @@ def captured_flat(parts: Mapping[str, Part], extra: Mapping[str, Any]) -> Flat:
     return flat_of(captured.tree, captured.parameters, parts)
 
 
-def pieces_of(flat: Flat) -> tuple[Piece, ...]:
-    """What this rank has of each tensor."""
-    return tuple(_piece(name, tensor) for name, tensor in flat.tensors.items())
+class _Boxes:
+    """What this rank has of tensors; torch works it out anew for each, and many are alike."""
 
+    def __init__(self) -> None:
+        self._known: dict[Any, Box] = {}
 
-def _piece(name: str, tensor: torch.Tensor) -> Piece:
-    dtype, shape = str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape)
-    if not is_spread(tensor):
-        return Piece(name, dtype, shape, (0,) * len(shape), shape, True)
-    box = box_of(tensor)
-    return Piece(name, dtype, shape, tuple(box.offsets), tuple(box.sizes), False)
+    def pieces(self, flat: Flat) -> tuple[Piece, ...]:
+        """What this rank has of each tensor."""
+        return tuple(self._piece(name, tensor) for name, tensor in flat.tensors.items())
+
+    def _piece(self, name: str, tensor: torch.Tensor) -> Piece:
+        dtype, shape = str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape)
+        if not is_spread(tensor):
+            return Piece(name, dtype, shape, (0,) * len(shape), shape, True)
+        box = self._box(tensor, shape)
+        return Piece(name, dtype, shape, box.offsets, box.sizes, False)
+
+    def _box(self, tensor: Any, shape: tuple[int, ...]) -> Box:
+        like = (tensor.device_mesh, tensor.placements, shape)
+        found = self._known.get(like)
+        if found is None:
+            found = self._known[like] = box_of(tensor)
+        return found
 
 
 class Spread:
     """What one rank remembers of its saves: lists of pieces are told and divided once."""
 
     def __init__(self) -> None:
+        self._boxes = _Boxes()
         self._told: bytes | None = None
         self._writes: Sequence[int] = ()
         self._known: dict[int, Offer] = {}
@@ -72,7 +85,7 @@ class Spread:
 
     def offer(self, flat: Flat) -> Offer:
         """What this rank says of its pieces; they themselves only where they are others now."""
-        pieces = pieces_of(flat)
+        pieces = self._boxes.pieces(flat)
         digest = digest_of(pieces)
         is_known, self._told = digest == self._told, digest
         return Offer(digest, None if is_known else pieces)

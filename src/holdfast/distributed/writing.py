@@ -122,10 +122,15 @@ class RanksWriter(RunWriter):
         waited: float,
     ) -> tuple[PendingSave, bool]:
         """A save of this rank's file, and whether it goes on behind the training."""
-        if self._background is not None and self._background.has_room(planned):
+        pending = PendingSave(step, partial(save, planned.nbytes, planned.fill), waited=waited)
+        if self._background is None:
+            return pending, False
+        if not planned.nbytes:  # nothing to copy: there are more ranks than shares
+            is_behind = self._background.can_begin()
+            return self._background.do(pending) if is_behind else pending, is_behind
+        if self._background.has_room(planned):
             return self._background.submit(step, planned, {}, save, waited), True
-        write = partial(save, planned.nbytes, planned.fill)
-        return PendingSave(step, write, waited=waited), False
+        return pending, False
 
     def is_due(self, step: int) -> bool:
         """What rank 0's clock says, where it is asked; steps are the same on all ranks."""

@@ -25,17 +25,16 @@ _MOST_SHAPES = 4096
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """A slice that is planned: ``head``, then ``nbytes`` of elements, then a tail."""
+    """A slice that is planned: ``head``, then ``nbytes`` of elements, then a tail.
+
+    ``whole_nbytes`` are the bytes of all of it.
+    """
 
     head: bytes
     nbytes: int
+    whole_nbytes: int
     _layout: write.Layout
     _crcs: Mapping[str, int]
-
-    @property
-    def whole_nbytes(self) -> int:
-        """The bytes of all of it."""
-        return self._layout.nbytes
 
     def crc_in(self, head: bytes, tail: bytes) -> int | None:
         """The CRC-32 of the elements, where these are the bytes around them; else None."""
@@ -81,4 +80,4 @@ def slice_of(dtype: DType, shape: tuple[int, ...]) -> Slice:
     crcs = {member.name: crc32(payload) for member, payload in placed}
     head = b"".join(_member(member, payload) for member, payload in placed)
     head += write.local_header(layout.members[len(before)])
-    return Slice(head, nbytes, layout, crcs)
+    return Slice(head, nbytes, layout.nbytes, layout, crcs)
