@@ -13,8 +13,12 @@ from ranks import Group
 
 import holdfast
 
-SAVED = [("plain", 1), ("fsdp", 2), ("fsdp", 3), ("tp", 2), ("hsdp", 4), ("2d", 4)]
-LOADED = [("plain", 1), ("fsdp", 2), ("fsdp", 3), ("tp", 2), ("tp", 4), ("hsdp", 4), ("2d", 4)]
+#: What saves, by torch.distributed.checkpoint and by a run, and what loads each of these.
+SAVED = [
+    *(("plain", 1), ("ddp", 2), ("fsdp", 2), ("fsdp", 3), ("fsdp", 4)),
+    *(("tp", 2), ("hsdp", 4), ("2d", 4)),
+]
+LOADED = [*SAVED, ("tp", 3), ("tp", 4)]
 
 
 def assert_same(a: dict[str, Any], b: dict[str, Any]) -> None:
@@ -52,7 +56,7 @@ def test_any_arrangement_into_any_other(kind: str, size: int, saved: dict[str, P
         for name, each in zip(saved, said, strict=True):
             assert_same(each["loaded"], wanted)
             assert_same(each["stepped"], after)
-            expected = "Tensor" if kind == "plain" else "DTensor"
+            expected = "Tensor" if kind in ("plain", "ddp") else "DTensor"
             assert each["kinds"]["exp_avg"] == expected, name
             assert each["left"] == ()
 

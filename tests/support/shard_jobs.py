@@ -58,6 +58,8 @@ def make(kind: str) -> tuple[nn.Module, torch.optim.Optimizer]:
     elif kind == "hsdp":
         mesh = init_device_mesh("cpu", (2, size // 2), mesh_dim_names=("copies", "shards"))
         fully_shard(model, mesh=mesh)
+    elif kind == "ddp":
+        model = nn.parallel.DistributedDataParallel(model)
     else:
         assert kind == "plain"
     return model, torch.optim.AdamW(model.parameters(), lr=0.01)
@@ -87,7 +89,8 @@ def whole(value: Any) -> Any:
 
 def state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
     """All values, whole, by plain names; the optimizer's by position."""
-    found = {name: whole(value).clone() for name, value in model.state_dict().items()}
+    plain = getattr(model, "module", model)
+    found = {name: whole(value).clone() for name, value in plain.state_dict().items()}
     for at, kept in optimizer.state_dict()["state"].items():
         found |= {f"{at}.{name}": whole(value).clone() for name, value in kept.items()}
     return found
