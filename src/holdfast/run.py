@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from holdfast.distributed.meeting import is_one_of_several, meet
 from holdfast.distributed.stopping import StopTogether
-from holdfast.distributed.writing import writer_of
+from holdfast.distributed.writer import writer_of
 from holdfast.errors import (
     FileError,
     FormatError,
