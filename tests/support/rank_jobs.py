@@ -247,10 +247,10 @@ def resumed(
     if rank == damage_on:
         verify = restoring._verify
 
-        def damaged(index: Any, source: Any, bar: Any) -> None:
+        def damaged(index: Any, *given: Any) -> None:
             if index.file.endswith("2.pt"):
                 raise holdfast.errors.DamagedError("these bytes are not those", file=index.file)
-            verify(index, source, bar)
+            verify(index, *given)
 
         restoring._verify = damaged
     model = small_model()
