@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import random
 import signal
+import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -142,3 +144,42 @@ def test_what_has_no_elements_yet_is_refused(tmp_path: Path) -> None:
             "a tensor whose processes have addends, and no elements yet, at 'model.weight'"
         )
         assert "redistribute" in text
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 64 MiB."""
+    place = tmp_path / "small"
+    place.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "none", str(place)], check=True)
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
+
+
+@pytest.mark.parametrize("is_new", [True, False])
+def test_saves_go_on_when_a_full_disk_has_room_again(is_new: bool, small_disk: Path) -> None:
+    """What the ranks know of each other's shares is right after a save that came to nothing."""
+    run = small_disk / "run"
+    for rank, (text,) in enumerate(Group(2, jobs.save_on_a_full_disk, str(run), is_new).values()):
+        assert text.startswith("NoSpaceError: " if rank == 0 else "RanksError: rank 0: ")
+        assert "the disk has no room for this checkpoint; nothing was written" in text
+    steps = [2, 3] if is_new else [0, 2, 3]
+    assert sorted(path.name for path in run.glob("step-*")) == [f"step-{n:08d}" for n in steps]
+    for step in steps:
+        assert holdfast.verify(run / f"step-{step:08d}").status == "good"
+
+
+def test_a_step_that_is_saved_already_comes_first(tmp_path: Path) -> None:
+    assert Group(2, jobs.save_twice_the_same, str(tmp_path / "run")).values() == [4, 4]
+
+
+def test_what_is_not_spread_is_rank_0s_and_what_is_empty_is_whole(tmp_path: Path) -> None:
+    for seen in Group(3, jobs.save_odd, str(tmp_path / "run")).values():
+        assert seen == [0.0]
+
+
+@pytest.mark.parametrize("where", ["part", "extra"])
+def test_shares_that_are_in_no_module_are_refused(where: str, tmp_path: Path) -> None:
+    for text in Group(2, jobs.keep_an_average, str(tmp_path / "run"), where).values():
+        assert text.startswith("a tensor that is spread over processes, at '")
+        assert "Keep an average of a model as a module" in text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -393,6 +394,110 @@ def save_other_parts(rank: int, folder: str) -> str:
         run.save(0)
     except holdfast.errors.RanksError as error:
         return str(error)
+    return ""
+
+
+def save_on_a_full_disk(rank: int, folder: str, is_new: bool) -> list[str]:
+    """Saves on a disk that is full at one of them, and has room again: what each says.
+
+    That one is the first, or the first with an optimizer's state.
+    """
+    model = _large()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    said = []
+    filler = Path(folder).parent / "filler"
+    with holdfast.Run(folder, keep=None, model=model, optimizer=optimizer) as run:
+        if not is_new:
+            run.save(0, wait=True)
+            for parameter in model.parameters():
+                parameter.grad = torch.zeros_like(parameter)
+            optimizer.step()
+        dist.barrier()
+        if rank == 0:
+            with filler.open("wb") as file, contextlib.suppress(OSError):
+                while True:
+                    file.write(bytes(1 << 20))
+                    file.flush()
+        dist.barrier()
+        try:
+            run.save(1, wait=True)
+        except holdfast.errors.HoldfastError as error:
+            said.append(f"{type(error).__name__}: {error}")
+        dist.barrier()
+        if rank == 0:
+            filler.unlink()
+        dist.barrier()
+        for step in (2, 3):
+            run.save(step, wait=True)
+    return said
+
+
+def save_twice_the_same(rank: int, folder: str) -> int:
+    """A step that is saved already is saved again first of all, then others."""
+    model, optimizer = make("fsdp")
+    with holdfast.Run(folder, model=model, optimizer=optimizer) as run:
+        run.save(1)
+    with holdfast.Run(folder, model=model, optimizer=optimizer) as run:
+        run.resume()
+        assert run.save(1) is None
+        one_step("fsdp", model, optimizer)
+        run.save(2)
+        one_step("fsdp", model, optimizer)
+        run.save(3)
+        return run.resume()
+
+
+class Odd(nn.Module):
+    """A parameter without elements that is spread along its other axis, and one that is not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+        empty = distribute_tensor(torch.zeros(0, 4), mesh, [Shard(1)])
+        self.empty = nn.Parameter(empty)
+        self.full = nn.Parameter(distribute_tensor(torch.ones(3, 4), mesh, [Shard(1)]))
+        self.plain = nn.Linear(600, 600)  # another on each rank
+        with torch.no_grad():
+            for parameter in self.plain.parameters():
+                parameter.fill_(dist.get_rank())
+
+
+def save_odd(rank: int, folder: str) -> list[float]:
+    """Save and resume it: the values of what is not spread."""
+    model = Odd()
+    with holdfast.Run(folder, model=model) as run:
+        run.save(0, wait=True)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.fill_(9)
+        run.resume()
+        assert bool((whole(model.full) == 1).all())
+    return sorted({float(v) for p in model.plain.parameters() for v in p.flatten()[:5]})
+
+
+def keep_an_average(rank: int, folder: str, where: str) -> str:
+    """Shares of a model as something else than a module: what is said."""
+    model, _ = make("fsdp")
+    average = {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+    class Average:
+        def state_dict(self) -> Any:
+            return average
+
+        def load_state_dict(self, state: Any) -> None:
+            average.update(state)
+
+    try:
+        if where == "part":
+            holdfast.Run(folder, model=model, average=Average())
+        else:
+            with holdfast.Run(folder, model=model) as run:
+                run.extra["average"] = average
+                run.save(0)
+    except holdfast.errors.CaptureError as error:
+        return str(error)
+    except holdfast.errors.RanksError as error:
+        return str(error.error)
     return ""
 
 

@@ -55,7 +55,7 @@ class Following(RanksWriter):
             nonlocal captured, waited, flat
             super(Following, self).finish()
             waited = time.monotonic() - started
-            captured = capture(watched, extra)
+            captured = capture(watched, extra, spread=True)
             share = share_of(parts)
             if not spread.has_spread(parts):
                 return Said(share, None)
@@ -92,13 +92,14 @@ class Following(RanksWriter):
         """Copy this rank's pieces, and write them behind the training where that can be."""
         assert begun.id is not None
         assert begun.shared is not None
-        id, (temp, target, is_new) = begun.id, begun.shared
+        id, (temp, target, number) = begun.id, begun.shared
         shared = SharedFolder(self._ranks, id)
         with shared.failing():
-            writes = self._ranks.hear(writes_key(id, self._ranks.rank)) if is_new else None
-            if is_new:
-                self._ranks.forget(writes_key(id, self._ranks.rank))
-            planned = self._spread.file(flat, {}, writes)
+            if self._spread.number != number:
+                key = writes_key(id, self._ranks.rank)
+                self._spread.know(self._ranks.hear(key), number)
+                self._ranks.forget(key)
+            planned = self._spread.file(flat, {})
 
             def save(nbytes: int, fill: Fill) -> SaveInfo:
                 shared.write(Path(temp), Path(target), nbytes, fill, planned.crcs)

@@ -66,6 +66,9 @@ class Leading(RanksWriter):
             nonlocal saved
             self._forget_last()
             self._said, self._shared, self._unmade = said[1:], None, None
+            for rank, each in enumerate(self._said, 1):
+                if each.offer is not None:  # told once, whatever becomes of this save
+                    self._spread.learn(rank, each.offer)
             _check_same_kind(self._said, is_spread=spread.has_spread(parts))
             saved = super(Leading, self).save(step, metrics, parts, extra)
             id = None if saved is None else self._head.id
@@ -105,23 +108,27 @@ class Leading(RanksWriter):
         flat = flat_of(captured.tree, captured.parameters, parts)
         values = spread.encoded_values(flat)
         offers = [self._spread.offer(flat), *(_offered(each) for each in self._said)]
-        division, is_new = self._spread.divided(offers)
-        planned = self._spread.file(flat, values, division.writes[0])
+        division = self._spread.divided(offers)
+        number = self._spread.number
+        self._spread.know(division.writes[0], number)
+        planned = self._spread.file(flat, values)
         nbytes = division.nbytes + sum(map(len, values.values()))
         folder = NewFolder(path, nbytes)
         try:
-            for rank in range(1, self._ranks.size) if is_new else ():
-                self._ranks.tell(writes_key(record.id, rank), division.writes[rank])
+            for rank, offer in enumerate(offers[1:], 1):
+                if offer.division != number:
+                    self._ranks.tell(writes_key(record.id, rank), division.writes[rank])
             found = spread.described_values(flat.paths, division, values)
             describe = partial(self._spread.description, flat.paths, division)
-            made = _Folder(folder, path, nbytes, record, describe, found)
+            counts = [len(each) for each in division.writes]
+            counts[0] += len(values)
+            made = _Folder(folder, path, nbytes, record, describe, found, counts)
             save = partial(self._write_shared, made, planned, times[0])
             pending, is_behind = self._submitted(record.step or 0, planned, save, times[1])
         except BaseException:
             folder.abandon()
-            self._spread.forget()
             raise
-        self._shared = Shared(str(folder.temp), str(path), is_new)
+        self._shared = Shared(str(folder.temp), str(path), number)
         self._unmade = None if is_behind else pending
         return pending
 
@@ -176,9 +183,13 @@ class _Folder(NamedTuple):
     record: Record
     description: Callable[[], Description]
     values: Mapping[str, Value]
+    counts: Sequence[int]
 
     def describe(self, crcs: Sequence[Sequence[int]]) -> int:
         """Write what the files hold, then the record with their checksums; the bytes of both."""
+        for rank, each in enumerate(crcs):
+            if len(each) != self.counts[rank]:
+                raise letters.wrote_other(rank, self.counts[rank], len(each))
         files = [file_of(rank) for rank in range(len(crcs))]
         data = self.description().data(self.values)
         checksums = {

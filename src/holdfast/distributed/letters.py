@@ -134,3 +134,14 @@ def has_other(rank: int, wanted: object, found: object) -> RanksError:
         cure="Give the run the same parts on every rank. Stages of a pipeline are runs of their "
         "own, each in its own folder.",
     )
+
+
+def wrote_other(rank: int, wanted: int, found: int) -> RanksError:
+    """A rank that has not written what it was to write: nothing is committed."""
+    return _of(
+        [rank],
+        f"{named([rank])} has written something else than its share",
+        wanted=f"{wanted:,} pieces",
+        found=f"{found:,}",
+        cure="This is an error of holdfast's: please report it. The checkpoints before are there.",
+    )

@@ -20,14 +20,11 @@ from holdfast.formats.dcp.tiling import broken_rule
 from holdfast.formats.dcp.write import slice_of
 from holdfast.spec.dtypes import BY_NAME
 
-#: Of tensors that are not spread, those of less bytes are rank 0's, whose values they are to be.
-_SPREAD_FROM = 1 << 20
-
 
 class Piece(NamedTuple):
     """What one rank has of a tensor: the box from ``offsets`` on, of ``sizes``.
 
-    ``is_copy`` says that it is no share: a plain tensor, of which every rank has all.
+    ``is_copy`` says that it is no share: a plain tensor, of which every rank has one of its own.
     """
 
     name: str
@@ -111,10 +108,8 @@ def divide(offers: Sequence[Sequence[Piece]]) -> Division:
 def _holders(pieces: Sequence[Piece]) -> dict[Box, Sequence[int]]:
     """The ranks that may write each box of one tensor; boxes without elements are nobody's."""
     first = pieces[0]
-    if first.is_copy or 0 in first.shape:
-        whole = Box((0,) * len(first.shape), first.shape)
-        is_large = first.nbytes >= _SPREAD_FROM
-        return {whole: range(len(pieces)) if is_large and first.is_copy else (0,)}
+    if first.is_copy:  # its values may be others elsewhere: no two ranks shall write of one model
+        return {Box(first.offsets, first.sizes): (0,)}
     held: dict[Box, list[int]] = {}
     for rank, piece in enumerate(pieces):
         if 0 not in piece.sizes:

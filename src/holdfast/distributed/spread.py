@@ -24,10 +24,14 @@ from holdfast.tensors.encode import encode
 
 
 class Offer(NamedTuple):
-    """The pieces that a rank has, and their digest; without the pieces where they are known."""
+    """The pieces that a rank has, and their digest; without the pieces where they are known.
+
+    ``division`` is the number of the division of which it knows what it writes.
+    """
 
     digest: bytes
     pieces: tuple[Piece, ...] | None
+    division: int
 
 
 def has_spread(parts: Mapping[str, Part]) -> bool:
@@ -59,7 +63,7 @@ class _Boxes:
 
     def _piece(self, name: str, tensor: torch.Tensor) -> Piece:
         dtype, shape = str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape)
-        if not is_spread(tensor):
+        if not is_spread(tensor) or 0 in shape:
             return Piece(name, dtype, shape, (0,) * len(shape), shape, True)
         box = self._box(tensor, shape)
         return Piece(name, dtype, shape, box.offsets, box.sizes, False)
@@ -72,6 +76,11 @@ class _Boxes:
         return found
 
 
+def _whole_if_empty(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor without elements as rank 0 writes it: shares of it have another shape."""
+    return torch.empty(tensor.shape, dtype=tensor.dtype) if 0 in tensor.shape else tensor
+
+
 class Spread:
     """What one rank remembers of its saves: lists of pieces are told and divided once."""
 
@@ -81,6 +90,8 @@ class Spread:
         self._writes: Sequence[int] = ()
         self._known: dict[int, Offer] = {}
         self._division: tuple[list[bytes], Division] | None = None
+        #: Of the division that is known here; 0 of none.
+        self.number = 0
         self._description: tuple[Division, Description] | None = None
 
     def offer(self, flat: Flat) -> Offer:
@@ -88,28 +99,32 @@ class Spread:
         pieces = self._boxes.pieces(flat)
         digest = digest_of(pieces)
         is_known, self._told = digest == self._told, digest
-        return Offer(digest, None if is_known else pieces)
+        return Offer(digest, None if is_known else pieces, self.number)
 
     def forget(self) -> None:
         """Whatever was told may not have arrived: it is told again."""
-        self._told = self._division = None
+        self._told = None
 
-    def divided(self, offers: Sequence[Offer]) -> tuple[Division, bool]:
-        """On rank 0: who writes what, and whether it is another division than before.
+    def learn(self, rank: int, offer: Offer) -> None:
+        """On rank 0: keep the pieces of a rank, which tells them once."""
+        if offer.pieces is not None:
+            self._known[rank] = offer
+
+    def divided(self, offers: Sequence[Offer]) -> Division:
+        """On rank 0: who writes what; ``number`` tells one division from another.
 
         Raises:
             RanksError: a rank has other tensors than rank 0.
             CaptureError: the pieces of a tensor are not all of it.
         """
         for rank, offer in enumerate(offers):
-            if offer.pieces is not None:
-                self._known[rank] = offer
+            self.learn(rank, offer)
         digests = [offer.digest for offer in offers]
-        if self._division is not None and self._division[0] == digests:
-            return self._division[1], False
-        pieces = [self._known[rank].pieces or () for rank in range(len(offers))]
-        self._division = (digests, divide(pieces))
-        return self._division[1], True
+        if self._division is None or self._division[0] != digests:
+            pieces = [self._known[rank].pieces or () for rank in range(len(offers))]
+            self._division = (digests, divide(pieces))
+            self.number += 1
+        return self._division[1]
 
     def description(self, paths: Mapping[str, Path], division: Division) -> Description:
         """On rank 0: what is said of the tensors, made once for each division."""
@@ -118,11 +133,13 @@ class Spread:
             known = self._description = (division, described(paths, division))
         return known[1]
 
-    def file(self, flat: Flat, values: Mapping[str, bytes], writes: Sequence[int] | None) -> Sliced:
-        """This rank's file: the tensors of these numbers, and values; None: as the last time."""
-        if writes is not None:
-            self._writes = writes
-        tensors = list(flat.tensors.values())
+    def know(self, writes: Sequence[int], number: int) -> None:
+        """On another rank: which of its tensors it writes, in the division of that number."""
+        self._writes, self.number = writes, number
+
+    def file(self, flat: Flat, values: Mapping[str, bytes]) -> Sliced:
+        """This rank's file: the tensors that it writes, and values."""
+        tensors = [_whole_if_empty(each) for each in flat.tensors.values()]
         return sliced([tensors[number] for number in self._writes], list(values.values()))
 
 

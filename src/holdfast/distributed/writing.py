@@ -32,11 +32,11 @@ class Said(NamedTuple):
 
 
 class Shared(NamedTuple):
-    """Where all ranks write to, what that will be, and whether each writes something new."""
+    """Where all ranks write to, what that will be, and the number of who writes what."""
 
     temp: str
     target: str
-    is_new: bool
+    division: int
 
 
 class Begun(NamedTuple):

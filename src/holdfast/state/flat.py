@@ -1,7 +1,7 @@
 """A tree as torch.distributed.checkpoint keeps one: tensors and values by name.
 
 Models and optimizers are taken apart to their tensors, as torch does it (``_traverse.py``), so that
-its own loaders find them; everything else is a value, whole, but where a tensor in it is spread.
+its own loaders find them; everything else is a value, whole.
 """
 
 from __future__ import annotations
@@ -45,21 +45,28 @@ def flatten(tree: Mapping[str, Any], opened: Container[str]) -> Flat:
 
 def _walk(flat: Flat, path: Path, value: Any, is_open: bool) -> None:
     if isinstance(value, torch.Tensor):
-        has_slices = is_spread(value) or (is_open and _is_plain(value))
+        has_slices = is_open and _is_plain(value)
+        if is_spread(value) and not has_slices:
+            raise _homeless(path, value)
         _put(flat, flat.tensors if has_slices else flat.values, path, value)
     elif _is_opened(value, is_open):
         steps = value.items() if isinstance(value, Mapping) else enumerate(value)
         for step, item in steps:
             _walk(flat, (*path, step), item, is_open)
     elif has_spread(value):
-        raise CaptureError(
-            f"a tensor that is spread over processes lies in a {type(value).__name__}, "
-            f"at {dotted(path)!r}",
-            wanted="dicts whose keys are text, and lists",
-            cure="Keep it in such a one, or as a part of its own.",
-        )
+        raise _homeless(path, value)
     else:
         _put(flat, flat.values, path, value)
+
+
+def _homeless(path: Path, value: Any) -> CaptureError:
+    return CaptureError(
+        f"a tensor that is spread over processes, at {dotted(path)!r}",
+        wanted="such tensors in modules and in optimizers, which say how they are spread",
+        found=f"a {type(value).__name__} of something else",
+        cure="Keep an average of a model as a module (copy.deepcopy of it, sharded like it), or "
+        "the shares of each rank as plain tensors: parameter.to_local().",
+    )
 
 
 def _put(flat: Flat, where: dict[str, Any], path: Path, value: Any) -> None:
@@ -82,11 +89,8 @@ def _is_plain(value: torch.Tensor) -> bool:
 
 def _is_opened(value: Any, is_open: bool) -> bool:
     if isinstance(value, Mapping):
-        is_text = all(type(key) is str for key in value)
-        return bool(value) and is_text and (is_open or has_spread(value))
-    if isinstance(value, list):
-        return (is_open and _holds_more(value)) or has_spread(value)
-    return False
+        return is_open and bool(value) and all(type(key) is str for key in value)
+    return is_open and isinstance(value, list) and _holds_more(value)
 
 
 def _holds_more(items: Sequence[Any]) -> bool:
