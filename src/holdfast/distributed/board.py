@@ -8,6 +8,7 @@ process: a note is looked for again and again, at intervals.
 
 from __future__ import annotations
 
+import os
 import pickle
 import threading
 import time
@@ -23,8 +24,9 @@ from holdfast.errors import RanksError
 
 #: Where notes are: ``torch.distributed.Store`` and what is like it.
 Store: TypeAlias = Any
-#: What the keys of all notes begin with.
-_BELOW = "holdfast/"
+#: What tells the processes of one start from those of another: torchrun keeps the store when it
+#: starts all of them again, with the notes of those that have ended.
+_START = ("TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT", "WORLD_SIZE")
 #: Seconds between two looks, first and at last.
 _FIRST, _LAST = 0.0005, 0.05
 #: Seconds between two looks at whether the others are alive.
@@ -41,6 +43,8 @@ class Board:
         self.rank, self.size = rank, size
         # Whoever ends the process group ends its store, too: a thread must not keep it alive.
         self._found = weakref.ref(store)
+        started = (os.environ.get(name, "") for name in _START)
+        self._below = f"holdfast/{'/'.join(started)}/"  # what the keys of all notes begin with
         self._life = Life(self._set_bytes, rank)
         self._signs: dict[int, Signs] = {}
         self._lock = threading.Lock()
@@ -51,15 +55,15 @@ class Board:
 
     def remove(self, key: str) -> None:
         """Take a note away that everyone has read."""
-        self._reached(lambda: self._store.delete_key(_BELOW + key))
+        self._reached(lambda: self._store.delete_key(self._below + key))
 
     def has(self, *keys: str) -> bool:
         """Whether these notes are there, all of them."""
-        return bool(self._reached(lambda: self._store.check([_BELOW + key for key in keys])))
+        return bool(self._reached(lambda: self._store.check([self._below + key for key in keys])))
 
     def read(self, key: str) -> Any:
         """A note that is there."""
-        return pickle.loads(self._reached(lambda: self._store.get(_BELOW + key)))
+        return pickle.loads(self._reached(lambda: self._store.get(self._below + key)))
 
     def wait(
         self,
@@ -136,10 +140,10 @@ class Board:
     def _get_or_none(self, key: str) -> bytes | None:
         if not self.has(key):
             return None
-        return bytes(self._reached(lambda: self._store.get(_BELOW + key)))
+        return bytes(self._reached(lambda: self._store.get(self._below + key)))
 
     def _set_bytes(self, key: str, value: bytes) -> None:
-        self._reached(lambda: self._store.set(_BELOW + key, value))
+        self._reached(lambda: self._store.set(self._below + key, value))
 
     @property
     def _store(self) -> Store:
