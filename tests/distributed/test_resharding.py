@@ -63,11 +63,17 @@ def test_any_arrangement_into_any_other(kind: str, size: int, saved: dict[str, P
 
 @pytest.mark.parametrize("way", ["rows", "columns", "copies"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_each_rank_reads_what_it_needs(way: str, dtype: torch.dtype, tmp_path: Path) -> None:
-    """Of a file in which the tensor is whole; a tenth more at most."""
+@pytest.mark.parametrize("source", ["file", "folder"])
+def test_each_rank_reads_what_it_needs(
+    way: str, dtype: torch.dtype, source: str, tmp_path: Path
+) -> None:
+    """Of a file that has the tensor whole, and of a folder of two ranks; a tenth more at most."""
     weight = torch.arange(1031.0 * 6144).reshape(1031, 6144).to(dtype)
-    holdfast.save_state(tmp_path / "a.pt", model=_Holder(weight))
-    said = Group(3, jobs.bytes_read, str(tmp_path / "a.pt"), way, dtype).values()
+    if source == "file":
+        holdfast.save_state(tmp_path / "a", model=_Holder(weight))
+    else:
+        Group(2, jobs.save_rows, str(tmp_path / "a"), dtype).values()
+    said = Group(3, jobs.bytes_read, str(tmp_path / "a"), way, dtype).values()
     for read, needed, is_right in said:
         assert is_right
         assert needed <= read <= 1.1 * needed

@@ -139,6 +139,16 @@ def _loaded(path: str, kind: str) -> dict[str, Any]:
     }
 
 
+def save_rows(rank: int, folder: str, dtype: torch.dtype) -> None:
+    """A large tensor, cut into rows, by a run."""
+    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+    weight = torch.arange(1031.0 * 6144).reshape(1031, 6144).to(dtype)
+    model = nn.Module()
+    model.register_parameter("weight", nn.Parameter(distribute_tensor(weight, mesh, [Shard(0)])))
+    with holdfast.Run(folder, model=model) as run:
+        run.save(0)
+
+
 def bytes_read(rank: int, path: str, way: str, dtype: torch.dtype) -> tuple[int, int, bool]:
     """Bytes that are read into a share of a large tensor, those it has, and whether it is right."""
     import os
