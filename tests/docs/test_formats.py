@@ -101,6 +101,7 @@ def test_what_the_table_says_is_what_a_file_of_each_format_shows(sample, tmp_pat
     report = holdfast.scan(path)
     assert (code == "none") == (not report.pickles and not report.programs)
     assert ("program" in code) == bool(report.programs) or code.startswith("as ")
-    made = {holdfast.convert(path, tmp_path / name).format_to for name in ("a.pt", "a.safetensors")}
-    assert made == {"torch_zip", "safetensors"}
+    names = ("a.pt", "a.safetensors", "a.dcp")
+    made = {holdfast.convert(path, tmp_path / name).format_to for name in names}
+    assert made == {"torch_zip", "safetensors", "dcp"}
     assert written.startswith("yes") == (kind in {*made, "safetensors_sharded"} and not is_packed)

@@ -23,6 +23,7 @@ from tests.faults.states import Training, digest, tensors_of
 import holdfast
 from holdfast.errors import FileError, HoldfastError, NoSpaceError, SaveFailedError
 from holdfast.io import commit as committing
+from holdfast.io import commit_folder
 
 pytestmark = pytest.mark.skipif(not can_mount("ext4"), reason="needs root and mkfs.ext4")
 
@@ -110,13 +111,14 @@ class InTheMiddle:
             happen()
         self.fill(*args)
 
-    fill = staticmethod(committing._fill)
+    fill = staticmethod(committing.fill_file)
 
 
 @pytest.fixture
 def middle(monkeypatch: pytest.MonkeyPatch) -> InTheMiddle:
     made = InTheMiddle()
-    monkeypatch.setattr(committing, "_fill", made)
+    for module in (committing, commit_folder):
+        monkeypatch.setattr(module, "fill_file", made)
     return made
 
 
