@@ -140,8 +140,8 @@ class Leading(RanksWriter):
         with self._telling(record):
             with folder, shared.failing():
                 more = made.describe(shared.lead(folder, nbytes, fill, planned.crcs))
-            info = SaveInfo(str(made.path), made.nbytes + more, time.monotonic() - started)
-            self._committed(made.path, record, info)
+        info = SaveInfo(str(made.path), made.nbytes + more, time.monotonic() - started)
+        self._committed(made.path, record, info)
         return info
 
     def _forget_last(self) -> None:

@@ -220,7 +220,7 @@ class RunWriter:
         def save(nbytes: int, fill: Fill) -> SaveInfo:
             with self._telling(record):
                 info = save_file(name, nbytes, fill, started=started)
-                self._committed(path, record, info)
+            self._committed(path, record, info)
             return info
 
         if self._background is not None:
