@@ -137,9 +137,8 @@ class Leading(RanksWriter):
     ) -> SaveInfo:
         record, folder = made.record, made.folder
         shared = SharedFolder(self._ranks, record.id)
-        with self._telling(record):
-            with folder, shared.failing():
-                more = made.describe(shared.lead(folder, nbytes, fill, planned.crcs))
+        with self._telling(record), folder, shared.failing():
+            more = made.describe(shared.lead(folder, nbytes, fill, planned.crcs))
         info = SaveInfo(str(made.path), made.nbytes + more, time.monotonic() - started)
         self._committed(made.path, record, info)
         return info
