@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import math
 import pickle
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -123,10 +124,9 @@ def main() -> None:
         "rank 0: checksums", lambda: [joined(range(len(each))) for each in division.writes]
     )
     print(f".metadata has {len(data) >> 20:,} MiB, the record {sum(map(len, crcs)) >> 20:,} MiB")
-    folder = Path("/tmp/holdfast-scale")
-    folder.mkdir(exist_ok=True)
-    (folder / ".metadata").write_bytes(data)
-    timed("any rank: read .metadata", lambda: read_metadata(Folder(str(folder))))
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / ".metadata").write_bytes(data)
+        timed("any rank: read .metadata", lambda: read_metadata(Folder(folder)))
 
 
 if __name__ == "__main__":
