@@ -116,7 +116,7 @@ class DcpFolder:
             with NewFolder(target, sum(sizes.values())) as folder:
                 folder.add(_FILE, nbytes, partial(self._fill, elements, crcs))
                 for name, data in ((NAME, described), (MEMBER, sealed(0))):
-                    folder.add(name, len(data), partial(_put, data))
+                    folder.put(name, data)
         return {str(target / name): size for name, size in sizes.items()}
 
     def _fill(self, elements: Elements, crcs: list[int], sink: Sink) -> None:
@@ -144,10 +144,6 @@ def _sealed(record: bytes, crcs: Sequence[int], described: int, missing: int) ->
     if crcs or missing:
         checksums = {_FILE: joined([*crcs, *[0] * missing]), **checksums}
     return seal(record, checksums)
-
-
-def _put(data: bytes, sink: Sink) -> None:
-    sink(data)
 
 
 def whole(tree: Any, file: str) -> DcpFolder:

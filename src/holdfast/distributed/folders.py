@@ -10,7 +10,7 @@ import array
 import contextlib
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,14 @@ from holdfast.distributed.ranks import Ranks
 from holdfast.errors import RanksError
 from holdfast.io.commit import Fill
 from holdfast.io.commit_folder import NewFolder, write_new
-from holdfast.io.sink import Buffer, Sink
+from holdfast.io.sink import Buffer, Passing, Sink
 
 log = logging.getLogger("holdfast")
 
 #: Seconds between two looks at whether another rank has failed.
 _LOOK = 0.5
+#: Bytes between two of them, where many are written at once.
+_PIECE = 256 << 20
 #: Seconds that the others have to stop, before the folder is taken away under them.
 _TO_STOP = 30.0
 #: Seconds until a folder that rank 0 has made is seen by all: of a network file system.
@@ -147,18 +149,13 @@ def _unpacked(told: bytes) -> list[int]:
     return list(array.array("I", told))
 
 
-class _Stopping(Sink):
-    """Another sink, that asks every now and then whether to go on."""
+class _Stopping(Passing):
+    """Asks every now and then whether to go on."""
 
-    def __init__(self, sink: Sink, check: Any) -> None:
-        super().__init__()
-        self._sink, self._look = sink, check
+    def __init__(self, sink: Sink, check: Callable[[], None]) -> None:
+        super().__init__(sink)
+        self._look = check
         self._looked = time.monotonic()
-
-    @property
-    def flushed(self) -> int:
-        """How many bytes the system has."""
-        return self._sink.flushed
 
     def lasting(self, data: memoryview) -> None:
         """Hand them on as they are."""
@@ -177,22 +174,10 @@ class _Stopping(Sink):
 
     def _take(self, data: Buffer) -> None:
         self._check()
-        self._sink(data)
+        super()._take(data)
 
     def _check(self) -> None:
         now = time.monotonic()
         if now - self._looked > _LOOK:
             self._looked = now
             self._look()
-
-    def end(self) -> None:
-        """As the other does."""
-        self._sink.end()
-
-    def close(self) -> None:
-        """As the other does."""
-        self._sink.close()
-
-
-#: Bytes between two looks, where many are written at once.
-_PIECE = 256 << 20

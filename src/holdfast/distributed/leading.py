@@ -29,7 +29,6 @@ from holdfast.formats.dcp.seal import joined, seal
 from holdfast.io.checksum import crc32
 from holdfast.io.commit import Fill
 from holdfast.io.commit_folder import NewFolder
-from holdfast.io.sink import Sink
 from holdfast.runs.naming import split_suffix
 from holdfast.runs.prune import Plan
 from holdfast.saving.foreground import SaveInfo
@@ -197,12 +196,8 @@ class _Folder(NamedTuple):
         }
         record = seal(encode_record(self.record), checksums)
         for name, each in ((NAME, data), (MEMBER, record)):
-            self.folder.add(name, len(each), partial(_put, each))
+            self.folder.put(name, each)
         return len(data) + len(record)
-
-
-def _put(data: bytes, sink: Sink) -> None:
-    sink(data)
 
 
 def _offered(said: Said) -> Offer:

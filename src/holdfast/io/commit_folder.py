@@ -62,6 +62,10 @@ class NewFolder:
         with explained(self._target, self._nbytes):
             _write_new(self.temp / name, nbytes, fill, head)
 
+    def put(self, name: str, data: bytes) -> None:
+        """Write a small file of it, all at once."""
+        self.add(name, len(data), lambda sink: sink(data))
+
     def __enter__(self) -> NewFolder:
         return self
 

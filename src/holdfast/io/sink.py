@@ -88,23 +88,40 @@ class GatheringSink(Sink):
         self._gathered.clear()
 
 
-class Checking(Sink):
-    """Hands bytes on to another sink, and takes their CRC-32."""
+class Passing(Sink):
+    """Hands bytes on to another sink, which is ended and closed with it."""
 
     def __init__(self, sink: Sink) -> None:
         super().__init__()
         self._sink = sink
+
+    @property
+    def flushed(self) -> int:
+        """How many bytes the system has."""
+        return self._sink.flushed
+
+    def _take(self, data: Buffer) -> None:
+        self._sink(data)
+
+    def end(self) -> None:
+        """As the other does."""
+        self._sink.end()
+
+    def close(self) -> None:
+        """As the other does."""
+        self._sink.close()
+
+
+class Checking(Passing):
+    """Hands bytes on, and takes their CRC-32."""
+
+    def __init__(self, sink: Sink) -> None:
+        super().__init__(sink)
         self.crc = 0
 
     def _take(self, data: Buffer) -> None:
         self.crc = crc32(data, self.crc)
-        self._sink(data)
-
-    def end(self) -> None:
-        """The other one goes on."""
-
-    def close(self) -> None:
-        """The other one goes on."""
+        super()._take(data)
 
 
 def write_all(fd: int, data: Buffer) -> None:

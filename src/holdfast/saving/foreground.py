@@ -12,7 +12,7 @@ from typing import BinaryIO
 from holdfast.errors import UsageError
 from holdfast.io.commit import Fill, commit
 from holdfast.io.progress import Bar, is_watched
-from holdfast.io.sink import Buffer, GatheringSink, Sink
+from holdfast.io.sink import Buffer, GatheringSink, Passing, Sink
 from holdfast.saving.planned import Planned, plan
 from holdfast.tensors import encode
 
@@ -75,12 +75,12 @@ def watched(planned: Planned) -> Fill:
     return fill
 
 
-class _Watched(Sink):
-    """Another sink, and a bar that shows what it has taken."""
+class _Watched(Passing):
+    """Hands bytes on, and has a bar show how many."""
 
     def __init__(self, sink: Sink, bar: Bar) -> None:
-        super().__init__()
-        self._sink, self._bar = sink, bar
+        super().__init__(sink)
+        self._bar = bar
 
     def checked(self, data: memoryview, value: int = 0) -> int:
         for start in range(0, len(data), _SHOWN_NBYTES):
@@ -90,14 +90,8 @@ class _Watched(Sink):
         return value
 
     def _take(self, data: Buffer) -> None:
-        self._sink(data)
+        super()._take(data)
         self._bar.advance(len(data))
-
-    def end(self) -> None:
-        self._sink.end()
-
-    def close(self) -> None:
-        self._sink.close()
 
 
 def save_file(path: str, nbytes: int, fill: Fill, *, started: float) -> SaveInfo:

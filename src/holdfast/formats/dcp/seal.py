@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import struct
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import NamedTuple
@@ -101,8 +102,8 @@ def _crcs(folder: Folder, found: Seal, file: str, count: int) -> list[int]:
     if not isinstance(text, str) or len(text) != _DIGITS * count:
         raise _of_others(folder, f"{file[:200]} has {count:,} pieces, and not as many checksums")
     try:
-        return [int(text[at : at + _DIGITS], 16) for at in range(0, len(text), _DIGITS)]
-    except ValueError as error:
+        return list(struct.unpack(f">{count}I", bytes.fromhex(text)))
+    except (ValueError, struct.error) as error:
         raise RefusedError(
             "refused: checksums are hexadecimal digits", file=folder.name, member=MEMBER
         ) from error
