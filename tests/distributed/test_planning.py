@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from holdfast.distributed import planning
 from holdfast.distributed.planning import Piece, divide, file_of, places_of
 from holdfast.errors import CaptureError, RanksError
 
@@ -75,3 +76,16 @@ def test_a_rank_with_other_tensors_is_named() -> None:
         divide([[plain("a", 3)], [plain("a", 4)]])
     assert caught.value.ranks == (1,)
     assert "rank 1 has other tensors than rank 0 to be saved" in str(caught.value)
+
+
+def test_more_pieces_than_can_be_read_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planning, "MOST_SLICES", 3)
+    offers = [[rows("w", 8, rank, 4)] for rank in range(4)]
+    with pytest.raises(CaptureError) as caught:
+        divide(offers)
+    assert str(caught.value) == (
+        "the tensors of this state are in too many pieces for one checkpoint\n"
+        "  wanted at most 3, found 4\n"
+        "  Keep copies of shards (Replicate in the device mesh): they are written once."
+    )
+    assert divide([[rows("w", 8, rank, 3)] for rank in range(3)]).writes

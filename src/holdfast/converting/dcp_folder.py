@@ -18,7 +18,7 @@ from holdfast.converting.tree import Rebuilt
 from holdfast.converting.types import dtype_of
 from holdfast.errors import UsageError
 from holdfast.formats.dcp.description import write_metadata
-from holdfast.formats.dcp.metadata import NAME, Box, Key, Metadata, Place, TensorEntry
+from holdfast.formats.dcp.layout import NAME, Box, Key, Metadata, Place, TensorEntry
 from holdfast.formats.dcp.seal import joined, seal
 from holdfast.formats.dcp.write import Slice, slice_of
 from holdfast.io.checksum import crc32

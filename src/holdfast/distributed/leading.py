@@ -24,7 +24,7 @@ from holdfast.distributed.writing import (
     writes_key,
 )
 from holdfast.formats.dcp.description import Description, Value
-from holdfast.formats.dcp.metadata import NAME
+from holdfast.formats.dcp.layout import NAME
 from holdfast.formats.dcp.seal import joined, seal
 from holdfast.io.checksum import crc32
 from holdfast.io.commit import Fill

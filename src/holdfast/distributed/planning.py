@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from holdfast.distributed import letters
 from holdfast.errors import CaptureError
-from holdfast.formats.dcp.metadata import Box, Key, Place, TensorEntry
+from holdfast.formats.dcp.layout import MOST_SLICES, Box, Key, Place, TensorEntry
 from holdfast.formats.dcp.tiling import broken_rule
 from holdfast.formats.dcp.write import slice_of
 from holdfast.spec.dtypes import BY_NAME
@@ -78,7 +78,7 @@ def divide(offers: Sequence[Sequence[Piece]]) -> Division:
 
     Raises:
         RanksError: a rank has other tensors than rank 0.
-        CaptureError: the pieces of a tensor are not all of it.
+        CaptureError: the pieces of a tensor are not all of it, or there are too many.
     """
     _check_same(offers)
     loads = [0] * len(offers)
@@ -99,10 +99,22 @@ def divide(offers: Sequence[Sequence[Piece]]) -> Division:
         writer = min(ranks, key=loads.__getitem__)
         writes[writer].append(number)
         loads[writer] += nbytes
+    _check_count(sum(map(len, writes)))
     nbytes = sum(
         offers[rank][number].slice_nbytes for rank, its in enumerate(writes) for number in its
     )
     return Division(offers, tuple(tuple(sorted(each)) for each in writes), entries, nbytes)
+
+
+def _check_count(slices: int) -> None:
+    """Refuse at the save what no reader of ours would open."""
+    if slices > MOST_SLICES:
+        raise CaptureError(
+            "the tensors of this state are in too many pieces for one checkpoint",
+            wanted=f"at most {MOST_SLICES:,}",
+            found=f"{slices:,}",
+            cure="Keep copies of shards (Replicate in the device mesh): they are written once.",
+        )
 
 
 def _holders(pieces: Sequence[Piece]) -> dict[Box, Sequence[int]]:

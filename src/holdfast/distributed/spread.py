@@ -11,7 +11,7 @@ from torch import nn
 
 from holdfast.distributed.planning import Division, Piece, digest_of, divide, file_of, places_of
 from holdfast.formats.dcp.description import Description, Value
-from holdfast.formats.dcp.metadata import Place
+from holdfast.formats.dcp.layout import Place
 from holdfast.saving.foreground import save_encoded
 from holdfast.saving.sliced import Sliced, sliced
 from holdfast.spec.tree import Path

@@ -12,11 +12,11 @@ import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
-from holdfast.formats.dcp.metadata import Box, Key, Metadata, Place, TensorEntry
+from holdfast.formats.dcp.layout import Box, Key, Metadata, Place, TensorEntry
 
 _METADATA = "torch.distributed.checkpoint.metadata"
-#: What every such pickle names, in the order of the memo.
-_SYMBOLS = (
+#: What every such pickle names, in the order of the memo; then what its records call their fields.
+SYMBOLS = (
     (_METADATA, "Metadata"),
     (_METADATA, "TensorStorageMetadata"),
     (_METADATA, "BytesStorageMetadata"),
@@ -28,13 +28,13 @@ _SYMBOLS = (
     ("torch", "Size"),
     ("torch.serialization", "_get_layout"),
 )
-_KEYS = (
+KEYS = (
     *("state_dict_metadata", "planner_data", "storage_data", "storage_meta", "version"),
     *("properties", "size", "chunks", "offsets", "sizes"),
     *("fqn", "index", "offset", "relative_path", "length"),
 )
 _NEW = b")\x81"  # of a class, without arguments
-_TUPLES = {0: b")", 1: b"\x85", 2: b"\x86", 3: b"\x87"}
+TUPLES = {0: b")", 1: b"\x85", 2: b"\x86", 3: b"\x87"}
 
 
 class Value(NamedTuple):
@@ -55,12 +55,15 @@ class Description:
     ) -> None:
         self._memo: dict[object, bytes] = {}
         self._sizes: dict[tuple[int, ...], bytes] = {}
-        head = [b"\x80\x02", *(self._symbol(*pair) + b"0" for pair in _SYMBOLS)]
-        head += [self._text(key) + b"0" for key in _KEYS]
-        self._head = b"".join(head)
-        self._chunk = self._new("ChunkStorageMetadata") + b"}(" + self._memo["offsets"]
-        self._found = self._new("MetadataIndex") + b"}(" + self._memo["fqn"]
-        self._info = self._new("_StorageInfo") + b"}(" + self._memo["relative_path"]
+        head = [b"\x80\x02", *(self._symbol(*pair) + b"0" for pair in SYMBOLS)]
+        head += [self._text(key) + b"0" for key in KEYS]
+        self.head = b"".join(head)
+        self.chunk = self.new("ChunkStorageMetadata") + b"}(" + self.ref("offsets")
+        self.found = self.new("MetadataIndex") + b"}(" + self.ref("fqn")
+        self.info = self.new("_StorageInfo") + b"}(" + self.ref("relative_path")
+        layout = self.ref("_get_layout") + plain_text("torch.strided") + b"\x85R"
+        contiguous = self.ref("_MEM_FORMAT_ENCODING") + _int(0) + b"\x85R"
+        self.strided = layout + b"\x89" + contiguous + b"\x89tb"
         self._entries = b"".join(self._described(entries))
         self._paths = b"".join(
             self._text(name) + self._path(paths[name], self._text) for name in entries
@@ -70,35 +73,35 @@ class Description:
     def data(self, values: Mapping[str, Value]) -> bytes:
         """All of it, with these values behind the rest."""
         # Their texts are written out: what of the rest names one may come behind it.
-        entry = self._new("BytesStorageMetadata")
-        texts = {name: _plain_text(name) for name in values}
+        entry = self.new("BytesStorageMetadata")
+        texts = {name: plain_text(name) for name in values}
         new = b"".join(text + entry for text in texts.values())
         paths = b"".join(
-            texts[name] + self._path(each.path, _plain_text) for name, each in values.items()
+            texts[name] + self._path(each.path, plain_text) for name, each in values.items()
         )
         places = b"".join(
             self._index(texts[name], None, None)
-            + self._place(each.place, _plain_text(each.place.file))
+            + self._place(each.place, plain_text(each.place.file))
             for name, each in values.items()
         )
         get = self._memo.__getitem__
         return b"".join(
             (
-                *(self._head, self._new("Metadata"), b"}("),
+                *(self.head, self.new("Metadata"), b"}("),
                 *(get("state_dict_metadata"), _dict(self._entries, new)),
                 *(get("planner_data"), _dict(self._paths, paths)),
                 *(get("storage_data"), _dict(self._places, places)),
-                *(get("storage_meta"), b"N", get("version"), _plain_text("1.0.0"), b"ub."),
+                *(get("storage_meta"), b"N", get("version"), plain_text("1.0.0"), b"ub."),
             )
         )
 
     def _described(self, entries: Mapping[str, TensorEntry | None]) -> Iterator[bytes]:
         get = self._memo.__getitem__
-        new = self._new("TensorStorageMetadata") + b"}("
+        new = self.new("TensorStorageMetadata") + b"}("
         for name, entry in entries.items():
             yield self._text(name)
             if entry is None:
-                yield self._new("BytesStorageMetadata")
+                yield self.new("BytesStorageMetadata")
                 continue
             yield new + get("properties") + self._properties(entry.dtype.name)
             yield get("size") + self._size(entry.shape) + get("chunks") + b"]("
@@ -110,7 +113,7 @@ class Description:
         sizes = self._sizes.get(box.sizes)
         if sizes is None:
             sizes = self._sizes[box.sizes] = self._memo["sizes"] + self._size(box.sizes) + b"ub"
-        return self._chunk + self._size(box.offsets) + sizes
+        return self.chunk + self._size(box.offsets) + sizes
 
     def _placed(
         self, entries: Mapping[str, TensorEntry | None], places: Mapping[Key, Place]
@@ -131,23 +134,20 @@ class Description:
         get = self._memo.__getitem__
         at = b"N" if offsets is None else self._size(offsets)
         index = b"N" if number is None else _int(number)
-        return self._found + name + get("index") + index + get("offset") + at + b"ub"
+        return self.found + name + get("index") + index + get("offset") + at + b"ub"
 
     def _place(self, place: Place, file: bytes) -> bytes:
         get = self._memo.__getitem__
         numbers = get("offset") + _int(place.offset) + get("length") + _int(place.nbytes)
-        return self._info + file + numbers + b"ub"
+        return self.info + file + numbers + b"ub"
 
     def _properties(self, dtype: str) -> bytes:
         """Element type, layout, whether there are gradients, memory format, whether pinned."""
         known = self._memo.get(("properties", dtype))
         if known is not None:
             return known
-        element, layout = self._symbol("torch", dtype), self._memo["_get_layout"]
-        strided = layout + _plain_text("torch.strided") + b"\x85R"
-        contiguous = self._memo["_MEM_FORMAT_ENCODING"] + _int(0) + b"\x85R"
-        state = b"(" + element + strided + b"\x89" + contiguous + b"\x89t"
-        return self._new("TensorProperties") + state + b"b" + self._put(("properties", dtype))
+        state = b"(" + self._symbol("torch", dtype) + self.strided
+        return self.new("TensorProperties") + state + self._put(("properties", dtype))
 
     def _path(self, path: tuple[str | int, ...], text: Callable[[str], bytes]) -> bytes:
         return _tuple(_int(step) if isinstance(step, int) else text(step) for step in path)
@@ -155,7 +155,12 @@ class Description:
     def _size(self, numbers: tuple[int, ...]) -> bytes:
         return self._memo["Size"] + _tuple(map(_int, numbers)) + b"\x85R"
 
-    def _new(self, name: str) -> bytes:
+    def ref(self, name: str) -> bytes:
+        """One of ``SYMBOLS`` or ``KEYS``, had from the memo."""
+        return self._memo[name]
+
+    def new(self, name: str) -> bytes:
+        """An object of one of the classes, without its state."""
         return self._memo[name] + _NEW
 
     def _symbol(self, module: str, name: str) -> bytes:
@@ -163,18 +168,23 @@ class Description:
         return known or f"c{module}\n{name}\n".encode() + self._put(name)
 
     def _text(self, text: str) -> bytes:
-        known = self._memo.get(("text", text)) or self._memo.get(text if text in _KEYS else None)
+        known = self._memo.get(("text", text)) or self._memo.get(text if text in KEYS else None)
         if known is not None:
             return known
-        return _plain_text(text) + self._put(text if text in _KEYS else ("text", text))
+        return plain_text(text) + self._put(text if text in KEYS else ("text", text))
 
     def _put(self, what: object) -> bytes:
         """Keep what is on the stack; from now on it is had by its number."""
-        number = len(self._memo)
-        is_short = number < 256
-        at = bytes([number]) if is_short else struct.pack("<I", number)
-        self._memo[what] = (b"h" if is_short else b"j") + at
-        return (b"q" if is_short else b"r") + at
+        put, self._memo[what] = memo_of(len(self._memo))
+        return put
+
+
+def memo_of(number: int) -> tuple[bytes, bytes]:
+    """The opcodes that put what is on the stack into the memo, and that get it."""
+    if number < 256:
+        return b"q" + bytes([number]), b"h" + bytes([number])
+    at = struct.pack("<I", number)
+    return b"r" + at, b"j" + at
 
 
 def _dict(*items: bytes) -> bytes:
@@ -184,10 +194,11 @@ def _dict(*items: bytes) -> bytes:
 def _tuple(items: Iterable[bytes]) -> bytes:
     found = list(items)
     made = b"".join(found)
-    return made + _TUPLES[len(found)] if len(found) < 4 else b"(" + made + b"t"
+    return made + TUPLES[len(found)] if len(found) < 4 else b"(" + made + b"t"
 
 
-def _plain_text(text: str) -> bytes:
+def plain_text(text: str) -> bytes:
+    """A text that gets no number."""
     data = text.encode("utf-8", "surrogatepass")
     return b"X" + struct.pack("<I", len(data)) + data
 

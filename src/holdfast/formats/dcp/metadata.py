@@ -7,10 +7,21 @@ reads it as a raw pickle.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from holdfast.errors import FormatError, RefusedError
+from holdfast.formats.dcp.layout import (
+    MOST_AXES,
+    MOST_ENTRIES,
+    MOST_SLICES,
+    NAME,
+    Box,
+    Key,
+    Metadata,
+    Place,
+    TensorEntry,
+)
+from holdfast.formats.dcp.recognised import recognised
 from holdfast.formats.zip_archive import LARGEST_PICKLE
 from holdfast.io.source import Folder
 from holdfast.pickles.machine import Machine
@@ -18,12 +29,8 @@ from holdfast.pickles.reader import Pickled, read
 from holdfast.spec.dtypes import BY_NAME, DType
 from holdfast.spec.index import DTypeRef, Opaque
 
-NAME = ".metadata"
-#: Tensors and values; and the slices of all of them, of which each process of a job has some.
-_MOST_ENTRIES, _MOST_SLICES = 1_000_000, 10_000_000
 #: A slice takes three records, of ten objects, in 80 bytes at least.
 _BYTES_PER_OBJECT = 8
-_MOST_AXES = 64
 
 _CHECKPOINT = ("torch.distributed.checkpoint", "torch.distributed._shard.checkpoint")
 #: The records of these pickles, which are read as such and are no symbols to warn of.
@@ -49,49 +56,6 @@ _RECORDS = frozenset(
     }
 )
 
-#: What finds a slice: the name of a tensor or value, and where the piece begins (None: a value).
-Key = tuple[str, tuple[int, ...] | None]
-
-
-@dataclass(frozen=True, slots=True)
-class Box:
-    """A piece of a tensor: where it begins, and how large it is, by axis."""
-
-    offsets: tuple[int, ...]
-    sizes: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class TensorEntry:
-    """A tensor of the checkpoint and the pieces it was saved in."""
-
-    dtype: DType
-    shape: tuple[int, ...]
-    boxes: tuple[Box, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a slice lies: a file of the folder, and the bytes in it."""
-
-    file: str
-    offset: int
-    nbytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class Metadata:
-    """What a folder holds, in order; None stands for a value that is no tensor.
-
-    ``paths`` are the keys and positions at which the saved state had what bears a name; the names
-    it lacks stand at the top. ``symbols`` are all globals that are neither records nor known.
-    """
-
-    entries: Mapping[str, TensorEntry | None]
-    places: Mapping[Key, Place]
-    paths: Mapping[str, tuple[str | int, ...]]
-    symbols: tuple[str, ...]
-
 
 def read_metadata(folder: Folder, *, encoding: str = "utf-8") -> Metadata:
     """Read ``.metadata``; nothing in it is run, and no path in it is opened.
@@ -110,15 +74,25 @@ def read_metadata(folder: Folder, *, encoding: str = "utf-8") -> Metadata:
             found=f"{source.size:,}",
         )
     data = source.read_at(0, source.size)
+    return recognised(data) or unpickled(data, file=folder.name, encoding=encoding)
+
+
+def unpickled(data: bytes, *, file: str, encoding: str = "utf-8") -> Metadata:
+    """What a description by anyone says, from the opcodes of its pickle.
+
+    Raises:
+        FormatError: it is no whole pickle, or not one of these records.
+        RefusedError: a rule for hostile files is broken.
+    """
     pickled = read(
         data,
         persistent=_no_ids,
         encoding=encoding,
-        file=folder.name,
+        file=file,
         member=NAME,
         bytes_per_object=_BYTES_PER_OBJECT,
     )
-    return _Reader(folder.name).metadata(pickled)
+    return _Reader(file).metadata(pickled)
 
 
 def _no_ids(m: Machine, pid: Any) -> Any:
@@ -135,8 +109,10 @@ class _Reader:
         state = self._state(pickled.tree, "Metadata")
         entries = self._dict(state.get("state_dict_metadata"))
         places = self._dict(state.get("storage_data"))
-        if len(entries) > _MOST_ENTRIES or len(places) > _MOST_SLICES:
-            raise self._refused(f"a checkpoint has at most {_MOST_ENTRIES:,} entries")
+        if len(entries) > MOST_ENTRIES or len(places) > MOST_SLICES:
+            raise self._refused(
+                f"a checkpoint has at most {MOST_ENTRIES:,} entries in {MOST_SLICES:,} pieces"
+            )
         if not all(type(name) is str for name in entries):
             raise self._refused("tensors and values have names")
         return Metadata(
@@ -206,10 +182,9 @@ class _Reader:
 
     def _paths(self, data: Any, entries: Mapping[str, Any]) -> dict[str, tuple[str | int, ...]]:
         """The paths that the planner kept; one of another kind keeps something else, or nothing."""
-        pairs = data.items() if isinstance(data, dict) else ()
         return {
             name: path
-            for name, path in pairs
+            for name, path in (data.items() if isinstance(data, dict) else ())
             if name in entries
             and isinstance(path, tuple)
             and path
@@ -228,7 +203,7 @@ class _Reader:
         return value
 
     def _numbers(self, value: Any, name: str) -> tuple[int, ...]:
-        if not isinstance(value, tuple | list) or len(value) > _MOST_AXES:
+        if not isinstance(value, tuple | list) or len(value) > MOST_AXES:
             raise self._refused("sizes and offsets are short tuples", name, value)
         if not all(_is_size(number) for number in value):
             raise self._refused("sizes and offsets are whole numbers from 0 on", name, value)

@@ -7,7 +7,8 @@ from typing import Any
 
 from holdfast.errors import FormatError, NotACheckpointError, RefusedError
 from holdfast.formats.dcp import tiling
-from holdfast.formats.dcp.metadata import NAME, Box, Key, Metadata, TensorEntry, read_metadata
+from holdfast.formats.dcp.layout import NAME, Box, Key, Metadata, TensorEntry
+from holdfast.formats.dcp.metadata import read_metadata
 from holdfast.formats.dcp.nesting import nested
 from holdfast.formats.dcp.seal import Seal, seal_of, sealed_extents
 from holdfast.formats.dcp.slices import Slices, read_slices
@@ -16,7 +17,7 @@ from holdfast.spec import record as records
 from holdfast.spec.dtypes import DType
 from holdfast.spec.index import Chunk, ChunkedRef, Extent, Index, Opaque, TensorRef
 
-_MOST_RECORD = 64 << 20
+_MOST_RECORD = 128 << 20  # ten million checksums, and what a run says of itself
 
 
 def read_index(

@@ -14,7 +14,7 @@ from itertools import groupby
 from typing import NamedTuple
 
 from holdfast.errors import DamagedError, FormatError, RefusedError
-from holdfast.formats.dcp.metadata import NAME, Place
+from holdfast.formats.dcp.layout import NAME, Place
 from holdfast.io.checksum import crc32
 from holdfast.io.source import Folder
 from holdfast.spec.index import Extent

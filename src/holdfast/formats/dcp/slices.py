@@ -11,7 +11,7 @@ from typing import Any
 
 from holdfast.errors import FormatError, HoldfastError, NoCheckpointError, RefusedError
 from holdfast.formats import safetensors
-from holdfast.formats.dcp.metadata import Key, Metadata, Place
+from holdfast.formats.dcp.layout import Key, Metadata, Place
 from holdfast.formats.dcp.write import slice_of
 from holdfast.formats.sniff import LONGEST_JSON
 from holdfast.formats.torch_zip import read as torch_zip
@@ -89,12 +89,18 @@ class _Reader:
     def file(self, source: Source, items: Iterable[_Item]) -> None:
         """The slices of one file, which follow each other."""
         end = 0
+        ahead = _Ahead(source)
         for offset, group in groupby(items, key=lambda item: item[1].offset):
             here = list(group)
             key, place = here[0]
             if offset < end:
                 raise _refused(source, "slices do not overlap", here[0])
             with _Named(key):
+                if self._own(ahead, key, place):
+                    if len(here) > 1:
+                        raise _refused(source, "slices do not overlap", here[1])
+                    end = offset + place.nbytes
+                    continue
                 window = _window(source, place)
                 head = window.read_at(0, min(9, place.nbytes))
                 if not head.startswith(b"PK") and _is_safetensors(source, offset):
@@ -108,8 +114,6 @@ class _Reader:
 
     def _slice(self, window: Source, head: bytes, key: Key, place: Place) -> None:
         within = f"{place.file}@{place.offset}/"
-        if head.startswith(b"PK") and self._own(window, key, place, within):
-            return
         if head.startswith(b"PK"):
             index = torch_zip.read_index(window, encoding=self._encoding, within=within)
             self.found.trees[key] = index.tree
@@ -125,27 +129,30 @@ class _Reader:
                 cure="The file is broken, or was written by another program.",
             )
 
-    def _own(self, window: Source, key: Key, place: Place, within: str) -> bool:
+    def _own(self, source: _Ahead, key: Key, place: Place) -> bool:
         """Whether a slice is byte for byte what we write of such a tensor: then all is known."""
         found = self._shapes.get(key)
-        if found is None or found[0].nbytes_of(math.prod(found[1])) > place.nbytes:
+        if found is None or place.nbytes > source.nbytes - place.offset:
+            return False
+        if found[0].nbytes_of(math.prod(found[1])) > place.nbytes:
             return False
         planned = slice_of(*found)
         if planned.whole_nbytes != place.nbytes:
             return False
-        first = len(planned.head)
-        behind = first + planned.nbytes
-        head, tail = window.read_at(0, first), window.read_at(behind, place.nbytes - behind)
-        crc = planned.crc_in(head, tail)
+        start = place.offset + len(planned.head)
+        behind = start + planned.nbytes
+        head = source.read_at(place.offset, len(planned.head))
+        crc = planned.crc_in(head, source.read_at(behind, place.offset + place.nbytes - behind))
         if crc is None:
             return False
-        (dtype, shape), storage = found, f"{within}0"
+        (dtype, shape), within = found, f"{place.file}@{place.offset}/"
+        storage = f"{within}0"
         ref = StorageRef(storage, dtype, math.prod(shape))
         if dtype.storage_class is None:
             ref = StorageRef(storage, BY_NAME["uint8"], planned.nbytes, is_untyped=True)
         self.found.trees[key] = TensorRef(dtype, shape, contiguous(shape), ref)
         self.found.extents[storage] = Extent(
-            window.name, window.origin + first, planned.nbytes, crc, f"{within}archive/data/0"
+            source.name, source.origin + start, planned.nbytes, crc, f"{within}archive/data/0"
         )
         self.found.byteorders.add(sys.byteorder)
         return True
@@ -183,6 +190,25 @@ class _Reader:
             self.found.extents[within + name] = extent._replace(member=within + extent.member)
             self.found.trees[name, box] = ref
         self.found.byteorders.add(index.byteorder)
+
+
+class _Ahead:
+    """A source that is read front to back, a little more than is asked for each time.
+
+    Behind the tail of a slice is the head of the next: one read finds both.
+    """
+
+    def __init__(self, source: Source) -> None:
+        self.name, self.origin, self.nbytes = source.name, source.origin, source.size
+        self._source = source
+        self._at, self._data = 0, b""
+
+    def read_at(self, offset: int, nbytes: int) -> bytes:
+        at = offset - self._at
+        if at < 0 or at + nbytes > len(self._data):
+            more = min(nbytes + _SMALL, self.nbytes - offset)
+            self._at, self._data, at = offset, self._source.read_at(offset, max(nbytes, more)), 0
+        return self._data[at : at + nbytes]
 
 
 class _Named:

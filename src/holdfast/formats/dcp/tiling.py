@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from itertools import product
 
-from holdfast.formats.dcp.metadata import Box
+from holdfast.formats.dcp.layout import Box
 
 #: A box has two corners by axis that is cut; no job cuts tensors along more.
 _MOST_CUT_AXES = 8

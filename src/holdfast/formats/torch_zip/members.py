@@ -65,5 +65,10 @@ def headers(*, alignment: int | None) -> dict[str, bytes]:
 
 def serialization_id(crcs: Mapping[str, int]) -> bytes:
     """Forty digits made of the names and CRCs of all other members; nobody checks them."""
-    digest = hashlib.sha256(repr(sorted(crcs.items())).encode()).digest()
+    return digits_of(repr(sorted(crcs.items())))
+
+
+def digits_of(text: str) -> bytes:
+    """Forty digits made of a text."""
+    digest = hashlib.sha256(text.encode()).digest()
     return f"{int.from_bytes(digest, 'big') % 10**40:040d}".encode()

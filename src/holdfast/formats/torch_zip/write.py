@@ -126,6 +126,15 @@ def _directory_nbytes(plan: Layout) -> int:
     return sum(entries) + fixed
 
 
+def crc_offsets(plan: Layout, number: int) -> tuple[int, ...]:
+    """Where in the file the CRC-32 of a member stands: behind its data, and in the directory."""
+    member = plan.members[number]
+    if member.nbytes == 0:
+        return ()
+    before = sum(len(_central(each, 0)) for each in plan.members[:number])
+    return (member.data_offset + member.nbytes + 4, plan.directory_offset + before + 16)
+
+
 def directory(plan: Layout, crcs: Mapping[str, int]) -> bytes:
     """The central directory and the end records; a CRC that is missing is written as 0."""
     entries = b"".join(_central(member, crcs.get(member.name, 0)) for member in plan.members)

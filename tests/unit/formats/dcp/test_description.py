@@ -6,8 +6,8 @@ import pickle
 from pathlib import Path
 
 import torch
+from described import metadatas
 from hypothesis import given
-from hypothesis import strategies as st
 from torch.distributed.checkpoint.filesystem import _StorageInfo
 from torch.distributed.checkpoint.metadata import (
     BytesStorageMetadata,
@@ -19,38 +19,10 @@ from torch.distributed.checkpoint.metadata import (
 from torch.distributed.checkpoint.metadata import Metadata as TorchMetadata
 
 from holdfast.formats.dcp.description import Description, Value, write_metadata
-from holdfast.formats.dcp.metadata import Box, Metadata, Place, TensorEntry, read_metadata
+from holdfast.formats.dcp.layout import Box, Metadata, Place, TensorEntry
+from holdfast.formats.dcp.metadata import read_metadata
 from holdfast.io.folder import Folder
 from holdfast.spec.dtypes import BY_NAME
-
-NUMBERS = st.integers(0, 1 << 40)
-NAMES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8)
-TEXTS = NAMES | st.sampled_from(["size", "offset", "model", "fqn", "Metadata", "float32"])
-DTYPES = st.sampled_from([BY_NAME[name] for name in ("float32", "bfloat16", "int64", "uint16")])
-
-
-@st.composite
-def metadatas(draw: st.DrawFn) -> Metadata:
-    """Any tensors and values, with pieces anywhere: what tiles is not looked at here."""
-    entries: dict[str, TensorEntry | None] = {}
-    places = {}
-    for name in draw(st.lists(TEXTS, unique=True, max_size=6)):
-        place = st.builds(Place, TEXTS, NUMBERS, NUMBERS)
-        if draw(st.booleans()):
-            entries[name] = None
-            places[name, None] = draw(place)
-            continue
-        axes = draw(st.integers(0, 5))
-        sizes = st.tuples(*[NUMBERS] * axes)
-        boxes = draw(
-            st.lists(st.builds(Box, sizes, sizes), max_size=4, unique_by=lambda b: b.offsets)
-        )
-        entries[name] = TensorEntry(draw(DTYPES), draw(sizes), tuple(boxes))
-        places |= {(name, box.offsets): draw(place) for box in boxes}
-    steps = TEXTS | st.integers(0, 1 << 20)
-    paths = {name: tuple(draw(st.lists(steps, min_size=1, max_size=4))) for name in entries}
-    tensors = {name: each for name, each in entries.items() if each is not None}
-    return Metadata({**tensors, **entries}, places, paths, ())
 
 
 def as_torch_has_it(found: Metadata) -> TorchMetadata:

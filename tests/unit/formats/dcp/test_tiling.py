@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from holdfast.formats.dcp.metadata import Box
+from holdfast.formats.dcp.layout import Box
 from holdfast.formats.dcp.tiling import broken_rule
 
 TILES = "pieces tile their tensor without hole or overlap"
