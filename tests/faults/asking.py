@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import json
+import os
+import selectors
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,12 +17,55 @@ from tests.faults.kills import Outcome
 ROOT = Path(__file__).parents[2]
 
 
-def outcome_of(fault: str, saver: str, size: str, *options: str, seconds: int = 280) -> Outcome:
+class Server:
+    """What does one fault after the other; it ends with whoever asks."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.faults.run", "serve"],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        atexit.register(self.end)
+
+    def ask(self, *options: str, seconds: float) -> tuple[int, str]:
+        """The exit code of a fault, and what it said."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps([options, dict(os.environ)]) + "\n")
+        self._process.stdin.flush()
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._process.stdout, selectors.EVENT_READ)
+            if not selector.select(seconds):
+                self.end()
+                raise TimeoutError(f"{' '.join(options)}: no answer in {seconds} s")
+        answer = self._process.stdout.readline()
+        if not answer:
+            raise RuntimeError("what does the faults has ended")
+        code, said = json.loads(answer)
+        return code, said
+
+    def end(self) -> None:
+        """End it, with all that it has started."""
+        if self._process.poll() is None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+        server.cache_clear()
+
+
+@functools.cache
+def server() -> Server:
+    return Server()
+
+
+def outcome_of(fault: str, saver: str, size: str, *options: str, seconds: float = 280) -> Outcome:
     """What came of a fault, done to a saver in every case that the options leave."""
-    command = [sys.executable, "-m", "tests.faults.run", fault, saver, size, *options]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=seconds)
-    assert done.returncode == 0, done.stderr
-    return Outcome(**json.loads(done.stdout))
+    code, said = server().ask(fault, saver, size, *options, seconds=seconds)
+    assert code == 0, said
+    return Outcome(**json.loads(said.splitlines()[-1]))
 
 
 def check(outcome: Outcome, *, at_least: int) -> None:

@@ -1,10 +1,19 @@
-"""One fault, done to one saver: ``python -m tests.faults.run kill Run small`` → JSON."""
+"""One fault, done to one saver: ``python -m tests.faults.run kill Run small`` → JSON.
+
+``python -m tests.faults.run serve`` does one after the other: for a line of JSON with options and
+environment the answer is a line with how it ended and what it said. Each is a process of its own,
+forked from one that has imported all there is, which takes as long as ten faults.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
+import os
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Sequence
 
 from tests.faults.errors import fail_at_each
 from tests.faults.kills import Outcome, Plan, kill_at_each
@@ -20,7 +29,7 @@ FAULTS: dict[str, Callable[[Plan, argparse.Namespace], Outcome]] = {
 }
 
 
-def main() -> None:
+def main(given: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="tests.faults.run", description=__doc__)
     parser.add_argument("fault", choices=FAULTS)
     parser.add_argument("saver", choices=SAVERS)
@@ -31,12 +40,44 @@ def main() -> None:
     parser.add_argument("--system", choices=("ext4", "xfs", "btrfs"), default="ext4")
     parser.add_argument("--how", choices=("dropped", "flushed", "copied"), default="dropped")
     parser.add_argument("--first", action="store_true", help="in the first save of all")
-    options = parser.parse_args()
+    options = parser.parse_args(given)
     plan = Plan(
         options.saver, options.size, options.share, options.only, options.mutant, options.first
     )
     print(json.dumps(FAULTS[options.fault](plan, options).to_json()))
 
 
+def serve() -> None:
+    for line in sys.stdin:
+        given, environment = json.loads(line)
+        with tempfile.TemporaryFile("w+") as said:
+            pid = os.fork()
+            if pid == 0:
+                _do(given, environment, said.fileno())
+            _, status = os.waitpid(pid, 0)
+            said.seek(0)
+            print(json.dumps([os.waitstatus_to_exitcode(status), said.read()]), flush=True)
+
+
+def _do(given: Sequence[str], environment: dict[str, str], said: int) -> None:
+    status = 1
+    try:
+        os.environ.clear()
+        os.environ.update(environment)
+        os.dup2(said, 1)
+        os.dup2(said, 2)
+        main(given)
+        status = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:] == ["serve"]:
+        serve()
+    else:
+        main()

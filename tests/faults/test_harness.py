@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from tests.faults.asking import outcome_of
+from tests.faults.asking import Server, outcome_of
 from tests.faults.mutants import MUTANTS
 
 #: What finds it, and a part of what is found.
@@ -29,7 +29,7 @@ FINDS = {
         "a save is acknowledged that cannot be durable",
     ),
     "swallow an error of write": (
-        ("error", "save", "large", "--only", "pwrite64"),
+        ("error", "save", "large", "--only", "pwrite64", "--share", "5"),
         "a save is acknowledged that cannot be durable",
     ),
     "try fsync again": (
@@ -41,7 +41,7 @@ FINDS = {
         "step 2 is found where [1] may be",
     ),
     "swallow an error of opening the folder": (
-        ("error", "Run", "small", "--only", "openat"),
+        ("error", "Run", "small", "--only", "openat", "--share", "3"),
         "a save is acknowledged that cannot be durable",
     ),
     "prune too much": (
@@ -78,3 +78,14 @@ def test_it_finds(mutant: str) -> None:
 @pytest.mark.parametrize("ask", sorted({ask for ask, _ in FINDS.values()}), ids=" ".join)
 def test_it_finds_nothing_else(ask: tuple[str, ...]) -> None:
     assert outcome_of(*ask).wrong == {}
+
+
+def test_a_fault_that_cannot_be_done_or_does_not_end_is_told() -> None:
+    server = Server()
+    code, said = server.ask("kill", "nobody", "small", seconds=60)
+    assert code == 1
+    assert "invalid choice: 'nobody'" in said
+    with pytest.raises(TimeoutError, match=r"kill save large: no answer in 0\.2 s"):
+        server.ask("kill", "save", "large", seconds=0.2)
+    with pytest.raises((RuntimeError, BrokenPipeError)):
+        server.ask("kill", "save", "small", seconds=1)
