@@ -75,7 +75,7 @@ def load_parts(
 
     ``rank`` is this process and how many there are: each has generators and a place in the data of
     its own. ``ready`` is called with the checkpoint's id when nothing has changed yet, and may
-    raise: with it all of these load together, and each compares its share of the CRCs.
+    raise: with it all of these load together, and each compares its share of headers and CRCs.
 
     Raises:
         MissingPartError: the checkpoint lacks a part.
@@ -83,7 +83,8 @@ def load_parts(
         FormatError: the file is damaged or is no checkpoint; nothing has changed.
         UsageError: an option means nothing.
     """
-    with _opened(source) as (index, opened):
+    share = (0, 1) if ready is None else rank
+    with _opened(source, share) as (index, opened):
         _refuse_frozen(index)
         view = view_of(index, *rank, parts)
         index, has_rng = view.index, rng and view.has_rng
@@ -95,7 +96,6 @@ def load_parts(
             if opened is not None:
                 matched, targets = _postponed(matched, parts, device_of(map_location))
             wanted = _wanted(index, matched, rest, rng=has_rng)
-        share = (0, 1) if ready is None else rank
         with Bar(verified_nbytes(index, share=share) + nbytes_of(index, targets)) as bar:
             if opened is None:
                 values = _copied(wanted)
@@ -165,7 +165,9 @@ def _put_back(matched: Matched, parts: Mapping[str, Part], values: Mapping[str, 
 
 
 @contextmanager
-def _opened(source: State) -> Iterator[tuple[Index, Source | None]]:
+def _opened(
+    source: State, share: tuple[int, int] = (0, 1)
+) -> Iterator[tuple[Index, Source | None]]:
     """The index of what is given, and where its bytes are; None where it has live tensors."""
     if isinstance(source, Mapping):
         tree = {key: _state_of(value) for key, value in source.items()}
@@ -181,7 +183,7 @@ def _opened(source: State) -> Iterator[tuple[Index, Source | None]]:
         )
     else:
         with open_source(where.resolve(source)) as opened:
-            yield _with_weights(read_index(opened)), opened
+            yield _with_weights(read_index(opened, share=share)), opened
 
 
 def _postponed(

@@ -1,12 +1,19 @@
-"""Descriptions of folders, for hypothesis: any tensors, pieces and values."""
+"""Folders that several processes write, and what describes them, without the processes."""
 
 from __future__ import annotations
+
+import struct
+from pathlib import Path
 
 from hypothesis import strategies as st
 
 from holdfast.formats.dcp.description import Description, Value, write_metadata
-from holdfast.formats.dcp.layout import Box, Metadata, Place, TensorEntry
+from holdfast.formats.dcp.layout import NAME, Box, Metadata, Place, TensorEntry
+from holdfast.formats.dcp.seal import joined, seal
+from holdfast.formats.dcp.write import slice_of
+from holdfast.io.checksum import crc32
 from holdfast.spec.dtypes import BY_NAME
+from holdfast.spec.record import MEMBER, Record, encode
 
 NUMBERS = st.integers(0, 1 << 40)
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8)
@@ -57,3 +64,30 @@ def many(slices: int) -> bytes:
     }
     entry = TensorEntry(BY_NAME["float32"], (slices, 1000), boxes)
     return write_metadata(Metadata({"w": entry}, places, {}, ()))
+
+
+def write_folder(path: Path, *, files: int, tensors: int = 3, is_sealed: bool = True) -> None:
+    """A folder as a run of so many processes writes it: of each tensor every one has a row."""
+    planned = slice_of(BY_NAME["float32"], (1, 5))
+    entries: dict[str, TensorEntry | None] = {}
+    places, checksums = {}, {}
+    path.mkdir()
+    for file in range(files):
+        name, data, crcs = f"__{file}_0.distcp", b"", []
+        for number in range(tensors):
+            row = struct.pack("<5f", *range(5 * file, 5 * file + 5))
+            piece = planned.head + row + planned.tail(crc32(row))
+            places[f"t{number}", (file, 0)] = Place(name, len(data), len(piece))
+            data += piece
+            crcs.append(crc32(piece))
+        (path / name).write_bytes(data)
+        checksums[name] = joined(crcs)
+    boxes = tuple(Box((file, 0), (1, 5)) for file in range(files))
+    for number in range(tensors):
+        entries[f"t{number}"] = TensorEntry(BY_NAME["float32"], (files, 5), boxes)
+    described = write_metadata(Metadata(entries, places, {}, ()))
+    (path / NAME).write_bytes(described)
+    record = encode(Record(id="a"))
+    if is_sealed:
+        record = seal(record, {**checksums, NAME: joined([crc32(described)])})
+    (path / MEMBER).write_bytes(record)

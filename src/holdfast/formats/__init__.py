@@ -29,17 +29,20 @@ _ZIP_READERS = {
 _HOLDERS = {
     "gzip": "gzipped",
     "pickle": "plain_pickle",
-    "dcp": "dcp",
     "safetensors_sharded": "sharded",
     "torch_sharded": "sharded",
     "model_folder": "model_folder",
 }
 
 
-def read_index(source: Source, *, encoding: str = "utf-8") -> Index:
+def read_index(
+    source: Source, *, encoding: str = "utf-8", share: tuple[int, int] = (0, 1)
+) -> Index:
     """What a file or folder holds, from its headers: tree, extents and record; no tensor is read.
 
-    ``encoding`` decodes the text of files that Python 2 wrote (``bytes`` leaves it as bytes).
+    ``encoding`` decodes the text of files that Python 2 wrote (``bytes`` leaves it as bytes). Of
+    several processes that open one folder together each may say which ``share`` (number, count) it
+    looks at; what all of them find good is.
 
     Raises:
         NotACheckpointError: another kind of file; the message says which, and what to do.
@@ -52,6 +55,8 @@ def read_index(source: Source, *, encoding: str = "utf-8") -> Index:
         kind, members = sniff.kind_of(source)
         if kind in _ZIP_READERS:
             return _read(_ZIP_READERS[kind], source, encoding=encoding, members=members)
+        if kind == "dcp":
+            return _read(kind, source, encoding=encoding, share=share)
         if kind in _HOLDERS:
             return _read(_HOLDERS[kind], source, encoding=encoding, read=read_index)
         return _read(_READERS[kind], source, encoding=encoding)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from holdfast.errors import FormatError, NotACheckpointError, RefusedError
@@ -21,9 +20,15 @@ _MOST_RECORD = 128 << 20  # ten million checksums, and what a run says of itself
 
 
 def read_index(
-    source: Source, *, encoding: str = "utf-8", read: Callable[..., Index] | None = None
+    source: Source,
+    *,
+    encoding: str = "utf-8",
+    share: tuple[int, int] = (0, 1),
 ) -> Index:
     """What a folder of torch.distributed.checkpoint holds, nested as the state that was saved.
+
+    With a ``share`` (number, count) the headers of its pieces are compared in that part alone, if
+    the folder is ours: its record has checksums of all bytes, which are shared in the same way.
 
     Raises:
         FormatError: a file is missing, or the folder is not laid out as torch does.
@@ -35,9 +40,11 @@ def read_index(
     if not source.has(NAME):
         raise _unfinished(source)
     metadata = read_metadata(source, encoding=encoding)
-    slices = read_slices(source, metadata, encoding=encoding)
-    values = {name: _node(source, slices, name, entry) for name, entry in metadata.entries.items()}
     record, found, extra = _record(source)
+    slices = read_slices(
+        source, metadata, encoding=encoding, share=share if found is not None else (0, 1)
+    )
+    values = {name: _node(source, slices, name, entry) for name, entry in metadata.entries.items()}
     described = _whole(source, NAME)
     places = list(metadata.places.values())
     return Index(

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import math
+import re
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any
 
-from holdfast.errors import FormatError, HoldfastError, NoCheckpointError, RefusedError
+from holdfast.errors import (
+    DamagedError,
+    FormatError,
+    HoldfastError,
+    NoCheckpointError,
+    RefusedError,
+)
 from holdfast.formats import safetensors
 from holdfast.formats.dcp.layout import Key, Metadata, Place
-from holdfast.formats.dcp.write import slice_of
+from holdfast.formats.dcp.write import Slice, slice_of
 from holdfast.formats.sniff import LONGEST_JSON
 from holdfast.formats.torch_zip import read as torch_zip
 from holdfast.formats.zip_archive import LARGEST_PICKLE
@@ -27,6 +34,7 @@ _Item = tuple[Key, Place]
 _Shape = tuple[DType, tuple[int, ...]]
 #: A torch file of one small tensor has eight headers in as many places.
 _SMALL = 4096
+_RANK = re.compile(r"__([0-9]{1,9})_[0-9]+\.distcp\Z")
 
 
 @dataclass(slots=True)
@@ -41,10 +49,17 @@ class Slices:
     nbytes: int = 0
 
 
-def read_slices(folder: Folder, metadata: Metadata, *, encoding: str) -> Slices:
+def read_slices(
+    folder: Folder, metadata: Metadata, *, encoding: str, share: tuple[int, int] = (0, 1)
+) -> Slices:
     """Read the headers of every slice, file by file, in the order of their bytes.
 
+    With a ``share`` (number, count) those of tensors are compared in that part of the files alone,
+    and taken in the others for what this program writes of such tensors: of so many processes each
+    takes one part, and what all of them find good is. It is for folders that are ours.
+
     Raises:
+        DamagedError: a slice in a shared folder is not what this program writes.
         FormatError: a file is missing, or a slice is none of the kinds.
         TruncatedError: a slice goes beyond the end of its file.
         RefusedError: slices overlap, lead out of the folder, or break a rule of their format.
@@ -52,11 +67,29 @@ def read_slices(folder: Folder, metadata: Metadata, *, encoding: str) -> Slices:
     reader = _Reader(encoding, _shapes(metadata))
     places = metadata.places.items()
     ordered = sorted(places, key=lambda item: (item[1].file, item[1].offset))
-    for file, items in groupby(ordered, key=lambda item: item[1].file):
+    reader.is_shared = share[1] > 1 and _begins_with_ours(folder, reader, ordered)
+    for at, (file, items) in enumerate(groupby(ordered, key=lambda item: item[1].file)):
         source = _opened(folder, file)
         reader.found.nbytes += source.size
+        reader.compares = not reader.is_shared or _number_of(file, at) % share[1] == share[0]
         reader.file(source, items)
     return reader.found
+
+
+def _number_of(file: str, at: int) -> int:
+    """The process that wrote a file; it reads the same one where it can."""
+    found = _RANK.match(file)
+    return at if found is None else int(found[1])
+
+
+def _begins_with_ours(folder: Folder, reader: _Reader, ordered: Iterable[_Item]) -> bool:
+    """Whether the first slice of a tensor is as written here, in this order of bytes."""
+    for key, place in ordered:
+        source = _Ahead(_opened(folder, place.file))
+        planned = reader.planned(source, key, place)
+        if planned is not None:
+            return _crc_in(source, place, planned) is not None
+    return False
 
 
 def _opened(folder: Folder, file: str) -> Source:
@@ -85,6 +118,7 @@ class _Reader:
     def __init__(self, encoding: str, shapes: Mapping[Key, _Shape]) -> None:
         self._encoding, self._shapes = encoding, shapes
         self.found = Slices()
+        self.is_shared, self.compares = False, True
 
     def file(self, source: Source, items: Iterable[_Item]) -> None:
         """The slices of one file, which follow each other."""
@@ -129,24 +163,28 @@ class _Reader:
                 cure="The file is broken, or was written by another program.",
             )
 
-    def _own(self, source: _Ahead, key: Key, place: Place) -> bool:
-        """Whether a slice is byte for byte what we write of such a tensor: then all is known."""
+    def planned(self, source: _Ahead, key: Key, place: Place) -> Slice | None:
+        """What we write of such a tensor, where it takes as many bytes."""
         found = self._shapes.get(key)
         if found is None or place.nbytes > source.nbytes - place.offset:
-            return False
+            return None
         if found[0].nbytes_of(math.prod(found[1])) > place.nbytes:
-            return False
+            return None
         planned = slice_of(*found)
-        if planned.whole_nbytes != place.nbytes:
+        return planned if planned.whole_nbytes == place.nbytes else None
+
+    def _own(self, source: _Ahead, key: Key, place: Place) -> bool:
+        """Whether a slice is byte for byte what we write of such a tensor: then all is known."""
+        planned = self.planned(source, key, place)
+        if planned is None:
             return False
-        start = place.offset + len(planned.head)
-        behind = start + planned.nbytes
-        head = source.read_at(place.offset, len(planned.head))
-        crc = planned.crc_in(head, source.read_at(behind, place.offset + place.nbytes - behind))
-        if crc is None:
+        crc = _crc_in(source, place, planned) if self.compares else None
+        if crc is None and self.compares:
+            if self.is_shared:  # the others have not looked, and take it for ours
+                raise _not_as_written(source, place)
             return False
-        (dtype, shape), within = found, f"{place.file}@{place.offset}/"
-        storage = f"{within}0"
+        (dtype, shape), within = self._shapes[key], f"{place.file}@{place.offset}/"
+        storage, start = f"{within}0", place.offset + len(planned.head)
         ref = StorageRef(storage, dtype, math.prod(shape))
         if dtype.storage_class is None:
             ref = StorageRef(storage, BY_NAME["uint8"], planned.nbytes, is_untyped=True)
@@ -190,6 +228,22 @@ class _Reader:
             self.found.extents[within + name] = extent._replace(member=within + extent.member)
             self.found.trees[name, box] = ref
         self.found.byteorders.add(index.byteorder)
+
+
+def _crc_in(source: _Ahead, place: Place, planned: Slice) -> int | None:
+    """The CRC-32 of a slice's elements, where the bytes around them are as planned; else None."""
+    behind = place.offset + len(planned.head) + planned.nbytes
+    head = source.read_at(place.offset, len(planned.head))
+    return planned.crc_in(head, source.read_at(behind, place.offset + place.nbytes - behind))
+
+
+def _not_as_written(source: _Ahead, place: Place) -> DamagedError:
+    return DamagedError(
+        "a piece of this checkpoint is not what was written",
+        file=source.name,
+        found=f"other headers in bytes {place.offset:,} to {place.offset + place.nbytes:,}",
+        cure="Use an earlier checkpoint: holdfast list shows them.",
+    )
 
 
 class _Ahead:
