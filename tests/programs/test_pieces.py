@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import pytest
@@ -17,7 +18,8 @@ from holdfast.programs.sizes import alike, as_dims, cases, widened
 from holdfast.spec import program as records
 from holdfast.spec.program import Port, ProgramRecord
 
-PLAIN = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5)
+NUMBERS = st.integers() | st.floats(allow_nan=False, allow_infinity=False)
+PLAIN = st.none() | st.booleans() | NUMBERS | st.text(max_size=5)
 OUTPUTS = st.recursive(
     PLAIN | st.builds(lambda: torch.zeros(1)),
     lambda inner: (
@@ -45,7 +47,7 @@ def test_names_of_outputs() -> None:
     assert flatten({"logits": t, "state": (t, t)})[0] == ["logits", "state.0", "state.1"]
 
 
-@pytest.mark.parametrize("outputs", [object(), {1: torch.zeros(1)}, {"a": {2, 3}}])
+@pytest.mark.parametrize("outputs", [object(), {1: torch.zeros(1)}, {"a": {2, 3}}, math.inf])
 def test_what_no_program_can_give(outputs: Any) -> None:
     with pytest.raises(UsageError, match="the model gives something that no program can give"):
         flatten(outputs)
