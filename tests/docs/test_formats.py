@@ -28,13 +28,13 @@ def rows() -> list[list[str]]:
 
 def test_every_format_has_its_row():
     told = {match[1] for row in rows() for match in [re.match(r"`(\w+)", row[1])] if match}
-    read = {*formats._READERS, *formats._ZIP_READERS, *formats._HOLDERS}
+    read = {*formats._READERS, *formats._ZIP_READERS, *formats._HOLDERS, *formats._SHARED}
     assert told == read
 
 
 def test_every_kind_that_sniffing_knows_has_a_reader():
     named = set(re.findall(r"``(\w+)``", sniff.kind_of.__doc__ or ""))
-    assert named == {*formats._READERS, *formats._ZIP_READERS, *formats._HOLDERS}
+    assert named == {*formats._READERS, *formats._ZIP_READERS, *formats._HOLDERS, *formats._SHARED}
 
 
 def test_the_keys_it_names_are_those_written():

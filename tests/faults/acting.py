@@ -21,7 +21,7 @@ from typing import Any
 
 from tests.faults import mutants
 from tests.faults.savers import SAVERS, Saver
-from tests.faults.states import digest, tensors_of
+from tests.faults.states import digest, digest_of
 
 from holdfast.errors import HoldfastError
 
@@ -243,7 +243,7 @@ def _look(setup: Setup, oracle: Oracle) -> list[str]:
     step, tensors = found
     if step not in oracle.allowed:
         problems.append(f"step {step} is found where {sorted(oracle.allowed)} may be")
-    if digest(tensors) != digest(tensors_of(step, setup.size)):
+    if digest(tensors) != digest_of(step, setup.size):
         problems.append(f"step {step} is found with other tensors than were saved")
     if saver.sweeps_at_start and (left := saver.leftovers()):
         problems.append(f"{', '.join(left)} survive the next start")
@@ -265,7 +265,7 @@ def _not_kept(saver: Saver, oracle: Oracle) -> Iterator[str]:
     if missing:
         yield f"steps {sorted(missing)} were to be kept, and only {sorted(kept)} are there"
     for step, tensors in kept.items():
-        if digest(tensors) != digest(tensors_of(step, saver.size)):
+        if digest(tensors) != digest_of(step, saver.size):
             yield f"step {step} is there with other tensors than were saved"
     if back := oracle.removed & set(kept):
         yield f"steps {sorted(back)} were pruned, and are there again"

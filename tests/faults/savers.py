@@ -422,7 +422,7 @@ class Distributed(Saver):
         there = [step for step in range(8) if (self.at(step) / ".metadata").exists()]
         if not there:
             return None
-        found = tensors_of(0, self.size)
+        found = {name: value.clone() for name, value in tensors_of(0, self.size).items()}
         try:
             dcp.load(found, storage_reader=FileSystemReader(self.at(max(there))), no_dist=True)
         except CheckpointException as error:

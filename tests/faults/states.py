@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Mapping
 
@@ -13,7 +14,12 @@ SIZES = {"small": 700, "large": 2_300_000}
 
 
 def tensors_of(step: int, size: str) -> dict[str, torch.Tensor]:
-    """The tensors of a step: a large one and a few others, of several dtypes."""
+    """The tensors of a step: large ones and a few others, of several dtypes; not to be changed."""
+    return dict(_made(step, size))
+
+
+@functools.cache
+def _made(step: int, size: str) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(step)
     wide = SIZES[size]
     return {
@@ -32,6 +38,12 @@ def digest(tensors: Mapping[str, torch.Tensor]) -> str:
         found.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
         found.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
     return found.hexdigest()
+
+
+@functools.cache
+def digest_of(step: int, size: str) -> str:
+    """The digest of the tensors of a step; processes that are forked later know it, too."""
+    return digest(tensors_of(step, size))
 
 
 class Training:

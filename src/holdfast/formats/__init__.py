@@ -34,6 +34,9 @@ _HOLDERS = {
     "model_folder": "model_folder",
 }
 
+#: Those that several processes open together: they get the share of this one.
+_SHARED = {"dcp": "dcp"}
+
 
 def read_index(
     source: Source, *, encoding: str = "utf-8", share: tuple[int, int] = (0, 1)
@@ -55,8 +58,8 @@ def read_index(
         kind, members = sniff.kind_of(source)
         if kind in _ZIP_READERS:
             return _read(_ZIP_READERS[kind], source, encoding=encoding, members=members)
-        if kind == "dcp":
-            return _read(kind, source, encoding=encoding, share=share)
+        if kind in _SHARED:
+            return _read(_SHARED[kind], source, encoding=encoding, share=share)
         if kind in _HOLDERS:
             return _read(_HOLDERS[kind], source, encoding=encoding, read=read_index)
         return _read(_READERS[kind], source, encoding=encoding)

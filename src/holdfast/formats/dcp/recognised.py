@@ -30,7 +30,7 @@ _EMPTY = Description({}, {}, {})
 _ENDS = {opcode: count for count, opcode in TUPLES.items()}
 #: Numbers of one, two, four bytes, and of more; no pattern can be taken for another.
 _INT = rb"K.|M..|J.{4}|\x8a\x05.{5}|\x8a\x06.{6}|\x8a\x07.{7}|\x8a\x08.{8}"
-_INTS = rb"(\(?(?:%b)*[)\x85\x86\x87t])" % _INT
+_INTS = rb"(\(?(?:%b){0,%d}[)\x85\x86\x87t])" % (_INT, MOST_AXES)
 _REF = rb"(h.|j.{4})"
 
 
@@ -44,9 +44,7 @@ def _key(name: str) -> bytes:
 
 _NUMBER = _pattern(_INT)
 _SIZE = _key("Size") + _INTS + rb"\x85R"
-_BOX = _pattern(
-    *(re.escape(_EMPTY.chunk), _SIZE, _key("sizes"), _SIZE, b"ub"),
-)
+_BOX = _pattern(re.escape(_EMPTY.chunk), _SIZE, _key("sizes"), _SIZE, b"ub")
 _WHOLE = _pattern(_key("size"), _SIZE, _key("chunks"), rb"\]\(")
 _AT = rb"%b(?:N|%b)%b(?:N|%b)ub" % (_key("index"), _INT, _key("offset"), _SIZE)
 _NUMBERS = rb"%b(%b)%b(%b)ub" % (_key("offset"), _INT, _key("length"), _INT)
@@ -226,8 +224,6 @@ class _Reader:
         is_marked = raw[:1] == b"("
         found = tuple(self._ints[each] for each in _NUMBER.findall(raw[is_marked:-1]))
         _check_end(raw[-1:], len(found), is_marked)
-        if len(found) > MOST_AXES:
-            raise _OtherError
         return found
 
     def _has(self, wanted: bytes) -> bool:
