@@ -21,7 +21,7 @@ from tests.faults.kills import Outcome, Plan, kill_at_each
 from tests.faults.mutants import MUTANTS
 from tests.faults.power import cut_at_each
 from tests.faults.savers import SAVERS
-from tests.faults.states import SIZES, digest_of
+from tests.faults.states import MEANWHILE, SIZES, digest_of
 
 FAULTS: dict[str, Callable[[Plan, argparse.Namespace], Outcome]] = {
     "kill": lambda plan, _: kill_at_each(plan),
@@ -42,7 +42,7 @@ def main(given: Sequence[str] | None = None) -> None:
     parser.add_argument("--how", choices=("dropped", "flushed", "copied"), default="dropped")
     parser.add_argument("--first", action="store_true", help="in the first save of all")
     options = parser.parse_args(given)
-    for step in range(AFTER + 2):  # once, not in each process that is forked
+    for step in (*range(AFTER + 2), MEANWHILE):  # once, not in each process that is forked
         digest_of(step, options.size)
     plan = Plan(
         options.saver, options.size, options.share, options.only, options.mutant, options.first

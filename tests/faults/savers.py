@@ -16,7 +16,7 @@ import torch
 import torch._dynamo
 import torch.distributed.checkpoint as dcp
 from safetensors.torch import load_file, save_file
-from tests.faults.states import Training, tensors_of
+from tests.faults.states import MEANWHILE, Training, tensors_of
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 
@@ -129,7 +129,7 @@ class InRun(Saver):
         self.training.become(step)
         pending = self.run.save(step)
         if pending is not None:
-            self.training.become(step + 1000)  # the training goes on meanwhile
+            self.training.become(MEANWHILE)  # the training goes on meanwhile
             pending.wait()
 
     def find(self) -> Found:
@@ -176,7 +176,7 @@ class Closing(InRun):
             self.begin()
         self.training.become(step)
         self.run.save(step)
-        self.training.become(step + 1000)
+        self.training.become(MEANWHILE)
         self.end()
 
 

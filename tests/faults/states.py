@@ -12,6 +12,9 @@ from torch import nn
 #: Elements of the largest tensor, by size: through the page cache, and past it in three segments.
 SIZES = {"small": 700, "large": 2_300_000}
 
+#: The step that a training comes to while one before it is saved.
+MEANWHILE = 1000
+
 
 def tensors_of(step: int, size: str) -> dict[str, torch.Tensor]:
     """The tensors of a step: large ones and a few others, of several dtypes; not to be changed."""
