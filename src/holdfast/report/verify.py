@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import heapq
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 from holdfast.io.checksum import crc32_of, crc32_of_deflated
@@ -134,12 +134,15 @@ def _known(extents: Sequence[Extent], share: tuple[int, int]) -> list[Extent]:
     known = [extent for extent in extents if extent.expected_crc is not None]
     if count == 1:
         return known
-    loads = [(0, each) for each in range(count)]
-    whose = {}
-    for at in sorted(range(len(known)), key=lambda at: -known[at].nbytes):
-        nbytes, whose[at] = heapq.heappop(loads)
-        heapq.heappush(loads, (nbytes + known[at].nbytes, whose[at]))
-    return [extent for at, extent in enumerate(known) if whose[at] == number]
+    # One run of neighbours for each process, which reads front to back: those with their middle
+    # in its part of all bytes.
+    starts = list(accumulate((each.nbytes for each in known), initial=0))
+    whole = max(1, starts[-1])
+    return [
+        extent
+        for extent, at in zip(known, starts, strict=False)
+        if (2 * at + extent.nbytes) * count // (2 * whole + 1) == number
+    ]
 
 
 def verify_index(
