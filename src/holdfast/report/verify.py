@@ -134,14 +134,13 @@ def _known(extents: Sequence[Extent], share: tuple[int, int]) -> list[Extent]:
     known = [extent for extent in extents if extent.expected_crc is not None]
     if count == 1:
         return known
-    # One run of neighbours for each process, which reads front to back: those with their middle
-    # in its part of all bytes.
+    # One run of neighbours for each process, which reads front to back: those that begin in its
+    # part of all bytes.
     starts = list(accumulate((each.nbytes for each in known), initial=0))
-    whole = max(1, starts[-1])
     return [
         extent
         for extent, at in zip(known, starts, strict=False)
-        if (2 * at + extent.nbytes) * count // (2 * whole + 1) == number
+        if at * count // (starts[-1] + 1) == number
     ]
 
 

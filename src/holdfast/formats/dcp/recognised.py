@@ -94,10 +94,10 @@ class _Reader:
         self._expect(_EMPTY.head + _EMPTY.new("Metadata") + b"}(")
         self._expect(_EMPTY.ref("state_dict_metadata"))
         entries: dict[str, TensorEntry | None] = {}
-        self._pairs(lambda name: entries.__setitem__(name, self._entry()), entries)
+        self._pairs(lambda name: entries.__setitem__(name, self._entry()))
         paths: dict[str, tuple[str | int, ...]] = {}
         self._expect(_EMPTY.ref("planner_data"))
-        self._pairs(lambda name: paths.__setitem__(name, self._path()), paths)
+        self._pairs(lambda name: paths.__setitem__(name, self._path()))
         self._expect(_EMPTY.ref("storage_data"))
         places = self._places()
         self._expect(_EMPTY.ref("storage_meta") + b"N" + _EMPTY.ref("version"))
@@ -107,15 +107,12 @@ class _Reader:
         kept = {name: path for name, path in paths.items() if path and name in entries}
         return Metadata(entries, places, kept, ())
 
-    def _pairs(self, one: Callable[[str], None], found: dict[str, Any]) -> None:
-        """Fill a dict that has texts for keys."""
+    def _pairs(self, one: Callable[[str], None]) -> None:
+        """What a dict has, for each of its keys, which are texts."""
         self._expect(b"}")
         while self._has(b"("):
             while not self._has(b"u"):
-                name = self._text()
-                if name in found:
-                    raise _OtherError
-                one(name)
+                one(self._text())
 
     def _entry(self) -> TensorEntry | None:
         if self._has(_EMPTY.new("BytesStorageMetadata")):

@@ -124,7 +124,7 @@ def test_a_name_or_a_piece_that_is_there_twice() -> None:
     assert data.count(name) == 1
     assert recognised(data) is not None
     assert recognised(data.replace(name, b"X\x01\0\0\0c")) is not None
-    assert recognised(data.replace(name, twice)) is None
+    assert recognised(data.replace(name, twice)) is None  # its piece, as well
     # The number of "a" in place of that of "b", where slices are found.
     at = data.rindex(b"h\x14h\x1a")
     found = data[: at + 3] + b"\x19" + data[at + 4 :]
