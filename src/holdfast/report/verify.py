@@ -6,8 +6,10 @@ from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from operator import itemgetter
 from typing import Any
 
+from holdfast.formats.at_rest import collector_at_rest
 from holdfast.io.checksum import crc32_of, crc32_of_deflated
 from holdfast.io.reading import crcs_of
 from holdfast.io.source import Source
@@ -120,12 +122,15 @@ class VerifyReport:
 
 def verified_nbytes(index: Index, *, share: tuple[int, int] = (0, 1)) -> int:
     """The bytes that verifying reads: those with a checksum, or of them a ``share``."""
-    return sum(each.nbytes for each in _known(_extents(index), share))
+    return sum(each.nbytes for each in _extents(index, share)[1])
 
 
-def _extents(index: Index) -> list[Extent]:
-    found = index.sealed or (*index.extents.values(), *index.other)
-    return sorted(found, key=lambda extent: (extent.file, extent.offset))
+def _extents(index: Index, share: tuple[int, int]) -> tuple[list[Extent], list[Extent]]:
+    """All that can be compared, in the order of their bytes; and what is, by this process."""
+    with collector_at_rest():
+        found = index.sealed or (*index.extents.values(), *index.other)
+        extents = sorted(found, key=itemgetter(0, 1))  # by file and offset
+        return extents, _known(extents, share)
 
 
 def _known(extents: Sequence[Extent], share: tuple[int, int]) -> list[Extent]:
@@ -161,8 +166,7 @@ def verify_index(
         TruncatedError: the file ends early.
         FileError: the file system said no.
     """
-    extents = _extents(index)
-    known = _known(extents, share)
+    extents, known = _extents(index, share)
     crcs = _crcs_of(known, source, on_progress)
     wrong = [(e, crc) for e, crc in zip(known, crcs, strict=True) if crc != e.expected_crc]
     unknown = tuple(extent.member for extent in extents if extent.expected_crc is None)
