@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -17,9 +17,11 @@ from holdfast.distributed.shares import view_of
 from holdfast.errors import DamagedError, MismatchError, UsageError
 from holdfast.formats import read_index
 from holdfast.formats.at_rest import collector_at_rest
+from holdfast.formats.dcp.unseen import with_checksums
 from holdfast.io.progress import Bar
 from holdfast.io.source import Source, open_source
 from holdfast.pickles.modules import with_state_dicts
+from holdfast.report.paths import storages_of
 from holdfast.report.verify import verified_nbytes, verify_index
 from holdfast.runs import where
 from holdfast.runs.reading import read_headers
@@ -35,7 +37,7 @@ from holdfast.state.report import LoadReport
 from holdfast.state.restore import restore
 from holdfast.state.shapes import is_lazy
 from holdfast.state.unplain import from_plain
-from holdfast.tensors.into import Target, nbytes_of, read_into
+from holdfast.tensors.into import Target, nbytes_of, read_into, whole_storages
 from holdfast.tensors.locate import device_of
 from holdfast.tensors.materialise import materialise
 from holdfast.tensors.trust import Trust
@@ -70,21 +72,24 @@ def load_parts(
     trust: Any = (),
     rank: tuple[int, int] = (0, 1),
     ready: Callable[[str | None], object] | None = None,
+    shares_headers: bool = True,
 ) -> LoadReport:
     """Read headers, match, compare every CRC, and only then restore the parts.
 
     ``rank`` is this process and how many there are: each has generators and a place in the data of
     its own. ``ready`` is called with the checkpoint's id when nothing has changed yet, and may
-    raise: with it all of these load together, and each compares its share of headers and CRCs.
+    raise: with it all of these load together, and each compares its share of CRCs, and of headers
+    if it ``shares_headers``.
 
     Raises:
         MissingPartError: the checkpoint lacks a part.
         MismatchError: a part does not fit, or refused its state; nothing has changed.
+        HeadersError: it cannot be shared: all of them have to look at all headers.
         FormatError: the file is damaged or is no checkpoint; nothing has changed.
         UsageError: an option means nothing.
     """
     share = (0, 1) if ready is None else rank
-    with _opened(source, share) as (index, opened):
+    with _opened(source, share if shares_headers else (0, 1)) as (index, opened):
         _refuse_frozen(index)
         view = view_of(index, *rank, parts)
         index, has_rng = view.index, rng and view.has_rng
@@ -96,6 +101,8 @@ def load_parts(
             if opened is not None:
                 matched, targets = _postponed(matched, parts, device_of(map_location))
             wanted = _wanted(index, matched, rest, rng=has_rng)
+            if opened is not None:
+                index = with_checksums(index, opened, _whole(index, targets, wanted))
         with Bar(verified_nbytes(index, share=share) + nbytes_of(index, targets)) as bar:
             if opened is None:
                 values = _copied(wanted)
@@ -125,6 +132,12 @@ def load_parts(
         extra=values["extra"],
         metrics={} if index.record is None else index.record.metrics,
     )
+
+
+def _whole(index: Index, targets: Iterable[Target], wanted: Mapping[str, Any]) -> set[str]:
+    """The keys of all storages that are read whole, into live tensors or new ones."""
+    built = {storage.key for _, leaf in walk(wanted) for storage in storages_of(leaf)}
+    return built | whole_storages(index, targets)
 
 
 def _built(

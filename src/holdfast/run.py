@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -23,6 +24,7 @@ from holdfast.errors import (
     UntrustedError,
     UsageError,
 )
+from holdfast.formats.dcp.slices import HeadersError
 from holdfast.io import settings
 from holdfast.looking import is_whole
 from holdfast.restoring import load_parts, step_behind
@@ -43,6 +45,7 @@ from holdfast.state.parts import as_parts
 from holdfast.state.report import LoadReport
 
 if TYPE_CHECKING:
+    from holdfast.distributed.ranks import Ranks
     from holdfast.saving.pending import PendingSave
 
 log = logging.getLogger("holdfast")
@@ -193,14 +196,24 @@ class Run(RunFolder):
         ranks = self._ranks
         if ranks is None:
             return load_parts(path, self._parts, options, rng=rng)
-        place = (ranks.rank, ranks.size)
         try:
-            return ranks.together(
-                "run.resume()",
-                lambda ready: load_parts(
-                    path, self._parts, options, rng=rng, rank=place, ready=ready
-                ),
-            )
+            return self._load_together(ranks, path, options, rng=rng, shares_headers=True)
+        except HeadersError as error:  # on all of them: pieces that are written otherwise
+            log.debug("each rank reads all headers: %s", error)
+        return self._load_together(ranks, path, options, rng=rng, shares_headers=False)
+
+    def _load_together(
+        self, ranks: Ranks, path: Path, options: Options, *, rng: bool, shares_headers: bool
+    ) -> LoadReport:
+        load = partial(
+            load_parts,
+            *(path, self._parts, options),
+            rng=rng,
+            rank=(ranks.rank, ranks.size),
+            shares_headers=shares_headers,
+        )
+        try:
+            return ranks.together("run.resume()", lambda ready: load(ready=ready))
         except RanksError as error:
             if isinstance(error.error, FALLS_BACK):  # what all of them fall back from
                 raise error.error from error

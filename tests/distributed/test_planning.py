@@ -78,14 +78,18 @@ def test_a_rank_with_other_tensors_is_named() -> None:
     assert "rank 1 has other tensors than rank 0 to be saved" in str(caught.value)
 
 
-def test_more_pieces_than_can_be_read_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(planning, "MOST_SLICES", 3)
-    offers = [[rows("w", 8, rank, 4)] for rank in range(4)]
-    with pytest.raises(CaptureError) as caught:
-        divide(offers)
+def test_more_than_can_be_read_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    division = divide([[rows("w", 8, rank, 4)] for rank in range(4)])
+    planning.check_count(division, 2)
+    for name, most in (("MOST_SLICES", 5), ("MOST_ENTRIES", 2)):
+        with monkeypatch.context() as patched:
+            patched.setattr(planning, name, most)
+            planning.check_count(division, 1)
+            with pytest.raises(CaptureError) as caught:
+                planning.check_count(division, 2)
     assert str(caught.value) == (
-        "the tensors of this state are in too many pieces for one checkpoint\n"
-        "  wanted at most 3, found 4\n"
-        "  Keep copies of shards (Replicate in the device mesh): they are written once."
+        "this state is in too many pieces for one checkpoint\n"
+        "  wanted at most 10,000,000 pieces of 2 tensors and values, found 6 of 3\n"
+        "  Copies of shards (Replicate in the device mesh) are written once; a container in "
+        "`extra` that holds no tensors can be kept as text (json.dumps)."
     )
-    assert divide([[rows("w", 8, rank, 3)] for rank in range(3)]).writes

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from holdfast.distributed import letters, spread
 from holdfast.distributed.folders import SharedFolder
-from holdfast.distributed.planning import file_of
+from holdfast.distributed.planning import check_count, file_of
 from holdfast.distributed.shares import with_shares
 from holdfast.distributed.spread import Offer
 from holdfast.distributed.writing import (
@@ -108,6 +108,7 @@ class Leading(RanksWriter):
         values = spread.encoded_values(flat)
         offers = [self._spread.offer(flat), *(_offered(each) for each in self._said)]
         division = self._spread.divided(offers)
+        check_count(division, len(values))
         number = self._spread.number
         self._spread.know(division.writes[0], number)
         planned = self._spread.file(flat, values)

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from holdfast.distributed import letters
 from holdfast.errors import CaptureError
-from holdfast.formats.dcp.layout import MOST_SLICES, Box, Key, Place, TensorEntry
+from holdfast.formats.dcp.layout import MOST_ENTRIES, MOST_SLICES, Box, Key, Place, TensorEntry
 from holdfast.formats.dcp.tiling import broken_rule
 from holdfast.formats.dcp.write import slice_of
 from holdfast.spec.dtypes import BY_NAME
@@ -78,7 +78,7 @@ def divide(offers: Sequence[Sequence[Piece]]) -> Division:
 
     Raises:
         RanksError: a rank has other tensors than rank 0.
-        CaptureError: the pieces of a tensor are not all of it, or there are too many.
+        CaptureError: the pieces of a tensor are not all of it.
     """
     _check_same(offers)
     loads = [0] * len(offers)
@@ -99,21 +99,26 @@ def divide(offers: Sequence[Sequence[Piece]]) -> Division:
         writer = min(ranks, key=loads.__getitem__)
         writes[writer].append(number)
         loads[writer] += nbytes
-    _check_count(sum(map(len, writes)))
     nbytes = sum(
         offers[rank][number].slice_nbytes for rank, its in enumerate(writes) for number in its
     )
     return Division(offers, tuple(tuple(sorted(each)) for each in writes), entries, nbytes)
 
 
-def _check_count(slices: int) -> None:
-    """Refuse at the save what no reader of ours would open."""
-    if slices > MOST_SLICES:
+def check_count(division: Division, values: int) -> None:
+    """Refuse at the save what no reader of ours would open: too many pieces, or names.
+
+    Raises:
+        CaptureError: there are more, with so many values that are no tensors.
+    """
+    slices, names = sum(map(len, division.writes)) + values, len(division.entries) + values
+    if slices > MOST_SLICES or names > MOST_ENTRIES:
         raise CaptureError(
-            "the tensors of this state are in too many pieces for one checkpoint",
-            wanted=f"at most {MOST_SLICES:,}",
-            found=f"{slices:,}",
-            cure="Keep copies of shards (Replicate in the device mesh): they are written once.",
+            "this state is in too many pieces for one checkpoint",
+            wanted=f"at most {MOST_SLICES:,} pieces of {MOST_ENTRIES:,} tensors and values",
+            found=f"{slices:,} of {names:,}",
+            cure="Copies of shards (Replicate in the device mesh) are written once; a container in "
+            "`extra` that holds no tensors can be kept as text (json.dumps).",
         )
 
 

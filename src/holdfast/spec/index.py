@@ -284,8 +284,9 @@ class Index:
     ``format`` is the container's name (``torch_zip``). ``byteorder`` is that of the stored
     elements. ``extents`` covers every storage; ``other`` every further member that has a CRC (the
     pickle, the record), so that verifying leaves nothing out. ``sealed`` are extents with checksums
-    that cover all of these and what is between them, where a record has such. ``file_nbytes`` is
-    the file's size.
+    that cover all of these and what is between them, where a record has such. ``is_shared`` says
+    that several processes opened it together: storages without a CRC are those that others have
+    looked at. ``file_nbytes`` is the file's size.
     ``symbols`` are all globals outside the closed table that the pickle names, also those of which
     nothing is left in the tree. ``metadata`` is text that the container carries beside the tree
     (safetensors' ``__metadata__``, a program's extra files); ``programs`` names what in it is code,
@@ -300,6 +301,7 @@ class Index:
     byteorder: str = "little"
     other: tuple[Extent, ...] = ()
     sealed: tuple[Extent, ...] = ()
+    is_shared: bool = False
     file_nbytes: int = 0
     notes: tuple[str, ...] = ()
     symbols: tuple[str, ...] = ()

@@ -51,6 +51,11 @@ def nbytes_of(index: Index, targets: Iterable[Target]) -> int:
     return whole + sum(pair.ref.numel * pair.ref.dtype.itemsize for pair in boxes)
 
 
+def whole_storages(index: Index, targets: Iterable[Target]) -> set[str]:
+    """The keys of the storages of which all is read, and compared with its checksum."""
+    return {_key(pair) for pair in _boxes(index, targets)[1]}
+
+
 def read_into(
     index: Index,
     source: Source,

@@ -24,6 +24,7 @@ from holdfast.formats.dcp.layout import (
 from holdfast.formats.dcp.recognised import recognised
 from holdfast.formats.zip_archive import LARGEST_PICKLE
 from holdfast.io.source import Folder
+from holdfast.pickles.keys import Hashes
 from holdfast.pickles.machine import Machine
 from holdfast.pickles.reader import Pickled, read
 from holdfast.spec.dtypes import BY_NAME, DType
@@ -151,12 +152,15 @@ class _Reader:
 
     def _places(self, pairs: Mapping[Any, Any]) -> dict[Key, Place]:
         places: dict[Key, Place] = {}
+        hashes = Hashes()
         for index, info in pairs.items():
             state = self._state(index, "MetadataIndex")
             name, offset = state.get("fqn"), state.get("offset")
             if type(name) is not str:
                 raise self._refused("a slice belongs to a name", found=name)
             key = (name, None if offset is None else self._numbers(offset, name))
+            if key[1] is not None and hashes.are_suspicious(key[1]):
+                raise self._refused("keys do not collide by the thousand", name)
             if key in places:
                 raise self._refused("a piece is saved once", name)
             places[key] = self._place(info, name)

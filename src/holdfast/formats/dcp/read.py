@@ -57,6 +57,7 @@ def read_index(
         other=(described, *extra, *slices.other),
         file_nbytes=slices.nbytes + sum(each.nbytes for each in (described, *extra)),
         sealed=() if found is None else sealed_extents(source, places, found),
+        is_shared=slices.is_shared,
         notes=_notes(metadata, slices),
         symbols=tuple(dict.fromkeys((*metadata.symbols, *slices.symbols))),
     )

@@ -24,6 +24,8 @@ from holdfast.formats.dcp.layout import (
     Place,
     TensorEntry,
 )
+from holdfast.pickles.keys import Hashes
+from holdfast.pickles.limits import DEEPEST
 from holdfast.spec.dtypes import BY_NAME, DType
 
 _EMPTY = Description({}, {}, {})
@@ -86,6 +88,7 @@ class _Reader:
         self._count = len(names)
         self._texts = {_EMPTY.ref(key): key for key in KEYS}
         self._properties: dict[bytes, DType] = {}
+        self._hashes = Hashes()
         self._ints = _Known(_int)
         self._sizes = _Known(self._size)
         self._boxes = _Known(lambda raws: Box(*map(self._sizes.__getitem__, raws)))
@@ -94,10 +97,10 @@ class _Reader:
         self._expect(_EMPTY.head + _EMPTY.new("Metadata") + b"}(")
         self._expect(_EMPTY.ref("state_dict_metadata"))
         entries: dict[str, TensorEntry | None] = {}
-        self._pairs(lambda name: entries.__setitem__(name, self._entry()))
+        self._pairs(lambda name: entries.__setitem__(name, self._entry()), entries)
         paths: dict[str, tuple[str | int, ...]] = {}
         self._expect(_EMPTY.ref("planner_data"))
-        self._pairs(lambda name: paths.__setitem__(name, self._path()))
+        self._pairs(lambda name: paths.__setitem__(name, self._path()), paths)
         self._expect(_EMPTY.ref("storage_data"))
         places = self._places()
         self._expect(_EMPTY.ref("storage_meta") + b"N" + _EMPTY.ref("version"))
@@ -107,12 +110,15 @@ class _Reader:
         kept = {name: path for name, path in paths.items() if path and name in entries}
         return Metadata(entries, places, kept, ())
 
-    def _pairs(self, one: Callable[[str], None]) -> None:
-        """What a dict has, for each of its keys, which are texts."""
+    def _pairs(self, one: Callable[[str], None], found: dict[str, Any]) -> None:
+        """Fill a dict that has texts for keys, each once."""
         self._expect(b"}")
         while self._has(b"("):
             while not self._has(b"u"):
-                one(self._text())
+                name = self._text()
+                if name in found:
+                    raise _OtherError
+                one(name)
 
     def _entry(self) -> TensorEntry | None:
         if self._has(_EMPTY.new("BytesStorageMetadata")):
@@ -125,6 +131,8 @@ class _Reader:
             self._at = found.end()
             boxes.append(known[found.group(1, 2)])
         self._expect(b"eub")
+        if len(set(map(id, boxes))) != len(boxes):  # one object for the same bytes
+            raise _OtherError
         axes = {len(numbers) for box in boxes for numbers in box}
         if not axes <= {len(shape)}:
             raise _OtherError
@@ -157,6 +165,8 @@ class _Reader:
             else:
                 steps.append(self._ints[found[0]])
                 self._at = found.end()
+            if len(steps) > DEEPEST:
+                raise _OtherError
         self._at += 1
         _check_end(end, len(steps), is_marked)
         return tuple(steps)
@@ -221,6 +231,8 @@ class _Reader:
         is_marked = raw[:1] == b"("
         found = tuple(self._ints[each] for each in _NUMBER.findall(raw[is_marked:-1]))
         _check_end(raw[-1:], len(found), is_marked)
+        if self._hashes.are_suspicious(found):
+            raise _OtherError
         return found
 
     def _has(self, wanted: bytes) -> bool:

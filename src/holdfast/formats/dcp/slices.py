@@ -37,6 +37,10 @@ _SMALL = 4096
 _RANK = re.compile(r"__([0-9]{1,9})_[0-9]+\.distcp\Z")
 
 
+class HeadersError(DamagedError):
+    """A slice in a folder that is shared is not as this program writes it: each has to look."""
+
+
 @dataclass(slots=True)
 class Slices:
     """What all slices hold, by their keys, and where the bytes lie."""
@@ -46,6 +50,7 @@ class Slices:
     other: list[Extent] = field(default_factory=list)
     symbols: dict[str, None] = field(default_factory=dict)
     byteorders: set[str] = field(default_factory=set)
+    is_shared: bool = False
     nbytes: int = 0
 
 
@@ -59,7 +64,7 @@ def read_slices(
     takes one part, and what all of them find good is. It is for folders that are ours.
 
     Raises:
-        DamagedError: a slice in a shared folder is not what this program writes.
+        HeadersError: a slice in a shared folder is not what this program writes.
         FormatError: a file is missing, or a slice is none of the kinds.
         TruncatedError: a slice goes beyond the end of its file.
         RefusedError: slices overlap, lead out of the folder, or break a rule of their format.
@@ -73,6 +78,7 @@ def read_slices(
         reader.found.nbytes += source.size
         reader.compares = not reader.is_shared or _number_of(file, at) % share[1] == share[0]
         reader.file(source, items)
+    reader.found.is_shared = reader.is_shared
     return reader.found
 
 
@@ -85,6 +91,8 @@ def _number_of(file: str, at: int) -> int:
 def _begins_with_ours(folder: Folder, reader: _Reader, ordered: Iterable[_Item]) -> bool:
     """Whether the first slice of a tensor is as written here, in this order of bytes."""
     for key, place in ordered:
+        if not reader.has_shape(key):
+            continue
         source = _Ahead(_opened(folder, place.file))
         planned = reader.planned(source, key, place)
         if planned is not None:
@@ -163,6 +171,10 @@ class _Reader:
                 cure="The file is broken, or was written by another program.",
             )
 
+    def has_shape(self, key: Key) -> bool:
+        """Whether it is a slice of a tensor."""
+        return key in self._shapes
+
     def planned(self, source: _Ahead, key: Key, place: Place) -> Slice | None:
         """What we write of such a tensor, where it takes as many bytes."""
         found = self._shapes.get(key)
@@ -181,7 +193,7 @@ class _Reader:
         crc = _crc_in(source, place, planned) if self.compares else None
         if crc is None and self.compares:
             if self.is_shared:  # the others have not looked, and take it for ours
-                raise _not_as_written(source, place)
+                raise not_as_written(source.name, place.offset, place.nbytes)
             return False
         (dtype, shape), within = self._shapes[key], f"{place.file}@{place.offset}/"
         storage, start = f"{within}0", place.offset + len(planned.head)
@@ -237,11 +249,12 @@ def _crc_in(source: _Ahead, place: Place, planned: Slice) -> int | None:
     return planned.crc_in(head, source.read_at(behind, place.offset + place.nbytes - behind))
 
 
-def _not_as_written(source: _Ahead, place: Place) -> DamagedError:
-    return DamagedError(
+def not_as_written(file: str, offset: int, nbytes: int) -> HeadersError:
+    """The letter about a slice that others take for ours, and that is not."""
+    return HeadersError(
         "a piece of this checkpoint is not what was written",
-        file=source.name,
-        found=f"other headers in bytes {place.offset:,} to {place.offset + place.nbytes:,}",
+        file=file,
+        found=f"other headers in bytes {offset:,} to {offset + nbytes:,}",
         cure="Use an earlier checkpoint: holdfast list shows them.",
     )
 

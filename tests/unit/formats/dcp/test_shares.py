@@ -9,14 +9,20 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import torch
 from described import write_folder
 
-from holdfast.errors import DamagedError
+import holdfast
+from holdfast.errors import RestoreInterrupted
 from holdfast.formats import read_index
+from holdfast.formats.dcp.slices import HeadersError
+from holdfast.formats.dcp.unseen import with_checksums
 from holdfast.io.checksum import crc32
 from holdfast.io.source import open_source
 from holdfast.report.verify import verify_index
+from holdfast.restoring import load_parts
 from holdfast.spec.index import ChunkedRef, Index
+from holdfast.state.parts import as_parts
 
 
 def opened(path: Path, share: tuple[int, int] = (0, 1)) -> Index:
@@ -94,7 +100,7 @@ def test_what_is_not_as_written_is_found_by_whose_share_it_is(tmp_path: Path, at
     turned(tmp_path / "f" / "__2_0.distcp", at)
     for number in (0, 1, 3):
         opened(tmp_path / "f", (number, 4))
-    with pytest.raises(DamagedError) as caught:
+    with pytest.raises(HeadersError) as caught:
         opened(tmp_path / "f", (2, 4))
     size = (tmp_path / "f" / "__2_0.distcp").stat().st_size
     first, last = (0, size // 3) if at > 0 else (size // 3 * 2, size)
@@ -145,3 +151,48 @@ def crc32_of_pickle(piece: bytes) -> bytes:
     with zipfile.ZipFile(io.BytesIO(piece)).open("archive/data.pkl") as pickle:
         pickle._expected_crc = None  # type: ignore[attr-defined]  # it is about to be mended
         return crc32(pickle.read()).to_bytes(4, "little")
+
+
+def test_what_is_read_whole_is_compared_here(tmp_path: Path) -> None:
+    """Whoever has looked at it on another machine: this one may read it otherwise."""
+    write_folder(tmp_path / "f", files=4)
+    whole = opened(tmp_path / "f")
+    with open_source(tmp_path / "f") as source:
+        index = read_index(source, share=(1, 4))
+        keys = [key for key, extent in index.extents.items() if extent.expected_crc is None]
+        more = with_checksums(index, source, keys[2:5])
+    known = {key for key, extent in more.extents.items() if extent.expected_crc is not None}
+    assert known == {*index.extents} - {*keys} | {*keys[2:5]}
+    assert {key: more.extents[key] for key in known} == {key: whole.extents[key] for key in known}
+    turned(tmp_path / "f" / "__2_0.distcp", 40)
+    with open_source(tmp_path / "f") as source:
+        index = read_index(source, share=(1, 4))
+        with pytest.raises(HeadersError):
+            with_checksums(index, source, keys)
+
+
+def test_a_restore_on_several_compares_all_that_it_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bit that is turned over on its way, after all were ready, is found on each of them."""
+    model = torch.nn.Linear(40, 30)
+    holdfast.save_state(tmp_path / "a.pt", model=model)
+    holdfast.convert(tmp_path / "a.pt", tmp_path / "a.dcp")
+    real = os.preadv
+
+    def bad(descriptor: int, views: list[memoryview], offset: int) -> int:
+        count = real(descriptor, views, offset)
+        if views[0].nbytes >= 100:
+            views[0][17] ^= 1
+        return count
+
+    for rank in range(2):
+        with monkeypatch.context() as patched, pytest.raises(RestoreInterrupted) as caught:
+            load_parts(
+                tmp_path / "a.dcp",
+                as_parts({"model": torch.nn.Linear(40, 30)}),
+                rng=False,
+                rank=(rank, 2),
+                ready=lambda _, patched=patched: patched.setattr(os, "preadv", bad),
+            )
+        assert "the bytes of this checkpoint are not those that were saved" in str(caught.value)
