@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 import shard_jobs as jobs
 import torch
+from described import written_otherwise
 from ranks import Group
 
 import holdfast
@@ -59,6 +61,21 @@ def test_any_arrangement_into_any_other(kind: str, size: int, saved: dict[str, P
             expected = "Tensor" if kind in ("plain", "ddp") else "DTensor"
             assert each["kinds"]["exp_avg"] == expected, name
             assert each["left"] == ()
+
+
+@pytest.mark.parametrize(("kind", "size"), [("fsdp", 2), ("fsdp", 3), ("tp", 4), ("ddp", 2)])
+def test_a_run_goes_on_in_any_other(
+    kind: str, size: int, saved: dict[str, Path], tmp_path: Path
+) -> None:
+    """Headers are shared among the ranks then; also where one piece is written otherwise."""
+    wanted = jobs.state(*trained())
+    runs = [path for name, path in saved.items() if name.startswith("run-")]
+    odd = shutil.copytree(saved["run-fsdp3"], tmp_path / "odd")
+    written_otherwise(odd / "step-00000000", "__1_0.distcp")
+    paths = [str(path) for path in (*runs, odd)]
+    for said in Group(size, jobs.resume_each, paths, kind).values():
+        for each in said:
+            assert_same(each, wanted)
 
 
 @pytest.mark.parametrize("way", ["rows", "columns", "copies"])

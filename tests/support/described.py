@@ -9,9 +9,11 @@ from hypothesis import strategies as st
 
 from holdfast.formats.dcp.description import Description, Value, write_metadata
 from holdfast.formats.dcp.layout import NAME, Box, Metadata, Place, TensorEntry
+from holdfast.formats.dcp.metadata import read_metadata
 from holdfast.formats.dcp.seal import joined, seal
 from holdfast.formats.dcp.write import slice_of
 from holdfast.io.checksum import crc32
+from holdfast.io.folder import Folder
 from holdfast.spec.dtypes import BY_NAME
 from holdfast.spec.record import MEMBER, Record, encode
 
@@ -91,3 +93,35 @@ def write_folder(path: Path, *, files: int, tensors: int = 3, is_sealed: bool = 
     if is_sealed:
         record = seal(record, {**checksums, NAME: joined([crc32(described)])})
     (path / MEMBER).write_bytes(record)
+
+
+def written_otherwise(path: Path, file: str) -> None:
+    """Have one slice of a file say that it needs a gradient, and all checksums be right again."""
+    places = read_metadata(Folder(str(path))).places.values()
+    data = (path / file).read_bytes()
+    place = next(p for p in places if p.file == file and _PLAIN in _of(data, p))
+    piece = _of(data, place)
+    crc = crc32(_pickle_in(piece)).to_bytes(4, "little")
+    other = piece.replace(_PLAIN, b"\x88" + _PLAIN[1:])
+    other = other.replace(crc, crc32(_pickle_in(other)).to_bytes(4, "little"))
+    (path / file).write_bytes(data[: place.offset] + other + data[place.offset + place.nbytes :])
+    record, _, _ = (path / MEMBER).read_bytes().partition(b',\n "checksums"')
+    checksums = {NAME: joined([crc32((path / NAME).read_bytes())])}
+    for name in sorted({place.file for place in places}):
+        own = sorted((p for p in places if p.file == name), key=lambda p: p.offset)
+        data = (path / name).read_bytes()
+        checksums[name] = joined(crc32(_of(data, p)) for p in own)
+    (path / MEMBER).write_bytes(seal(record + b"\n}", checksums))
+
+
+#: Where a pickle says that a tensor needs no gradient.
+_PLAIN = b"\x89ccollections"
+
+
+def _of(data: bytes, place: Place) -> bytes:
+    return data[place.offset : place.offset + place.nbytes]
+
+
+def _pickle_in(piece: bytes) -> bytes:
+    start = piece.index(b"\x80\x02")
+    return piece[start : piece.index(b"PK\x07\x08", start)]

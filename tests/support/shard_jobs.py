@@ -139,6 +139,17 @@ def _loaded(path: str, kind: str) -> dict[str, Any]:
     }
 
 
+def resume_each(rank: int, paths: list[str], kind: str) -> list[dict[str, torch.Tensor]]:
+    """Of each run the values after resuming it in an arrangement."""
+    found = []
+    for path in paths:
+        model, optimizer = make(kind)
+        with holdfast.Run(path, model=model, optimizer=optimizer) as run:
+            run.resume()
+        found.append(state(model, optimizer))
+    return found
+
+
 def save_rows(rank: int, folder: str, dtype: torch.dtype) -> None:
     """A large tensor, cut into rows, by a run."""
     mesh = init_device_mesh("cpu", (dist.get_world_size(),))
