@@ -34,6 +34,7 @@ from holdfast.report.verify import verified_nbytes
 from holdfast.spec.dtypes import BY_NAME
 from holdfast.spec.record import MEMBER, Record, encode
 
+WAYS = ("shards", "copies", "shards and columns")
 Shape = tuple[int, ...]
 
 
@@ -163,12 +164,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--ranks", type=int, default=1024)
     parser.add_argument("--layers", type=int, default=80)
-    parser.add_argument("--way", default="shards")
+    parser.add_argument("--way", choices=WAYS, default="shards")
     parser.add_argument("--resume", metavar="FOLDER", help="of what has been saved there")
     args = parser.parse_args()
     if args.resume:
         resume(args.resume, args.ranks)
         return
+    if args.way == "shards and columns" and args.ranks % 8:
+        parser.error("columns are cut over 8 ranks: take a multiple of it")
     numel = sum(math.prod(shape) for _, shape, _ in parameters(args.layers))
     print(f"{numel / 1e9:.1f}e9 parameters, {args.ranks} ranks, {args.way}")
     print(f"{'at first':<44} {0:8.2f} s  {memory() >> 20:7,} MiB")

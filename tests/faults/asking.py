@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import json
 import os
@@ -35,8 +36,11 @@ class Server:
         """The exit code of a fault, and what it said."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps([options, dict(os.environ)]) + "\n")
-        self._process.stdin.flush()
+        try:
+            self._process.stdin.write(json.dumps([options, dict(os.environ)]) + "\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            raise RuntimeError("what does the faults has ended") from None
         with selectors.DefaultSelector() as selector:
             selector.register(self._process.stdout, selectors.EVENT_READ)
             if not selector.select(seconds):
@@ -49,11 +53,14 @@ class Server:
         return code, said
 
     def end(self) -> None:
-        """End it, with all that it has started."""
+        """End it, with all that it has started; one that waits cleans up before."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError, subprocess.TimeoutExpired):
+            self._process.stdin.close()
+            self._process.wait(2)
         if self._process.poll() is None:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
-        server.cache_clear()
 
 
 @functools.cache
@@ -63,7 +70,11 @@ def server() -> Server:
 
 def outcome_of(fault: str, saver: str, size: str, *options: str, seconds: float = 280) -> Outcome:
     """What came of a fault, done to a saver in every case that the options leave."""
-    code, said = server().ask(fault, saver, size, *options, seconds=seconds)
+    try:
+        code, said = server().ask(fault, saver, size, *options, seconds=seconds)
+    except (RuntimeError, TimeoutError):
+        server.cache_clear()  # the next one asks another
+        raise
     assert code == 0, said
     return Outcome(**json.loads(said.splitlines()[-1]))
 

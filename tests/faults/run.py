@@ -15,6 +15,7 @@ import tempfile
 import traceback
 from collections.abc import Callable, Sequence
 
+import torch
 from tests.faults.acting import AFTER
 from tests.faults.errors import fail_at_each
 from tests.faults.kills import Outcome, Plan, kill_at_each
@@ -51,9 +52,10 @@ def main(given: Sequence[str] | None = None) -> None:
 
 
 def serve() -> None:
+    torch.set_num_threads(1)  # a fork has none of the threads that torch would wait for
     for line in sys.stdin:
         given, environment = json.loads(line)
-        with tempfile.TemporaryFile("w+") as said:
+        with tempfile.TemporaryFile("w+", errors="replace") as said:
             pid = os.fork()
             if pid == 0:
                 _do(given, environment, said.fileno())

@@ -87,5 +87,5 @@ def test_a_fault_that_cannot_be_done_or_does_not_end_is_told() -> None:
     assert "invalid choice: 'nobody'" in said
     with pytest.raises(TimeoutError, match=r"kill save large: no answer in 0\.2 s"):
         server.ask("kill", "save", "large", seconds=0.2)
-    with pytest.raises((RuntimeError, BrokenPipeError)):
+    with pytest.raises((RuntimeError, ValueError)):  # its pipe is closed
         server.ask("kill", "save", "small", seconds=1)
