@@ -101,7 +101,7 @@ def load_parts(
             if opened is not None:
                 matched, targets = _postponed(matched, parts, device_of(map_location))
             wanted = _wanted(index, matched, rest, rng=has_rng)
-            if opened is not None:
+            if opened is not None and index.is_shared:
                 index = with_checksums(index, opened, _whole(index, targets, wanted))
         with Bar(verified_nbytes(index, share=share) + nbytes_of(index, targets)) as bar:
             if opened is None:

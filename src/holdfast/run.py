@@ -198,8 +198,11 @@ class Run(RunFolder):
             return load_parts(path, self._parts, options, rng=rng)
         try:
             return self._load_together(ranks, path, options, rng=rng, shares_headers=True)
-        except HeadersError as error:  # on all of them: pieces that are written otherwise
-            log.debug("each rank reads all headers: %s", error)
+        except FALLS_BACK as error:
+            # Pieces that are written otherwise: whoever else found what else, all look at all.
+            is_other = isinstance(error, HeadersError)
+            if not ranks.agree("run.resume()", lambda: is_other, any):
+                raise
         return self._load_together(ranks, path, options, rng=rng, shares_headers=False)
 
     def _load_together(

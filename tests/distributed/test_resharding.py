@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import zipfile
 from pathlib import Path
@@ -76,6 +77,19 @@ def test_a_run_goes_on_in_any_other(
     for said in Group(size, jobs.resume_each, paths, kind).values():
         for each in said:
             assert_same(each, wanted)
+
+
+def test_ranks_that_find_different_damage_fall_back_together(tmp_path: Path) -> None:
+    """One finds other headers, which all look at then; another a file that is too short."""
+    Group(3, jobs.save_three, str(tmp_path / "run")).values()
+    wanted = tmp_path / "run" / "step-00000001"
+    newest = tmp_path / "run" / "step-00000002"
+    data = bytearray((newest / "__1_0.distcp").read_bytes())
+    data[40] ^= 1
+    (newest / "__1_0.distcp").write_bytes(data)
+    os.truncate(newest / "__2_0.distcp", 100)
+    for said in Group(3, jobs.resumed_step, str(tmp_path / "run")).values():
+        assert said == str(wanted)
 
 
 @pytest.mark.parametrize("way", ["rows", "columns", "copies"])

@@ -150,6 +150,22 @@ def resume_each(rank: int, paths: list[str], kind: str) -> list[dict[str, torch.
     return found
 
 
+def save_three(rank: int, folder: str) -> None:
+    """Three checkpoints by a run."""
+    model, optimizer = make("fsdp")
+    with holdfast.Run(folder, background=False, model=model, optimizer=optimizer) as run:
+        for step in range(3):
+            run.save(step)
+
+
+def resumed_step(rank: int, folder: str) -> str:
+    """The checkpoint that is resumed."""
+    model, optimizer = make("fsdp")
+    with holdfast.Run(folder, model=model, optimizer=optimizer) as run:
+        run.resume()
+        return run.report.source
+
+
 def save_rows(rank: int, folder: str, dtype: torch.dtype) -> None:
     """A large tensor, cut into rows, by a run."""
     mesh = init_device_mesh("cpu", (dist.get_world_size(),))

@@ -13,7 +13,7 @@ from holdfast.spec.tree import walk
 
 
 def with_checksums(index: Index, source: Source, keys: Container[str]) -> Index:
-    """The same with the CRC of each of these storages, from the headers of its slice.
+    """An index that is shared, with the CRC of each of these storages from its slice's headers.
 
     Of a folder whose headers are compared by several processes each knows the CRCs of its share.
     What it reads whole is compared as it is read, on this machine, so it needs those of that, too.
@@ -22,8 +22,6 @@ def with_checksums(index: Index, source: Source, keys: Container[str]) -> Index:
         HeadersError: a slice is not what this program writes.
         TruncatedError: its file became shorter.
     """
-    if not index.is_shared:
-        return index
     extents = dict(index.extents)
     for ref in _plain(index):
         assert ref.storage is not None
