@@ -11,10 +11,10 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 demo: $(VENV)/.ready-demo
 	$(BIN)/holdfast demo
 
-# Hundreds of processes are started by tests: what they import is compiled once. Four at a time on two
-# cores, as many wait for others.
+# Hundreds of processes are started by tests: what they import is compiled once. Three at a time on
+# two cores, as some wait for others.
 test: $(VENV)/.ready-dev $(LIGHT)/.ready
-	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest -n 4 --dist loadfile
+	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest -n 3 --dist loadfile
 
 check: $(VENV)/.ready-dev
 	$(BIN)/ruff check .
