@@ -147,6 +147,24 @@ def test_names_that_are_no_text_and_names_that_turn_it_around(
     expect(page.get_by_text("all 1", exact=True)).to_be_visible()
 
 
+def test_rows_that_are_there_stay(
+    watched: Watched, serve: Callable[..., str], tmp_path: Path
+) -> None:
+    """A click that begins on a row ends on it, whatever is drawn meanwhile."""
+    torch.save({f"t{n}": torch.ones(3) for n in range(300)}, tmp_path / "a.pt")
+    page = watched.page
+    page.goto(serve(tmp_path / "a.pt"))
+    link = page.locator(".rows").get_by_text("t1", exact=True)
+    expect(link).to_be_visible()
+    row = link.element_handle()
+    assert row is not None
+    page.locator(".rows").evaluate("(rows) => rows.dispatchEvent(new Event('scroll'))")
+    page.evaluate("() => new Promise((done) => requestAnimationFrame(() => setTimeout(done, 50)))")
+    assert row.evaluate("(row) => row.isConnected")
+    page.locator(".rows").evaluate("(rows) => { rows.scrollTop = 3000; }")
+    expect(page.locator(".rows").get_by_text("t120", exact=True)).to_be_visible()
+
+
 def test_a_file_without_checksums_is_not_called_fine(
     watched: Watched, serve: Callable[..., str], tmp_path: Path
 ) -> None:

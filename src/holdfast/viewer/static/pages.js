@@ -237,9 +237,13 @@ class Rows {
       const page_ = Math.floor(at / this.window);
       if (!this.pages.has(page_)) this.fetch(page_);
       const facts = this.pages.get(page_)?.[at % this.window];
-      if (facts) made.push(this.row(at, facts));
+      if (facts) made.push([at, facts]);
     }
-    this.space.replaceChildren(...made);
+    // Rows that are there stay: a click that begins on one has to end on it.
+    const shown = [this.current, ...made.flat()];
+    if (this.space.hasChildNodes() && shown.length === this.shown?.length && shown.every((each, n) => each === this.shown[n])) return;
+    this.shown = shown;
+    this.space.replaceChildren(...made.map(([at, facts]) => this.row(at, facts)));
     if (focused) this.space.querySelector(`[aria-rowindex="${focused}"] :is(a, button)`)?.focus({ preventScroll: true });
   }
   name(facts, at) {
