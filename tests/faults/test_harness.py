@@ -29,7 +29,7 @@ FINDS = {
         "a save is acknowledged that cannot be durable",
     ),
     "swallow an error of write": (
-        ("error", "save", "large", "--only", "pwrite64", "--share", "5"),
+        ("error", "save", "large", "--only", "pwrite64"),
         "a save is acknowledged that cannot be durable",
     ),
     "try fsync again": (
@@ -41,7 +41,7 @@ FINDS = {
         "step 2 is found where [1] may be",
     ),
     "swallow an error of opening the folder": (
-        ("error", "Run", "small", "--only", "openat", "--share", "3"),
+        ("error", "Run", "small", "--only", "openat"),
         "a save is acknowledged that cannot be durable",
     ),
     "prune too much": (

@@ -18,7 +18,7 @@ from holdfast.converting.tree import Rebuilt
 from holdfast.converting.types import dtype_of
 from holdfast.errors import UsageError
 from holdfast.formats.dcp.description import write_metadata
-from holdfast.formats.dcp.layout import NAME, Box, Key, Metadata, Place, TensorEntry
+from holdfast.formats.dcp.layout import MOST_ENTRIES, NAME, Box, Key, Metadata, Place, TensorEntry
 from holdfast.formats.dcp.seal import joined, seal
 from holdfast.formats.dcp.write import Slice, slice_of
 from holdfast.io.checksum import crc32
@@ -81,6 +81,13 @@ class DcpFolder:
                 file=self.file,
                 wanted="in such a folder each has its own",
                 cure="Take one part: --part.",
+            )
+        if len(self.pieces) == MOST_ENTRIES:
+            raise UsageError(
+                "such a folder cannot hold all of this checkpoint",
+                file=self.file,
+                wanted=f"at most {MOST_ENTRIES:,} tensors and values",
+                cure="Take one part: --part; or convert to .pt.",
             )
         self.pieces[name] = piece
         self.paths[name] = path

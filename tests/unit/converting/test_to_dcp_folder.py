@@ -18,6 +18,7 @@ from torch import nn
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
 import holdfast
+from holdfast.converting import dcp_folder
 from holdfast.errors import FileError, UsageError
 
 
@@ -206,3 +207,19 @@ print(int(text.split("VmHWM:")[1].split()[0]) >> 10)
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert int(done.stdout) < 150  # of a file of 192 MiB
     assert holdfast.verify(tmp_path / "a.dcp").ok
+
+
+def test_more_than_can_be_read_again_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.save({"a": torch.ones(1), "b": torch.ones(1), "c": 3}, tmp_path / "a.pt")
+    monkeypatch.setattr(dcp_folder, "MOST_ENTRIES", 2)
+    with pytest.raises(UsageError) as caught:
+        holdfast.convert(tmp_path / "a.pt", tmp_path / "a.dcp")
+    assert str(caught.value) == (
+        "such a folder cannot hold all of this checkpoint\n"
+        f"  in {tmp_path}/a.pt\n"
+        "  wanted at most 2 tensors and values\n"
+        "  Take one part: --part; or convert to .pt."
+    )
+    assert not (tmp_path / "a.dcp").exists()
