@@ -24,7 +24,7 @@ from holdfast.errors import (
     UntrustedError,
     UsageError,
 )
-from holdfast.formats.dcp.slices import HeadersError
+from holdfast.formats.dcp.headers import HeadersError
 from holdfast.io import settings
 from holdfast.looking import is_whole
 from holdfast.restoring import load_parts, step_behind

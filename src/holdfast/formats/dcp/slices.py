@@ -10,14 +10,9 @@ from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any
 
-from holdfast.errors import (
-    DamagedError,
-    FormatError,
-    HoldfastError,
-    NoCheckpointError,
-    RefusedError,
-)
+from holdfast.errors import FormatError, HoldfastError, NoCheckpointError, RefusedError
 from holdfast.formats import safetensors
+from holdfast.formats.dcp.headers import SMALL, Ahead, crc_around, not_as_written
 from holdfast.formats.dcp.layout import Key, Metadata, Place
 from holdfast.formats.dcp.write import Slice, slice_of
 from holdfast.formats.sniff import LONGEST_JSON
@@ -32,13 +27,7 @@ from holdfast.spec.strides import contiguous
 
 _Item = tuple[Key, Place]
 _Shape = tuple[DType, tuple[int, ...]]
-#: A torch file of one small tensor has eight headers in as many places.
-_SMALL = 4096
 _RANK = re.compile(r"__([0-9]{1,9})_[0-9]+\.distcp\Z")
-
-
-class HeadersError(DamagedError):
-    """A slice in a folder that is shared is not as this program writes it: each has to look."""
 
 
 @dataclass(slots=True)
@@ -93,10 +82,10 @@ def _begins_with_ours(folder: Folder, reader: _Reader, ordered: Iterable[_Item])
     for key, place in ordered:
         if not reader.has_shape(key):
             continue
-        source = _Ahead(_opened(folder, place.file))
+        source = Ahead(_opened(folder, place.file))
         planned = reader.planned(source, key, place)
         if planned is not None:
-            return _crc_in(source, place, planned) is not None
+            return crc_around(source, place.offset, planned) is not None
     return False
 
 
@@ -131,7 +120,7 @@ class _Reader:
     def file(self, source: Source, items: Iterable[_Item]) -> None:
         """The slices of one file, which follow each other."""
         end = 0
-        ahead = _Ahead(source)
+        ahead = Ahead(source)
         for offset, group in groupby(items, key=lambda item: item[1].offset):
             here = list(group)
             key, place = here[0]
@@ -175,7 +164,7 @@ class _Reader:
         """Whether it is a slice of a tensor."""
         return key in self._shapes
 
-    def planned(self, source: _Ahead, key: Key, place: Place) -> Slice | None:
+    def planned(self, source: Ahead, key: Key, place: Place) -> Slice | None:
         """What we write of such a tensor, where it takes as many bytes."""
         found = self._shapes.get(key)
         if found is None or place.nbytes > source.nbytes - place.offset:
@@ -185,12 +174,12 @@ class _Reader:
         planned = slice_of(*found)
         return planned if planned.whole_nbytes == place.nbytes else None
 
-    def _own(self, source: _Ahead, key: Key, place: Place) -> bool:
+    def _own(self, source: Ahead, key: Key, place: Place) -> bool:
         """Whether a slice is byte for byte what we write of such a tensor: then all is known."""
         planned = self.planned(source, key, place)
         if planned is None:
             return False
-        crc = _crc_in(source, place, planned) if self.compares else None
+        crc = crc_around(source, place.offset, planned) if self.compares else None
         if crc is None and self.compares:
             if self.is_shared:  # the others have not looked, and take it for ours
                 raise not_as_written(source.name, place.offset, place.nbytes)
@@ -242,42 +231,6 @@ class _Reader:
         self.found.byteorders.add(index.byteorder)
 
 
-def _crc_in(source: _Ahead, place: Place, planned: Slice) -> int | None:
-    """The CRC-32 of a slice's elements, where the bytes around them are as planned; else None."""
-    behind = place.offset + len(planned.head) + planned.nbytes
-    head = source.read_at(place.offset, len(planned.head))
-    return planned.crc_in(head, source.read_at(behind, place.offset + place.nbytes - behind))
-
-
-def not_as_written(file: str, offset: int, nbytes: int) -> HeadersError:
-    """The letter about a slice that others take for ours, and that is not."""
-    return HeadersError(
-        "a piece of this checkpoint is not what was written",
-        file=file,
-        found=f"other headers in bytes {offset:,} to {offset + nbytes:,}",
-        cure="Use an earlier checkpoint: holdfast list shows them.",
-    )
-
-
-class _Ahead:
-    """A source that is read front to back, a little more than is asked for each time.
-
-    Behind the tail of a slice is the head of the next: one read finds both.
-    """
-
-    def __init__(self, source: Source) -> None:
-        self.name, self.origin, self.nbytes = source.name, source.origin, source.size
-        self._source = source
-        self._at, self._data = 0, b""
-
-    def read_at(self, offset: int, nbytes: int) -> bytes:
-        at = offset - self._at
-        if at < 0 or at + nbytes > len(self._data):
-            more = min(nbytes + _SMALL, self.nbytes - offset)
-            self._at, self._data, at = offset, self._source.read_at(offset, max(nbytes, more)), 0
-        return self._data[at : at + nbytes]
-
-
 class _Named:
     """Puts the name of the tensor or value into letters about its slice."""
 
@@ -295,7 +248,7 @@ class _Named:
 def _window(source: Source, place: Place) -> Source:
     """A slice as a source; a small one is read at once, as its headers are most of it."""
     window = source.window(place.offset, place.nbytes)
-    if place.nbytes > _SMALL:
+    if place.nbytes > SMALL:
         return window
     memory = Memory(window.read_at(0, window.size), window.name)
     memory.origin = window.origin

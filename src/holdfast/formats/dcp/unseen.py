@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Container, Iterator
 from dataclasses import replace
 
-from holdfast.formats.dcp.slices import not_as_written
+from holdfast.formats.dcp.headers import crc_around, not_as_written
 from holdfast.formats.dcp.write import slice_of
 from holdfast.io.source import Source
 from holdfast.spec.index import ChunkedRef, Index, TensorRef
@@ -30,9 +30,8 @@ def with_checksums(index: Index, source: Source, keys: Container[str]) -> Index:
         if key not in keys or extent.expected_crc is not None:
             continue
         planned, file = slice_of(ref.dtype, ref.shape), source.of(extent.file)
-        start, behind = extent.offset - len(planned.head), extent.offset + extent.nbytes
-        head = file.read_at(start, len(planned.head))
-        crc = planned.crc_in(head, file.read_at(behind, start + planned.whole_nbytes - behind))
+        start = extent.offset - len(planned.head)
+        crc = crc_around(file, start, planned)
         if crc is None:
             raise not_as_written(file.name, start, planned.whole_nbytes)
         extents[key] = extent._replace(expected_crc=crc)

@@ -13,7 +13,7 @@ from described import write_folder, written_otherwise
 import holdfast
 from holdfast.errors import RestoreInterrupted
 from holdfast.formats import read_index
-from holdfast.formats.dcp.slices import HeadersError
+from holdfast.formats.dcp.headers import HeadersError
 from holdfast.formats.dcp.unseen import with_checksums
 from holdfast.io.source import open_source
 from holdfast.report.verify import verify_index
